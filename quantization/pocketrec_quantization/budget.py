@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What widths cost in bytes, and how a byte budget is spent on gains.
+
+A channel of N elements at b > 0 bits takes ceil(N * b / 8) bytes and 4 for its scale;
+a pruned channel (0 bits) takes nothing. Budgets are integers, and :func:`allocate`
+breaks ties by position, so every machine that is given the same gains finds the same
+codes.
+
+Source: CHORD sorts channels globally; bytes, hull and ties are our choice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec.errors import ConfigError, InfeasibleBudgetError
+from pocketrec_quantization.layers import (
+    LayerTable,
+    elements_per_channel,
+    total_channels,
+    total_weights,
+)
+from pocketrec_quantization.levels import DEFAULT_LEVELS, WIDTHS, LevelTable
+
+__all__ = ["SCALE_BYTES", "allocate", "budget_bytes", "coded_bytes", "effective_bits"]
+
+SCALE_BYTES = 4
+"""One float32 scale per channel."""
+
+
+def channel_bytes(n_elements: NDArray[np.int64], bits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the bytes of channels, scales included.
+
+    Args:
+        n_elements: (C,) int64, N of each channel.
+        bits: (C,) uint8, width of each channel.
+
+    Returns:
+        (C,) int64.
+    """
+    packed = -(-(n_elements * bits.astype(np.int64)) // 8)
+    return np.where(bits == 0, 0, packed + SCALE_BYTES)
+
+
+def coded_bytes(layers: LayerTable, widths: NDArray[np.uint8]) -> int:
+    """Return the bytes of all coded weights, scales included.
+
+    Args:
+        layers: The model's layers.
+        widths: (C_total,) uint8, bits per channel.
+
+    Raises:
+        ConfigError: ``widths`` has another length, or holds a width outside 0, 2, 4, 8.
+    """
+    if widths.shape != (total_channels(layers),) or not np.isin(widths, WIDTHS).all():
+        raise ConfigError(
+            f"widths: expected 0, 2, 4 or 8 for each of {total_channels(layers)} channels"
+        )
+    return int(channel_bytes(elements_per_channel(layers), widths).sum())
+
+
+def effective_bits(layers: LayerTable, widths: NDArray[np.uint8]) -> float:
+    """Return bits per weight with scales counted: 8 * coded_bytes / weights.
+
+    Args:
+        layers: The model's layers.
+        widths: (C_total,) uint8, bits per channel.
+
+    Raises:
+        ConfigError: As :func:`coded_bytes`.
+    """
+    return 8 * coded_bytes(layers, widths) / total_weights(layers)
+
+
+def budget_bytes(layers: LayerTable, average_bits: float) -> int:
+    """Return the bytes that an average width comes to, scales included.
+
+    Between two widths the size is interpolated, so uniform plans fit exactly; where N
+    is a multiple of 4 the result is weights * average_bits / 8 + 4 per channel.
+
+    Args:
+        layers: The model's layers.
+        average_bits: Bits per coded weight, scales apart, 0..8.
+
+    Raises:
+        ConfigError: ``average_bits`` is outside 0..8.
+    """
+    if not 0 <= average_bits <= WIDTHS[-1]:
+        raise ConfigError(f"average_bits: expected 0..8, got {average_bits!r}")
+    above = next(i for i, width in enumerate(WIDTHS) if average_bits <= width) or 1
+    low, high = WIDTHS[above - 1], WIDTHS[above]
+    small, large = _uniform_bytes(layers, low), _uniform_bytes(layers, high)
+    share = (Fraction(average_bits) - low) / (high - low)
+    return math.floor(small + share * (large - small))
+
+
+def allocate(
+    gains: NDArray[np.float64],
+    layers: LayerTable,
+    budget_bytes: int,
+    *,
+    levels: LevelTable = DEFAULT_LEVELS,
+) -> NDArray[np.uint8]:
+    """Spend a byte budget where it gains most.
+
+    Every channel starts at the lowest tier. Upgrades are taken in the order of gain
+    per byte on each channel's concave hull (an upgrade that only pays together with
+    the next is taken as one), ties going to the earlier channel. What no longer fits
+    is skipped, and smaller upgrades further down fill the remainder. Upgrades of
+    negative gain are never taken. The total gain is within one upgrade of the optimum.
+
+    Args:
+        gains: (C_total, 2) float64, finite: what tier 2 gains over 1, and 3 over 2.
+        layers: The model's layers.
+        budget_bytes: Upper bound of :func:`coded_bytes`.
+        levels: What the tiers mean in bits.
+
+    Returns:
+        (C_total,) uint8, codes 1..3.
+
+    Raises:
+        ConfigError: ``gains`` has another shape or is not finite.
+        InfeasibleBudgetError: Not even the lowest tier everywhere fits.
+    """
+    n_channels = total_channels(layers)
+    if gains.shape != (n_channels, 2) or not np.isfinite(gains).all():
+        raise ConfigError(f"gains: expected finite ({n_channels}, 2), got shape {gains.shape}")
+    n_elements = elements_per_channel(layers)
+    sizes = np.stack([channel_bytes(n_elements, _constant(n_channels, b)) for b in levels.bits[1:]])
+    costs = np.diff(sizes, axis=0).T  # (C, 2)
+    left = budget_bytes - int(sizes[0].sum())
+    if left < 0:
+        raise InfeasibleBudgetError(
+            f"expected at least {budget_bytes - left} bytes for {levels.bits[1]} bits everywhere, "
+            f"got {budget_bytes}; raise the budget",
+            requested_bytes=budget_bytes,
+            minimum_bytes=budget_bytes - left,
+        )
+    return _spend(_upgrades(gains.astype(np.float64), costs), n_channels, left)
+
+
+@dataclass(frozen=True, slots=True)
+class _Upgrades:
+    """Candidate upgrades in the order they are considered, as parallel lists."""
+
+    channel: list[int]
+    from_code: list[int]
+    to_code: list[int]
+    cost: list[int]
+
+
+def _upgrades(gains: NDArray[np.float64], costs: NDArray[np.int64]) -> _Upgrades:
+    """List the hull's upgrades by falling density, then the parts of merged ones."""
+    n_channels = len(gains)
+    density = _density(gains, costs)
+    merged = density[:, 1] > density[:, 0]
+    whole = _density(gains.sum(axis=1), costs.sum(axis=1))
+    channels = np.arange(n_channels)
+    # Three kinds of upgrade per channel: 1 -> 2, 2 -> 3 and, where it pays, 1 -> 3 at once.
+    order_by = np.stack([density[:, 0], density[:, 1], whole])
+    on_hull = np.stack([~merged, ~merged, merged])
+    from_code = np.repeat([[1], [2], [1]], n_channels, axis=1)
+    to_code = np.repeat([[2], [3], [3]], n_channels, axis=1)
+    cost = np.stack([costs[:, 0], costs[:, 1], costs.sum(axis=1)])
+    channel = np.stack([channels] * 3)
+    # A merged upgrade that did not fit may still be worth its first half.
+    keep = (on_hull | (np.array([True, False, False])[:, None] & merged)) & (order_by >= 0)
+    order = np.lexsort((from_code[keep], channel[keep], -order_by[keep], ~on_hull[keep]))
+    return _Upgrades(*(a[keep][order].tolist() for a in (channel, from_code, to_code, cost)))
+
+
+def _density(gains: NDArray[np.float64], costs: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return gain per byte; an upgrade that costs nothing is infinitely dense."""
+    free = np.where(gains >= 0, np.inf, -np.inf)
+    return np.divide(gains, costs, out=free, where=costs > 0)
+
+
+def _spend(upgrades: _Upgrades, n_channels: int, left: int) -> NDArray[np.uint8]:
+    codes = [1] * n_channels
+    columns = (upgrades.channel, upgrades.from_code, upgrades.to_code, upgrades.cost)
+    for channel, from_code, to_code, cost in zip(*columns, strict=True):
+        if codes[channel] == from_code and cost <= left:
+            codes[channel] = to_code
+            left -= cost
+    return np.array(codes, np.uint8)
+
+
+def _constant(n_channels: int, bits: int) -> NDArray[np.uint8]:
+    return np.full(n_channels, bits, np.uint8)
+
+
+def _uniform_bytes(layers: LayerTable, bits: int) -> int:
+    return coded_bytes(layers, _constant(total_channels(layers), bits))

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle on disk: ``manifest.pb`` beside ``parts/<sha256 in hex>``.
+
+Parts are named by their digest, so a part that two bundles share is one file, and
+what is read is what was published or an ``IntegrityError``. ``docs/format.md`` §7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pocketrec.errors import ConfigError, IntegrityError, MalformedArtifactError
+from pocketrec.files import write_atomically
+from pocketrec_quantization.frozen import FrozenModel
+from pocketrec_quantization.item_table import ROW_BITS, ItemTable
+from pocketrec_quantization.limits import MAX_MANIFEST_BYTES
+from pocketrec_quantization.manifest import (
+    BackboneConfig,
+    ItemTableInfo,
+    Manifest,
+    PartInfo,
+    decode_manifest,
+    encode_manifest,
+    manifest_digest,
+)
+from pocketrec_quantization.plan import Plan, check_applies, decode_plan
+from pocketrec_quantization.vectors import TestVectors
+
+__all__ = [
+    "CARD",
+    "DEFAULT_PLAN",
+    "FROZEN",
+    "ITEMS",
+    "MANIFEST_FILE",
+    "PARTS_FOLDER",
+    "PREFILL",
+    "PROGRAM",
+    "REQUIRED_PARTS",
+    "SCORE",
+    "STEP",
+    "VECTORS",
+    "BackboneConfig",
+    "BundleFolder",
+    "ItemTableInfo",
+    "Manifest",
+    "PartInfo",
+    "decode_manifest",
+    "encode_manifest",
+    "manifest_digest",
+    "write_bundle",
+]
+
+FROZEN = "frozen"
+ITEMS = "items"
+DEFAULT_PLAN = "default.plan"
+VECTORS = "vectors"
+CARD = "card.json"
+PREFILL = "prefill.onnx"
+STEP = "step.onnx"
+SCORE = "score.onnx"
+PROGRAM = "program.pte"
+
+REQUIRED_PARTS = (FROZEN, ITEMS, DEFAULT_PLAN)
+"""Parts without which a bundle cannot be verified."""
+
+MANIFEST_FILE = "manifest.pb"
+PARTS_FOLDER = "parts"
+
+
+def write_bundle(
+    folder: Path, manifest_without_parts: Manifest, parts: Mapping[str, bytes]
+) -> Manifest:
+    """Write a bundle folder: parts first, the manifest last, every file atomically.
+
+    Args:
+        folder: Created if absent.
+        manifest_without_parts: Everything but ``parts``, which must be empty.
+        parts: Part name to content.
+
+    Returns:
+        The manifest, its parts filled in.
+
+    Raises:
+        ConfigError: The manifest lists parts already, or a part is empty or too large.
+        OSError: A file could not be written.
+    """
+    if manifest_without_parts.parts:
+        raise ConfigError("manifest: expected no parts yet; they are taken from the contents")
+    infos = tuple(
+        PartInfo(
+            name=name, sha256=hashlib.sha256(parts[name]).digest(), length_bytes=len(parts[name])
+        )
+        for name in sorted(parts)
+    )
+    manifest = replace(manifest_without_parts, parts=infos)
+    content = encode_manifest(manifest)
+    parts_folder = folder / PARTS_FOLDER
+    parts_folder.mkdir(parents=True, exist_ok=True)
+    for info in infos:
+        write_atomically(parts_folder / info.sha256.hex(), parts[info.name])
+    write_atomically(folder / MANIFEST_FILE, content)
+    return manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleFolder:
+    """A bundle folder whose manifest has been read.
+
+    Attributes:
+        path: The folder.
+        manifest: What the bundle says it is.
+        digest: SHA-256 of the manifest file, 32 bytes.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: bytes
+
+    @classmethod
+    def open(cls, folder: Path) -> BundleFolder:
+        """Read the manifest; parts are read when asked for.
+
+        Raises:
+            MalformedArtifactError: The manifest is malformed.
+            IncompatibleArtifactError: The manifest is of an unknown major version.
+            OSError: The manifest cannot be read.
+        """
+        with (folder / MANIFEST_FILE).open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+        return cls(path=folder, manifest=decode_manifest(data), digest=manifest_digest(data))
+
+    def part_path(self, name: str) -> Path:
+        """Return where a part lies.
+
+        Raises:
+            IncompatibleArtifactError: The bundle has no such part.
+        """
+        return self.path / PARTS_FOLDER / self.manifest.part(name).sha256.hex()
+
+    def read(self, name: str) -> bytes:
+        """Return a part's content, after checking its length and digest.
+
+        Raises:
+            IncompatibleArtifactError: The bundle has no such part.
+            IntegrityError: The file is absent, or is not what the manifest promises.
+            OSError: The file cannot be read.
+        """
+        info = self.manifest.part(name)
+        try:
+            with self.part_path(name).open("rb") as file:
+                content = file.read(info.length_bytes + 1)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"part {name!r} is missing; fetch the bundle again") from error
+        if len(content) != info.length_bytes or hashlib.sha256(content).digest() != info.sha256:
+            raise IntegrityError(
+                f"part {name!r} is not the {info.length_bytes} bytes with SHA-256 "
+                f"{info.sha256.hex()} that the manifest promises; fetch the bundle again"
+            )
+        return content
+
+    @property
+    def model_digest(self) -> bytes:
+        """SHA-256 of the frozen part, 32 bytes: what plans are bound to."""
+        return self.manifest.part(FROZEN).sha256
+
+    def read_frozen(self) -> FrozenModel:
+        """Return the frozen part.
+
+        Raises:
+            MalformedArtifactError: It is malformed, or its layers are not the manifest's.
+        """
+        frozen = FrozenModel.from_bytes(self.read(FROZEN))
+        if frozen.layers != self.manifest.layers:
+            raise MalformedArtifactError(
+                "expected the layers of the frozen part, in its order", field="manifest.layers"
+            )
+        return frozen
+
+    def read_items(self) -> ItemTable:
+        """Return the item table.
+
+        Raises:
+            MalformedArtifactError: It is malformed, or not the one the manifest describes.
+        """
+        items = ItemTable.from_bytes(self.read(ITEMS))
+        found = ItemTableInfo(
+            n_items=items.n_items, n_rows=items.n_rows, row_bits=ROW_BITS, version=items.version
+        )
+        if found != self.manifest.items:
+            raise MalformedArtifactError(
+                f"expected {self.manifest.items}, found {found}", field="manifest.items"
+            )
+        if items.embedding_dim != self.manifest.backbone.embedding_dim:
+            raise MalformedArtifactError(
+                f"expected rows of {self.manifest.backbone.embedding_dim} dimensions, got "
+                f"{items.embedding_dim}",
+                field="rows",
+            )
+        return items
+
+    def read_default_plan(self) -> Plan:
+        """Return the plan for everybody: unsigned, version 0, bound to the frozen part.
+
+        Raises:
+            MalformedArtifactError: It is malformed, signed, personal or versioned.
+            IncompatibleArtifactError: It is for another model.
+        """
+        plan = decode_plan(self.read(DEFAULT_PLAN))
+        if plan.key_id or plan.version or plan.subject:
+            raise MalformedArtifactError(
+                "expected an unsigned plan of version 0 for nobody in particular",
+                field=DEFAULT_PLAN,
+            )
+        check_applies(plan, self.manifest.layers, self.model_digest)
+        return plan
+
+    def read_vectors(self) -> TestVectors:
+        """Return the test vectors.
+
+        Raises:
+            MalformedArtifactError: They are malformed, or name items that do not exist.
+        """
+        vectors = TestVectors.from_bytes(self.read(VECTORS))
+        n_items = self.manifest.items.n_items
+        for number, case in enumerate(vectors.cases):
+            if max(case.history.max(), case.candidates.max()) > n_items:
+                raise MalformedArtifactError(
+                    f"case {number}: expected item indices of 0..{n_items}", field=VECTORS
+                )
+        return vectors
+
+    def verify(self) -> None:
+        """Check every part against its digest, and the known ones against each other.
+
+        Raises:
+            IncompatibleArtifactError: A required part is absent, or the default plan is
+                for another model.
+            IntegrityError: A part is not what the manifest promises.
+            MalformedArtifactError: A part is malformed, or contradicts the manifest.
+        """
+        for name in REQUIRED_PARTS:
+            self.manifest.part(name)
+        readers = {
+            FROZEN: self.read_frozen,
+            ITEMS: self.read_items,
+            DEFAULT_PLAN: self.read_default_plan,
+            VECTORS: self.read_vectors,
+        }
+        for part in self.manifest.parts:
+            readers.get(part.name, lambda name=part.name: self.read(name))()

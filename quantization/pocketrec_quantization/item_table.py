@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Item embeddings as a codebook of int8 rows, and the map from item to row.
+
+Item indices run from 1 to V; 0 is padding and every unknown item, and row 0 holds
+zeros. Several items may share a row. The table has a version of its own: it can be
+replaced without touching the model or its plans. ``docs/format.md`` §5.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec.errors import ConfigError, MalformedArtifactError
+from pocketrec_quantization.checks import check_integer, reading
+from pocketrec_quantization.limits import MAX_INTEGER, MAX_ITEM_ID_BYTES, MAX_ITEMS
+from pocketrec_quantization.quantizer import check_scales, quantize_rows
+from pocketrec_quantization.tensors import TensorReader, write_tensors
+
+__all__ = ["ITEMS_KIND", "ROW_BITS", "ItemTable"]
+
+ITEMS_KIND = "pocketrec.items"
+"""What an item table part declares to be."""
+
+ROW_BITS = 8
+"""Width of a row's codes, in bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ItemTable:
+    """V items over K rows of D dimensions.
+
+    Args:
+        rows: (K, D) int8, codes of -127..127; row 0 is zero.
+        scales: (K,) float32, zero or 2**-126 <= scale < 2**120.
+        row_of_item: (V + 1,) int32; entry 0 is 0, the others 1..K-1.
+        item_ids: V distinct ids; item index i is ``item_ids[i - 1]``.
+        version: Only ever goes up.
+
+    Raises:
+        ConfigError: The fields do not fit together.
+    """
+
+    rows: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    row_of_item: NDArray[np.int32]
+    item_ids: tuple[str, ...]
+    version: int
+    _index_of: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_integer(self.version, field="items.version")
+        self._check_rows()
+        self._check_items()
+        index_of = {item_id: index for index, item_id in enumerate(self.item_ids, start=1)}
+        if len(index_of) != len(self.item_ids):
+            raise ConfigError("item_ids: an id occurs twice")
+        object.__setattr__(self, "_index_of", index_of)
+
+    @classmethod
+    def from_embeddings(
+        cls, embeddings: NDArray[np.float32], item_ids: Sequence[str], version: int
+    ) -> ItemTable:
+        """Quantize one row per item.
+
+        Args:
+            embeddings: (V + 1, D) float; row 0 stands for padding and is replaced by zeros.
+            item_ids: V ids, in the order of the rows.
+            version: Of the new table.
+
+        Raises:
+            ConfigError: There is not one row per item.
+            QuantizationError: An embedding is not finite.
+        """
+        codes, scales = quantize_rows(embeddings)
+        codes[0], scales[0] = 0, 0
+        row_of_item = np.arange(len(codes), dtype=np.int32)
+        ids = tuple(item_ids)
+        return cls(
+            rows=codes, scales=scales, row_of_item=row_of_item, item_ids=ids, version=version
+        )
+
+    @property
+    def n_items(self) -> int:
+        """V, padding not counted."""
+        return len(self.item_ids)
+
+    @property
+    def n_rows(self) -> int:
+        """K, the padding row counted."""
+        return int(self.rows.shape[0])
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        return int(self.rows.shape[1])
+
+    def embed(self, item_indices: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Look up embeddings.
+
+        Args:
+            item_indices: (n,) integers, 0..V; 0 gives zeros.
+
+        Returns:
+            (n, D) float32, code times scale.
+
+        Raises:
+            ConfigError: An index is negative or above V.
+        """
+        if item_indices.size and not 0 <= item_indices.min() <= item_indices.max() <= self.n_items:
+            raise ConfigError(
+                f"item_indices: expected 0..{self.n_items}, got {item_indices.min()}.."
+                f"{item_indices.max()}"
+            )
+        rows = self.row_of_item[item_indices]
+        return self.rows[rows].astype(np.float32) * self.scales[rows, None]
+
+    def index_of(self, item_id: str) -> int:
+        """Return the index of an item, or 0 when it is unknown."""
+        return self._index_of.get(item_id, 0)
+
+    def indices_of(self, item_ids: Iterable[str]) -> NDArray[np.int32]:
+        """Return the indices of items, (n,) int32; 0 where unknown."""
+        return np.fromiter((self._index_of.get(item_id, 0) for item_id in item_ids), np.int32)
+
+    def to_bytes(self) -> bytes:
+        """Serialise as an item table part; equal tables give equal bytes."""
+        encoded = [item_id.encode() for item_id in self.item_ids]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(item_id) for item_id in encoded], out=offsets[1:])
+        tensors: dict[str, NDArray[np.generic]] = {
+            "rows": self.rows,
+            "scales": self.scales,
+            "row_of_item": self.row_of_item,
+            "id_bytes": np.frombuffer(b"".join(encoded), np.uint8),
+            "id_offsets": offsets,
+        }
+        metadata = {"table_version": str(self.version)}
+        return write_tensors(tensors, kind=ITEMS_KIND, metadata=metadata)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ItemTable:
+        """Read an item table part; the arrays are views of ``data``.
+
+        Raises:
+            MalformedArtifactError: The bytes are no item table part.
+            IncompatibleArtifactError: The format's major version is unknown.
+        """
+        reader = TensorReader(data, kind=ITEMS_KIND)
+        rows = reader.take("rows", np.int8, (None, None))
+        scales = reader.take("scales", np.float32, (rows.shape[0],))
+        row_of_item = reader.take("row_of_item", np.int32, (None,))
+        offsets = reader.take("id_offsets", np.int64, row_of_item.shape)
+        item_ids = _read_ids(reader.take("id_bytes", np.uint8, (None,)), offsets)
+        version = _read_version(reader.text("table_version"))
+        reader.finish()
+        with reading("items"):
+            return cls(
+                rows=rows,
+                scales=scales,
+                row_of_item=row_of_item,
+                item_ids=item_ids,
+                version=version,
+            )
+
+    def _check_rows(self) -> None:
+        if self.rows.dtype != np.int8 or self.rows.ndim != 2 or self.rows.size == 0:
+            raise ConfigError(
+                f"rows: expected (K, D) int8, got {self.rows.dtype} of {self.rows.shape}"
+            )
+        if not 2 <= self.n_rows <= MAX_ITEMS + 1:
+            raise ConfigError(
+                f"rows: expected the padding row and 1..{MAX_ITEMS} more, got {self.n_rows}"
+            )
+        if (self.rows == -128).any() or self.rows[0].any():
+            raise ConfigError("rows: expected codes of -127..127, and zeros in row 0")
+        check_scales(self.scales, (self.n_rows,))
+
+    def _check_items(self) -> None:
+        if not 1 <= self.n_items <= MAX_ITEMS:
+            raise ConfigError(f"item_ids: expected 1..{MAX_ITEMS} ids, got {self.n_items}")
+        if self.row_of_item.dtype != np.int32 or self.row_of_item.shape != (self.n_items + 1,):
+            raise ConfigError(
+                f"row_of_item: expected ({self.n_items + 1},) int32 for {self.n_items} ids, got "
+                f"{self.row_of_item.dtype} of {self.row_of_item.shape}"
+            )
+        used = self.row_of_item[1:]
+        if self.row_of_item[0] != 0 or not 1 <= used.min() <= used.max() < self.n_rows:
+            raise ConfigError(
+                f"row_of_item: expected 0 for padding and 1..{self.n_rows - 1} for items"
+            )
+        for item_id in self.item_ids:
+            if not 1 <= _utf8_length(item_id) <= MAX_ITEM_ID_BYTES:
+                raise ConfigError(
+                    f"item_ids: expected 1..{MAX_ITEM_ID_BYTES} UTF-8 bytes, got {item_id!r:.80}"
+                )
+
+
+def _utf8_length(text: str) -> int:
+    """Count UTF-8 bytes; 0 for text that UTF-8 cannot express (lone surrogates)."""
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        return 0
+
+
+def _read_ids(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[str, ...]:
+    if offsets[0] != 0 or offsets[-1] != blob.size or (np.diff(offsets) < 1).any():
+        raise MalformedArtifactError(f"expected to rise from 0 to {blob.size}", field="id_offsets")
+    text = blob.tobytes()
+    bounds = offsets.tolist()
+    try:
+        pairs = itertools.pairwise(bounds)
+        return tuple(text[begin:end].decode() for begin, end in pairs)
+    except UnicodeDecodeError as error:
+        raise MalformedArtifactError("expected UTF-8", field="id_bytes") from error
+
+
+def _read_version(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_INTEGER)):
+        raise MalformedArtifactError(
+            f"expected a decimal number, got {text[:64]!r}", field="table_version"
+        )
+    return int(text)

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest of a bundle: what a model is, and the digest of every part of it.
+
+Its own SHA-256 is the *bundle digest*. ``docs/format.md`` §7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from pocketrec.errors import ConfigError, IncompatibleArtifactError, MalformedArtifactError
+from pocketrec_proto.v1 import artifacts_pb2
+from pocketrec_quantization.checks import (
+    check_integer,
+    check_major,
+    check_name,
+    check_text,
+    reading,
+)
+from pocketrec_quantization.item_table import ROW_BITS
+from pocketrec_quantization.layers import LayerTable, check_layers
+from pocketrec_quantization.limits import (
+    MAX_ITEMS,
+    MAX_LAYER_SIDE,
+    MAX_MANIFEST_BYTES,
+    MAX_PART_BYTES,
+    MAX_PARTS,
+    MAX_TEXT_LENGTH,
+)
+from pocketrec_quantization.wire import (
+    check_canonical,
+    layers_from_proto,
+    layers_to_proto,
+    parse_message,
+    serialize_message,
+)
+
+__all__ = [
+    "MANIFEST_VERSION",
+    "BackboneConfig",
+    "ItemTableInfo",
+    "Manifest",
+    "PartInfo",
+    "decode_manifest",
+    "encode_manifest",
+    "manifest_digest",
+]
+
+MANIFEST_VERSION = (1, 0)
+"""Major and minor schema version of the manifests this release writes."""
+
+_KINDS = ("sasrec",)
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneConfig:
+    """The architecture that the weights belong to.
+
+    Args:
+        kind: ``sasrec``.
+        embedding_dim: D.
+        n_blocks: Transformer blocks.
+        n_heads: H; divides D.
+        window: L, how many events attention reaches back.
+        ffn_multiplier: FFN width as a multiple of D.
+
+    Raises:
+        ConfigError: A field is outside its range, or H does not divide D.
+    """
+
+    kind: str
+    embedding_dim: int
+    n_blocks: int
+    n_heads: int
+    window: int
+    ffn_multiplier: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise ConfigError(f"kind: expected one of {_KINDS}, got {self.kind!r:.80}")
+        for name in ("embedding_dim", "n_blocks", "n_heads", "window", "ffn_multiplier"):
+            check_integer(getattr(self, name), field=name, minimum=1, maximum=MAX_LAYER_SIDE)
+        if self.embedding_dim % self.n_heads:
+            raise ConfigError(
+                f"n_heads: expected a divisor of embedding_dim {self.embedding_dim}, got "
+                f"{self.n_heads}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemTableInfo:
+    """What the manifest says about the item table.
+
+    Args:
+        n_items: V.
+        n_rows: K, the padding row counted; V + 1 when nothing is shared.
+        row_bits: 8.
+        version: Of the item table.
+
+    Raises:
+        ConfigError: A field is outside its range.
+    """
+
+    n_items: int
+    n_rows: int
+    row_bits: int
+    version: int
+
+    def __post_init__(self) -> None:
+        check_integer(self.n_items, field="n_items", minimum=1, maximum=MAX_ITEMS)
+        check_integer(self.n_rows, field="n_rows", minimum=2, maximum=MAX_ITEMS + 1)
+        check_integer(self.row_bits, field="row_bits", minimum=ROW_BITS, maximum=ROW_BITS)
+        check_integer(self.version, field="items.version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartInfo:
+    """One part of a bundle, stored as ``parts/<sha256 in hex>``.
+
+    Args:
+        name: Its role.
+        sha256: 32 bytes.
+        length_bytes: 1 byte to 2 GiB.
+
+    Raises:
+        ConfigError: A field is outside its range.
+    """
+
+    name: str
+    sha256: bytes
+    length_bytes: int
+
+    def __post_init__(self) -> None:
+        check_name(self.name, field="part.name")
+        if len(self.sha256) != _DIGEST_BYTES:
+            raise ConfigError(f"part {self.name!r}: expected a sha256 of {_DIGEST_BYTES} bytes")
+        check_integer(self.length_bytes, field="length_bytes", minimum=1, maximum=MAX_PART_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a bundle is.
+
+    Args:
+        model_name: The model line; one line has one current bundle.
+        version: Only ever goes up, per model line.
+        created_at_s: Unix seconds.
+        backbone: The architecture.
+        items: The item table.
+        layers: The coded matrices, equal to those of the frozen part.
+        parts: At most 64, by name; the writer sorts them.
+        license: SPDX identifier, or free text, of the terms the weights are under.
+        producer: What made the bundle.
+        schema_major: Major version of the manifest's schema.
+        schema_minor: Minor version of the manifest's schema.
+
+    Raises:
+        ConfigError: A field is outside its range, or a part is named twice.
+    """
+
+    model_name: str
+    version: int
+    created_at_s: int
+    backbone: BackboneConfig
+    items: ItemTableInfo
+    layers: LayerTable
+    parts: tuple[PartInfo, ...] = ()
+    license: str = ""
+    producer: str = ""
+    schema_major: int = MANIFEST_VERSION[0]
+    schema_minor: int = MANIFEST_VERSION[1]
+
+    def __post_init__(self) -> None:
+        check_name(self.model_name, field="model_name")
+        for name in ("version", "created_at_s", "schema_major", "schema_minor"):
+            check_integer(getattr(self, name), field=name)
+        check_layers(self.layers)
+        check_text(self.license, field="license", maximum=MAX_TEXT_LENGTH)
+        check_text(self.producer, field="producer", maximum=MAX_TEXT_LENGTH)
+        if len(self.parts) > MAX_PARTS:
+            raise ConfigError(f"parts: expected at most {MAX_PARTS}, got {len(self.parts)}")
+        if len({part.name for part in self.parts}) != len(self.parts):
+            raise ConfigError("parts: a name occurs twice")
+
+    def part(self, name: str) -> PartInfo:
+        """Return one part's entry.
+
+        Raises:
+            IncompatibleArtifactError: The bundle has no such part.
+        """
+        for part in self.parts:
+            if part.name == name:
+                return part
+        names = ", ".join(part.name for part in self.parts)
+        raise IncompatibleArtifactError(
+            f"bundle {self.model_name!r} version {self.version} has no part {name!r}, only {names}"
+        )
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Write ``manifest.pb``; equal manifests give equal bytes.
+
+    Raises:
+        ConfigError: The manifest is of another major version, or larger than 1 MiB.
+    """
+    if manifest.schema_major != MANIFEST_VERSION[0]:
+        raise ConfigError(f"schema_major: expected {MANIFEST_VERSION[0]} to write")
+    backbone, items = manifest.backbone, manifest.items
+    message = artifacts_pb2.BundleManifest(
+        schema_major=manifest.schema_major,
+        schema_minor=manifest.schema_minor,
+        model_name=manifest.model_name,
+        version=manifest.version,
+        created_at_s=manifest.created_at_s,
+        backbone=artifacts_pb2.BackboneConfig(
+            kind=backbone.kind,
+            embedding_dim=backbone.embedding_dim,
+            n_blocks=backbone.n_blocks,
+            n_heads=backbone.n_heads,
+            window=backbone.window,
+            ffn_multiplier=backbone.ffn_multiplier,
+        ),
+        items=artifacts_pb2.ItemTableInfo(
+            n_items=items.n_items,
+            n_rows=items.n_rows,
+            row_bits=items.row_bits,
+            version=items.version,
+        ),
+        layers=layers_to_proto(manifest.layers),
+        parts=[
+            artifacts_pb2.Part(name=p.name, sha256=p.sha256, length_bytes=p.length_bytes)
+            for p in sorted(manifest.parts, key=lambda part: part.name)
+        ],
+        license=manifest.license,
+        producer=manifest.producer,
+    )
+    content = serialize_message(message)
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise ConfigError(f"manifest: expected at most {MAX_MANIFEST_BYTES} bytes")
+    return content
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Read ``manifest.pb``.
+
+    Raises:
+        MalformedArtifactError: The bytes are no manifest.
+        IncompatibleArtifactError: The schema's major version or the backbone is unknown.
+    """
+    if not 1 <= len(data) <= MAX_MANIFEST_BYTES:
+        raise MalformedArtifactError(
+            f"expected 1..{MAX_MANIFEST_BYTES} bytes, got {len(data)}", field="manifest", offset=0
+        )
+    message = parse_message(artifacts_pb2.BundleManifest, data, field="manifest", offset=0)
+    version = (message.schema_major, message.schema_minor)
+    check_major(version, MANIFEST_VERSION, what="the manifest")
+    if message.schema_minor <= MANIFEST_VERSION[1]:
+        check_canonical(message, data, field="manifest", offset=0)
+    if message.backbone.kind not in _KINDS:
+        raise IncompatibleArtifactError(
+            f"this release runs the backbones {_KINDS}, the bundle has "
+            f"{message.backbone.kind!r:.80}; update pocketrec"
+        )
+    with reading("manifest"):
+        return _from_message(message)
+
+
+def manifest_digest(data: bytes) -> bytes:
+    """Return the bundle digest: SHA-256 of ``manifest.pb``, 32 bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def _from_message(message: artifacts_pb2.BundleManifest) -> Manifest:
+    backbone, items = message.backbone, message.items
+    if len(message.parts) > MAX_PARTS:
+        raise ConfigError(f"parts: expected at most {MAX_PARTS}, got {len(message.parts)}")
+    return Manifest(
+        schema_major=message.schema_major,
+        schema_minor=message.schema_minor,
+        model_name=message.model_name,
+        version=message.version,
+        created_at_s=message.created_at_s,
+        backbone=BackboneConfig(
+            kind=backbone.kind,
+            embedding_dim=backbone.embedding_dim,
+            n_blocks=backbone.n_blocks,
+            n_heads=backbone.n_heads,
+            window=backbone.window,
+            ffn_multiplier=backbone.ffn_multiplier,
+        ),
+        items=ItemTableInfo(
+            n_items=items.n_items,
+            n_rows=items.n_rows,
+            row_bits=items.row_bits,
+            version=items.version,
+        ),
+        layers=layers_from_proto(message.layers),
+        parts=tuple(
+            PartInfo(name=p.name, sha256=p.sha256, length_bytes=p.length_bytes)
+            for p in message.parts
+        ),
+        license=message.license,
+        producer=message.producer,
+    )

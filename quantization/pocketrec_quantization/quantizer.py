@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One 8-bit store that reads as 8, 4 or 2 bits per channel.
+
+The 4- and 2-bit codes are integer functions of the 8-bit code q alone::
+
+    q_b = sign(q) * min((|q| * m_b + 2**15) >> 16, 2**(b-1) - 1)      value = q_b * s_b
+
+with a multiplier m_b (about 2**16 * s_8 / s_b) and a scale s_b per channel. No float
+decides a code, and a value is one IEEE product, so cloud and device agree bit for bit.
+
+The search for m_b is exhaustive. The codes depend on m_b only through thresholds on
+|q| <= 127, so there are at most 127 different 2-bit and 889 different 4-bit readings
+of a store. Each is tried with its least-squares scale s = <w, q> / <q, q>, and the one
+that leaves the smallest squared error against the float weights wins. Per channel of
+64 xavier-uniform weights the median relative error is .39 at 2, .080 at 4 and .0045 at
+8 bits: within half a percent of quantizing the weights for one width alone.
+
+Source: CHORD leaves the quantizer open. Symmetric, per output channel, MSE-optimal per
+width and nested is our choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec.errors import ConfigError, QuantizationError
+
+__all__ = ["STORED_WIDTHS", "FrozenMatrix", "check_scales", "freeze_matrix", "quantize_rows"]
+
+STORED_WIDTHS = (2, 4, 8)
+"""Widths a frozen matrix can be read at, in the order of its scales."""
+
+_QMAX = {2: 1, 4: 7, 8: 127}
+_ONE = 1 << 16  # fixed-point one of the multipliers
+_HALF = 1 << 15
+_MAX_SCALE = np.float32(2.0**120)  # 127 scales stay finite
+_MIN_SCALE = np.finfo(np.float32).tiny  # subnormals are zero on some processors
+_CLIPS = np.geomspace(1.0, 0.125, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrozenMatrix:
+    """A matrix of C channels and N elements, readable at 0, 2, 4 or 8 bits per channel.
+
+    Args:
+        codes: (C, N) int8, the 8-bit codes, -127..127.
+        scales: (3, C) float32, for 2, 4 and 8 bits; zero or 2**-126 <= scale < 2**120.
+        multipliers: (2, C) uint16, for 2 and 4 bits.
+
+    Raises:
+        ConfigError: An array has another shape, dtype or range.
+    """
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    multipliers: NDArray[np.uint16]
+
+    def __post_init__(self) -> None:
+        if self.codes.dtype != np.int8 or self.codes.ndim != 2 or self.codes.size == 0:
+            raise ConfigError(
+                f"codes: expected (C, N) int8, got {self.codes.dtype} of {self.codes.shape}"
+            )
+        n_channels = self.codes.shape[0]
+        if self.multipliers.dtype != np.uint16 or self.multipliers.shape != (2, n_channels):
+            raise ConfigError(
+                f"multipliers: expected (2, {n_channels}) uint16, got {self.multipliers.shape}"
+            )
+        if (self.codes == -128).any():
+            raise ConfigError("codes: expected -127..127, got -128")
+        check_scales(self.scales, (3, n_channels))
+
+    @property
+    def n_channels(self) -> int:
+        """C, the rows of the matrix."""
+        return int(self.codes.shape[0])
+
+    @property
+    def n_elements(self) -> int:
+        """N, the columns of the matrix."""
+        return int(self.codes.shape[1])
+
+    def codes_at(self, bits: NDArray[np.uint8]) -> NDArray[np.int8]:
+        """Read the codes at a width per channel.
+
+        Args:
+            bits: (C,) uint8, each 0, 2, 4 or 8.
+
+        Returns:
+            (C, N) int8, within -1..1, -7..7 or -127..127; zeros where bits is 0.
+
+        Raises:
+            QuantizationError: ``bits`` has another shape or holds another width.
+        """
+        self._check_bits(bits)
+        result = np.zeros_like(self.codes)
+        result[bits == 8] = self.codes[bits == 8]
+        for row, width in enumerate(STORED_WIDTHS[:2]):
+            chosen = bits == width
+            codes, multipliers = self.codes[chosen], self.multipliers[row, chosen]
+            magnitude = _narrow(np.abs(codes), multipliers[:, None], _QMAX[width])
+            result[chosen] = np.sign(codes) * magnitude
+        return result
+
+    def dequantize(self, bits: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the weights that ``bits`` stands for, the same bits on every machine.
+
+        Args:
+            bits: (C,) uint8, each 0, 2, 4 or 8.
+
+        Returns:
+            (C, N) float32, code times scale.
+
+        Raises:
+            QuantizationError: ``bits`` has another shape or holds another width.
+        """
+        codes = self.codes_at(bits)
+        scales = np.zeros(self.n_channels, np.float32)
+        for row, width in enumerate(STORED_WIDTHS):
+            scales[bits == width] = self.scales[row, bits == width]
+        return codes.astype(np.float32) * scales[:, None]
+
+    def _check_bits(self, bits: NDArray[np.uint8]) -> None:
+        if bits.shape != (self.n_channels,):
+            raise QuantizationError(f"bits: expected shape ({self.n_channels},), got {bits.shape}")
+        if not np.isin(bits, (0, *STORED_WIDTHS)).all():
+            raise QuantizationError(
+                f"bits: expected widths of 0, 2, 4 or 8, got {np.unique(bits).tolist()}"
+            )
+
+
+def freeze_matrix(weights: NDArray[np.float32]) -> FrozenMatrix:
+    """Quantize a float matrix once, for every width.
+
+    Args:
+        weights: (C, N) float, finite, below 2**120 in magnitude. Channels of zeros are fine.
+
+    Returns:
+        The store. Takes O(C * N) time and peaks at about 40 bytes per weight.
+
+    Raises:
+        QuantizationError: The matrix is empty, not two-dimensional, or not finite.
+    """
+    exact = _checked(weights)
+    codes, eight = _eight_bit(exact)
+    histogram = _Histogram.of(exact, codes)
+    scales = np.zeros((3, codes.shape[0]), np.float32)
+    multipliers = np.zeros((2, codes.shape[0]), np.uint16)
+    scales[2] = eight
+    for row, width in enumerate(STORED_WIDTHS[:2]):
+        multipliers[row], scales[row] = histogram.best_reading(_QMAX[width])
+    return FrozenMatrix(codes=codes, scales=_without_subnormals(scales), multipliers=multipliers)
+
+
+def quantize_rows(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantize every row to int8 with a scale of its own.
+
+    Args:
+        rows: (K, D) float, finite, below 2**120 in magnitude.
+
+    Returns:
+        Codes (K, D) int8 within -127..127, and scales (K,) float32.
+
+    Raises:
+        QuantizationError: The array is empty, not two-dimensional, or not finite.
+    """
+    codes, scales = _eight_bit(_checked(rows))
+    return codes, _without_subnormals(scales.astype(np.float32))
+
+
+def check_scales(scales: NDArray[np.float32], shape: tuple[int, ...]) -> None:
+    """Refuse scales whose products with codes could overflow, or flush to zero.
+
+    Args:
+        scales: float32 of ``shape``; each zero or 2**-126 <= scale < 2**120.
+        shape: What is expected.
+
+    Raises:
+        ConfigError: Shape, dtype or a value differs.
+    """
+    if scales.dtype != np.float32 or scales.shape != shape:
+        raise ConfigError(
+            f"scales: expected float32 of {shape}, got {scales.dtype} of {scales.shape}"
+        )
+    if not ((scales == 0) | ((scales >= _MIN_SCALE) & (scales < _MAX_SCALE))).all():
+        raise ConfigError("scales: expected zero or 2**-126 <= scale < 2**120, got another value")
+
+
+def _checked(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    if weights.ndim != 2 or weights.size == 0:
+        raise QuantizationError(f"expected a matrix (C, N), got an array of shape {weights.shape}")
+    exact = weights.astype(np.float64)
+    if not (np.abs(exact) < float(_MAX_SCALE)).all():
+        raise QuantizationError(
+            "expected finite weights below 2**120, got NaN, infinity or larger ones"
+        )
+    return exact
+
+
+def _without_subnormals(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(scales < _MIN_SCALE, np.float32(0), scales)
+
+
+def _eight_bit(exact: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Search the clip grid per channel; return codes (C, N) and least-squares scales (C,)."""
+    largest = np.abs(exact).max(axis=1)
+    largest[largest == 0] = 1.0
+    best = np.full(largest.shape, -1.0)
+    codes = np.zeros(exact.shape, np.int8)
+    scales = np.zeros(largest.shape)
+    for clip in _CLIPS:
+        step = (clip * largest / _QMAX[8])[:, None]
+        trial = np.clip(np.rint(exact / step), -_QMAX[8], _QMAX[8])
+        along, norm = (exact * trial).sum(axis=1), (trial * trial).sum(axis=1)
+        scale = along / np.maximum(norm, 1.0)
+        better = along * scale > best
+        best[better] = (along * scale)[better]
+        scales[better] = scale[better]
+        codes[better] = trial[better].astype(np.int8)
+    return codes, scales
+
+
+def _narrow(
+    magnitude: NDArray[np.int8], multiplier: NDArray[np.uint16], largest: int
+) -> NDArray[np.int8]:
+    """Apply the nested code rule to magnitudes: format §4.2."""
+    product = magnitude.astype(np.uint32) * multiplier.astype(np.uint32)
+    narrowed = (product + np.uint32(_HALF)) >> np.uint32(16)
+    clipped: NDArray[np.uint32] = np.minimum(narrowed, np.uint32(largest))
+    return clipped.astype(np.int8)
+
+
+@cache
+def _readings(largest: int) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
+    """List every different reading of the magnitudes 0..127.
+
+    Returns:
+        Multipliers (G,), the smallest of each reading, and the magnitudes (128, G) they give.
+    """
+    steps = np.arange(1, largest + 1)[:, None] * _ONE - _HALF
+    # A code reaches k at the smallest m with |q| * m + 2**15 >= k * 2**16.
+    thresholds = -(-steps // np.arange(1, 128)[None, :])
+    multipliers = np.unique(thresholds[thresholds < _ONE]).astype(np.uint16)
+    magnitudes = np.arange(128, dtype=np.int8)[:, None]
+    return multipliers, _narrow(magnitudes, multipliers[None, :], largest).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Histogram:
+    """What the search needs of a matrix: sums over the elements that share |q|.
+
+    Attributes:
+        weight: (C, 128) float64, sum of sign(q) * w.
+        count: (C, 128) float64, how many elements.
+    """
+
+    weight: NDArray[np.float64]
+    count: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, exact: NDArray[np.float64], codes: NDArray[np.int8]) -> _Histogram:
+        n_channels = codes.shape[0]
+        cells = np.abs(codes).astype(np.int64) + 128 * np.arange(n_channels)[:, None]
+        flat, size = cells.ravel(), 128 * n_channels
+        weight = np.bincount(flat, (np.sign(codes) * exact).ravel(), minlength=size)
+        count = np.bincount(flat, minlength=size)
+        return cls(
+            weight.reshape(-1, 128).astype(np.float64), count.reshape(-1, 128).astype(np.float64)
+        )
+
+    def best_reading(self, largest: int) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
+        """Return per channel the multiplier (C,) and scale (C,) of the smallest squared error."""
+        multipliers, magnitudes = _readings(largest)
+        along = self.weight @ magnitudes  # <w, q>, (C, G)
+        norm = self.count @ (magnitudes * magnitudes)  # <q, q>
+        scales = along / np.maximum(norm, 1.0)
+        best = np.argmax(along * scales, axis=1)  # |w|^2 minus this is the error
+        channels = np.arange(best.size)
+        return multipliers[best], scales[channels, best]
