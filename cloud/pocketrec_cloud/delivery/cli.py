@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands ``keys init``, ``keys renew``, ``bundle publish`` and ``serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from pathlib import Path
+
+import click
+
+from pocketrec.console import emit, json_option
+from pocketrec.errors import ConfigError
+from pocketrec_cloud.delivery.director import PlanPolicy
+from pocketrec_cloud.delivery.handlers import Limits
+from pocketrec_cloud.delivery.keys import KeyFolder
+from pocketrec_cloud.delivery.repository import (
+    create_repository,
+    publish_bundle,
+    renew_repository,
+)
+from pocketrec_cloud.delivery.server import ServerConfig, TlsFiles
+from pocketrec_cloud.delivery.server import serve as serve_until_stopped
+from pocketrec_quantization.bundle import BundleFolder
+
+__all__ = ["bundle_publish", "keys_init", "keys_renew", "serve"]
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_store_option = click.option(
+    "--store", type=_FOLDER, required=True, help="Folder of the repository."
+)
+_keys_option = click.option(
+    "--keys", type=_FOLDER, required=True, help="Folder with offline/ and online/ keys."
+)
+
+
+@click.command()
+@_store_option
+@_keys_option
+@json_option
+def keys_init(store: Path, keys: Path, json_path: str | None) -> None:
+    """Make the signing keys and an empty repository signed with them.
+
+    Keys that exist already are used as they are. The root metadata it names is the trust
+    anchor: build it into the app. Move KEYS/offline away from the server.
+    """
+    folder = KeyFolder(keys)
+    if not folder.is_complete():
+        folder.create()
+    root = create_repository(store, keys)
+    path = store / "metadata" / "1.root.json"
+    result = {"root": path, "root_sha256": hashlib.sha256(root).hexdigest(), "keys": keys}
+    emit(
+        result,
+        render=lambda console: console.print(f"root of trust: {path}", soft_wrap=True),
+        json_path=json_path,
+    )
+
+
+@click.command()
+@_store_option
+@_keys_option
+@json_option
+def keys_renew(store: Path, keys: Path, json_path: str | None) -> None:
+    """Sign all metadata again with the keys that lie in the folder now.
+
+    Once a year, or after replacing a key other than the root's.
+    """
+    version = renew_repository(store, keys)
+    emit(
+        {"root_version": version},
+        render=lambda console: console.print(f"root metadata is now version {version}"),
+        json_path=json_path,
+    )
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_store_option
+@_keys_option
+@click.option(
+    "--sensitivity",
+    type=_FILE,
+    required=True,
+    help="What the planners need to know of this model; stays on the server.",
+)
+@json_option
+def bundle_publish(
+    bundle: Path, store: Path, keys: Path, sensitivity: Path, json_path: str | None
+) -> None:
+    """Sign the folder BUNDLE and make it the current bundle of its model."""
+    record = publish_bundle(store, keys, BundleFolder.open(bundle), sensitivity.read_bytes())
+    result = {
+        "model": record.model_name,
+        "version": record.version,
+        "bundle_digest": record.bundle_digest,
+        "model_digest": record.model_digest,
+    }
+    emit(
+        result,
+        render=lambda console: console.print(
+            f"published {record.model_name} version {record.version}, "
+            f"bundle {record.bundle_digest.hex()}",
+            soft_wrap=True,
+        ),
+        json_path=json_path,
+    )
+
+
+@click.command()
+@_store_option
+@_keys_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=50051, show_default=True, help="0 = any."
+)
+@click.option("--tls-cert", type=_FILE, help="Certificate chain, PEM.")
+@click.option("--tls-key", type=_FILE, help="Private key of the certificate, PEM.")
+@click.option("--tls-client-ca", type=_FILE, help="Ask devices for a certificate of this CA, PEM.")
+@click.option("--insecure", is_flag=True, help="Allow plaintext beyond this machine.")
+@click.option(
+    "--average-bits",
+    type=click.FloatRange(2, 8),
+    default=PlanPolicy().average_bits,
+    show_default=True,
+    help="Bits per weight of a plan when the device does not say.",
+)
+@click.option(
+    "--registrations-per-minute",
+    type=click.IntRange(1),
+    default=Limits().registrations_per_minute,
+    show_default=True,
+    help="New devices per address.",
+)
+def serve(
+    *,
+    store: Path,
+    keys: Path,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    insecure: bool,
+    average_bits: float,
+    registrations_per_minute: int,
+) -> None:
+    """Serve bundles and plans to devices over gRPC, until SIGTERM or Ctrl-C.
+
+    Prints "listening on HOST:PORT" when it is ready; its log goes to stderr.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    config = ServerConfig(
+        store=store,
+        keys=keys,
+        host=host,
+        port=port,
+        tls=_tls_files(tls_cert, tls_key, tls_client_ca),
+        is_plaintext_allowed=insecure,
+        policy=PlanPolicy(average_bits=average_bits),
+        limits=Limits(registrations_per_minute=registrations_per_minute),
+    )
+    asyncio.run(serve_until_stopped(config, announce=click.echo))
+
+
+def _tls_files(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    if cert is not None and key is not None:
+        return TlsFiles(certificate=cert, key=key, client_ca=client_ca)
+    if cert is not None or key is not None or client_ca is not None:
+        raise ConfigError("expected --tls-cert and --tls-key together")
+    return None

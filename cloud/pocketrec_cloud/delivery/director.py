@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The director: decides which plan a subject gets, signs it, and counts its version up.
+
+A version only ever goes up, per subject and model, because a device refuses anything
+else. It is settled by compare-and-swap in the database, so several processes may issue
+plans side by side. A plan that is still good is not issued again: asking twice gives the
+same bytes, or nothing when the device holds them already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec.errors import RejectedError, StoreError
+from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery.models import ModelCatalogue, PlannedModel
+from pocketrec_cloud.delivery.store import DeliveryStore, PlanRecord
+from pocketrec_quantization.budget import budget_bytes
+from pocketrec_quantization.levels import DEFAULT_LEVELS, WIDTHS
+from pocketrec_quantization.plan import Plan, decode_plan, encode_plan
+from pocketrec_quantization.planners import Planner, UniformPlanner, UserEmbeddings
+
+__all__ = ["Director", "PlanPolicy", "PlanRequest"]
+
+_INVALID = "INVALID_ARGUMENT"
+_MAX_ATTEMPTS = 8
+# A device may be ahead of a database that was restored from a copy. Within this bound its
+# word is taken, so that it accepts the next plan; beyond it the number is not ours.
+_MAX_CLAIMED_VERSION = 2**32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanPolicy:
+    """What a plan is like when the device does not say."""
+
+    planner: str = "global"
+    average_bits: float = 3.0
+    ttl_s: int = 7 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What a device asks for.
+
+    ``average_bits`` 0 and ``planner`` "" leave the choice to the policy;
+    ``user_embedding`` is (D,) float32 or None; ``installed_version`` 0 means none.
+    """
+
+    subject: str
+    model_digest: bytes
+    average_bits: float = 0.0
+    planner: str = ""
+    user_embedding: NDArray[np.float32] | None = None
+    installed_version: int = 0
+
+
+class Director:
+    """Issues signed plans; safe to share between threads.
+
+    Args:
+        models: What can be planned for.
+        store: Remembers the newest plan of each subject.
+        key: Signs; devices know its public half from ``director.json``.
+        clock: Unix seconds.
+        policy: What a plan is like when the device does not say.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: ModelCatalogue,
+        store: DeliveryStore,
+        key: SigningKey,
+        clock: Callable[[], float],
+        policy: PlanPolicy | None = None,
+    ) -> None:
+        self._models = models
+        self._store = store
+        self._key = key
+        self._key_id = key.public.key_id
+        self._clock = clock
+        self._policy = policy or PlanPolicy()
+
+    def issue(self, request: PlanRequest) -> bytes:
+        """Return a signed plan container, or nothing when the installed plan is current.
+
+        Raises:
+            RejectedError: The model or the planner is unknown, or the numbers make no sense.
+            InfeasibleBudgetError: No plan is that small.
+            ArtifactError: What was published is damaged.
+            StoreError: The database fails, or too many requests compete for one subject.
+        """
+        draft = self._draft(self._models.find(request.model_digest), request)
+        for _ in range(_MAX_ATTEMPTS):
+            latest = self._store.find_plan(request.subject, request.model_digest)
+            if latest is not None and self._is_current(latest, draft):
+                if request.installed_version == latest.version:
+                    return b""
+                if request.installed_version < latest.version:
+                    return latest.container
+            plan = replace(draft, version=_next_version(latest, request.installed_version))
+            record = _record(plan, encode_plan(plan, self._key.sign))
+            replaces = None if latest is None else latest.version
+            if self._store.swap_plan(record, replaces=replaces):
+                return record.container
+        raise StoreError(
+            f"{_MAX_ATTEMPTS} attempts to issue a plan met other writers; try again later"
+        )
+
+    def _draft(self, model: PlannedModel, request: PlanRequest) -> Plan:
+        """Return the plan the subject should have now, without a version."""
+        name = request.planner or self._policy.planner
+        planner = model.planners.get(name)
+        if planner is None:
+            known = ", ".join(sorted(model.planners))
+            raise RejectedError(f"expected a planner of {known}, got {name!r}", code=_INVALID)
+        budget = self._budget_bytes(model, planner, request.average_bits)
+        codes = planner.plan(_batch(model, request.user_embedding), budget)[0]
+        now_s = int(self._clock())
+        return Plan(
+            model_digest=model.model_digest,
+            levels=DEFAULT_LEVELS,
+            layers=model.layers,
+            codes=codes,
+            budget_bytes=budget,
+            subject=request.subject,
+            planner=name,
+            version=0,
+            issued_at_s=now_s,
+            expires_at_s=now_s + self._policy.ttl_s,
+            key_id=self._key_id,
+        )
+
+    def _budget_bytes(self, model: PlannedModel, planner: Planner, average_bits: float) -> int:
+        if not 0 <= average_bits <= max(WIDTHS):
+            raise RejectedError(
+                f"expected average_bits between 0 and {max(WIDTHS)}, got {average_bits}",
+                code=_INVALID,
+            )
+        if average_bits == 0 and isinstance(planner, UniformPlanner):
+            return planner.needed_bytes
+        return budget_bytes(model.layers, average_bits or self._policy.average_bits)
+
+    def _is_current(self, latest: PlanRecord, draft: Plan) -> bool:
+        """Whether the stored plan says the same, is signed by today's key, and is young."""
+        half_life_s = (latest.expires_at_s - latest.issued_at_s) / 2
+        if draft.issued_at_s - latest.issued_at_s > half_life_s:
+            return False
+        stored = decode_plan(latest.container)
+        return stored.key_id == draft.key_id and np.array_equal(stored.codes, draft.codes)
+
+
+def _next_version(latest: PlanRecord | None, claimed: int) -> int:
+    """Return a version above both the newest one and a believable claim of the device."""
+    stored = 0 if latest is None else latest.version
+    return max(stored, claimed if claimed <= _MAX_CLAIMED_VERSION else 0) + 1
+
+
+def _batch(model: PlannedModel, user_embedding: NDArray[np.float32] | None) -> UserEmbeddings:
+    """Return a batch of one user, known or not."""
+    if user_embedding is not None and user_embedding.shape != (model.embedding_dim,):
+        raise RejectedError(
+            f"expected a user embedding of {model.embedding_dim} dimensions, "
+            f"got shape {user_embedding.shape}",
+            code=_INVALID,
+        )
+    return [user_embedding]
+
+
+def _record(plan: Plan, container: bytes) -> PlanRecord:
+    return PlanRecord(
+        subject=plan.subject,
+        model_digest=plan.model_digest,
+        version=plan.version,
+        planner=plan.planner,
+        budget_bytes=plan.budget_bytes,
+        issued_at_s=plan.issued_at_s,
+        expires_at_s=plan.expires_at_s,
+        container=container,
+    )

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each call answers: functions from a request to a response, without a socket.
+
+A handler raises pocketrec's errors only; ``error_catalogue`` says what a caller sees of
+them. Everything a caller sends is bounded here before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import secrets
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec.errors import ConfigError, IntegrityError, RejectedError
+from pocketrec_cloud.delivery.director import Director, PlanRequest
+from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.publication import PublicationCache, PublishedFile
+from pocketrec_cloud.delivery.rate_limit import RateLimiter
+from pocketrec_cloud.delivery.store import DeliveryStore, DeviceRecord
+from pocketrec_proto.v1 import device_service_pb2 as pb
+from pocketrec_quantization.checks import check_integer, check_name, check_text
+from pocketrec_quantization.limits import MAX_SUBJECT_LENGTH
+from pocketrec_quantization.plan import DIGEST_BYTES
+
+__all__ = [
+    "DeliveryService",
+    "Limits",
+    "authenticate",
+    "find_target",
+    "get_metadata",
+    "get_plan",
+    "read_chunk",
+    "register",
+]
+
+_METADATA_NAME = re.compile(r"timestamp\.json|[1-9][0-9]{0,9}\.(root|snapshot|targets)\.json")
+_PART_PATH = re.compile(r"parts/([0-9a-f]{64})")
+_BEARER = "Bearer "
+_MIN_CHUNK_BYTES = 256 * 1024
+_MAX_CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a caller may send, and how often.
+
+    Raises:
+        ConfigError: A limit is not positive, or a chunk is not 256 KiB to 1 MiB.
+    """
+
+    profile_chars: int = 128
+    chunk_bytes: int = 512 * 1024
+    registrations_per_minute: int = 30
+    plans_per_minute: int = 120
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if not _MIN_CHUNK_BYTES <= self.chunk_bytes <= _MAX_CHUNK_BYTES:
+            raise ConfigError(
+                f"expected chunk_bytes between {_MIN_CHUNK_BYTES} and {_MAX_CHUNK_BYTES}, "
+                f"got {self.chunk_bytes}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryService:
+    """What the handlers work on; every part may be shared between threads."""
+
+    layout: StoreLayout
+    publication: PublicationCache
+    store: DeliveryStore
+    director: Director
+    limits: Limits
+    registrations: RateLimiter
+    plans: RateLimiter
+    clock: Callable[[], float]
+
+
+def register(
+    service: DeliveryService, request: pb.RegisterRequest, caller: str
+) -> pb.RegisterResponse:
+    """Make a device known and hand out its token, which is stored as a digest only.
+
+    Args:
+        service: What to work on.
+        request: The device's description of itself.
+        caller: Whose rate counts, see ``rate_limit.peer_key``.
+
+    Raises:
+        RejectedError: Too many registrations from this caller, or a field is too long.
+        StoreError: The database fails.
+    """
+    if not service.registrations.allow(caller):
+        raise RejectedError(
+            "too many registrations; try again in a minute", code="RESOURCE_EXHAUSTED"
+        )
+    profile = request.profile
+    with _blaming_the_caller():
+        for name in ("backend", "app_version", "os"):
+            check_text(getattr(profile, name), field=name, maximum=service.limits.profile_chars)
+        check_integer(profile.ram_bytes, field="ram_bytes")
+    token = secrets.token_urlsafe(32)
+    device = DeviceRecord(
+        device_id=uuid.uuid4().hex,
+        token_sha256=_token_sha256(token),
+        backend=profile.backend,
+        app_version=profile.app_version,
+        os=profile.os,
+        ram_bytes=profile.ram_bytes,
+        created_at_s=int(service.clock()),
+    )
+    service.store.add_device(device)
+    return pb.RegisterResponse(device_id=device.device_id, token=token)
+
+
+def authenticate(service: DeliveryService, authorization: str) -> str:
+    """Return the id of the device that sent the metadata entry "authorization".
+
+    Raises:
+        RejectedError: The entry is absent, or the token is not one of ours.
+        StoreError: The database fails.
+    """
+    token = authorization.removeprefix(_BEARER)
+    device_id = None
+    if authorization.startswith(_BEARER):
+        device_id = service.store.find_device(_token_sha256(token))
+    if device_id is None:
+        raise RejectedError(
+            "expected the metadata 'authorization: Bearer <token>'; register",
+            code="UNAUTHENTICATED",
+        )
+    return device_id
+
+
+def get_metadata(
+    service: DeliveryService, request: pb.GetMetadataRequest
+) -> pb.GetMetadataResponse:
+    """Return one TUF metadata file.
+
+    Raises:
+        RejectedError: The name is not one of TUF metadata, or there is no such file.
+        OSError: The file cannot be read.
+    """
+    if not _METADATA_NAME.fullmatch(request.filename):
+        raise RejectedError(
+            "expected 'timestamp.json' or '<version>.<root|snapshot|targets>.json', "
+            f"got {request.filename[:64]!r}",
+            code="INVALID_ARGUMENT",
+        )
+    try:
+        content = (service.layout.metadata / request.filename).read_bytes()
+    except FileNotFoundError as exc:
+        raise RejectedError(
+            f"there is no metadata file {request.filename!r}", code="NOT_FOUND"
+        ) from exc
+    return pb.GetMetadataResponse(content=content)
+
+
+def find_target(service: DeliveryService, request: pb.FetchChunkRequest) -> PublishedFile:
+    """Return the file behind a target path, with the offset checked against its length.
+
+    A path is only ever looked up among the published names; it never becomes a path on
+    disk. Parts of an earlier publication stay available, so that a download which began
+    before a publication can end after it.
+
+    Raises:
+        RejectedError: Nothing is published under this path, or the offset lies beyond
+            the end.
+        ArtifactError: The store's metadata is damaged.
+        StoreError: The store has no repository.
+        OSError: A file cannot be read.
+    """
+    file = service.publication.current().files.get(request.target_path)
+    if file is None and (part := _PART_PATH.fullmatch(request.target_path)):
+        file = _earlier_part(service.layout, part[1])
+    if file is None:
+        raise RejectedError(
+            f"nothing is published as {request.target_path[:128]!r}", code="NOT_FOUND"
+        )
+    if request.offset_bytes > file.length_bytes:
+        raise RejectedError(
+            f"{file.path!r} has {file.length_bytes} bytes, the offset is {request.offset_bytes}; "
+            "start again from 0",
+            code="OUT_OF_RANGE",
+        )
+    return file
+
+
+def read_chunk(
+    service: DeliveryService, file: PublishedFile, offset_bytes: int
+) -> pb.FetchChunkResponse:
+    """Return the chunk of a file that starts at an offset below its length.
+
+    Raises:
+        IntegrityError: The file on disk is shorter than what was published.
+        OSError: It cannot be read.
+    """
+    length = min(service.limits.chunk_bytes, file.length_bytes - offset_bytes)
+    with service.layout.target(file.sha256).open("rb") as stream:
+        stream.seek(offset_bytes)
+        content = stream.read(length)
+    if len(content) != length:
+        raise IntegrityError(
+            f"{file.path!r} was published with {file.length_bytes} bytes and is shorter on disk; "
+            "restore it from a copy"
+        )
+    return pb.FetchChunkResponse(offset_bytes=offset_bytes, content=content)
+
+
+def get_plan(
+    service: DeliveryService, request: pb.GetPlanRequest, device_id: str
+) -> pb.GetPlanResponse:
+    """Return a signed plan, or an empty one when the installed plan is current.
+
+    Raises:
+        RejectedError: A field is out of bounds, the model is unknown, or this device asks
+            too often.
+        InfeasibleBudgetError: No plan is that small.
+        ArtifactError: What was published is damaged.
+        StoreError: The database fails.
+    """
+    if not service.plans.allow(device_id):
+        raise RejectedError(
+            "too many plans asked for; try again in a minute", code="RESOURCE_EXHAUSTED"
+        )
+    with _blaming_the_caller():
+        check_text(request.subject, field="subject", maximum=MAX_SUBJECT_LENGTH)
+        if request.planner:
+            check_name(request.planner, field="planner")
+    if len(request.model_digest) != DIGEST_BYTES:
+        raise RejectedError(
+            f"expected a model_digest of {DIGEST_BYTES} bytes, got {len(request.model_digest)}",
+            code="INVALID_ARGUMENT",
+        )
+    plan = service.director.issue(
+        PlanRequest(
+            subject=request.subject,
+            model_digest=request.model_digest,
+            average_bits=request.average_bits,
+            planner=request.planner,
+            user_embedding=_user_embedding(request),
+            installed_version=request.installed_version,
+        )
+    )
+    return pb.GetPlanResponse(plan=plan)
+
+
+@contextmanager
+def _blaming_the_caller() -> Iterator[None]:
+    """Turn what a value check says into a refusal."""
+    try:
+        yield
+    except ConfigError as exc:
+        raise RejectedError(str(exc), code="INVALID_ARGUMENT") from exc
+
+
+def _token_sha256(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _earlier_part(layout: StoreLayout, sha256: str) -> PublishedFile | None:
+    """Return a part that was published once, by its digest."""
+    try:
+        length = layout.target(sha256).stat().st_size
+    except FileNotFoundError:
+        return None
+    return PublishedFile(path=f"parts/{sha256}", sha256=sha256, length_bytes=length)
+
+
+def _user_embedding(request: pb.GetPlanRequest) -> NDArray[np.float32] | None:
+    """Return the dequantized user embedding, (D,) float32, or None when it is absent."""
+    if not request.HasField("user_embedding"):
+        return None
+    scale = request.user_embedding.scale
+    if not (math.isfinite(scale) and scale > 0):
+        raise RejectedError(
+            f"expected a positive user_embedding.scale, got {scale}", code="INVALID_ARGUMENT"
+        )
+    return np.frombuffer(request.user_embedding.codes, np.int8) * np.float32(scale)

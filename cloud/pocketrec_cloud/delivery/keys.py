@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The five keys of a deployment, in two folders that belong on different machines.
+
+::
+
+    KEYS/offline/  root.pem  targets.pem                  vouch for bundles; keep them away
+    KEYS/online/   snapshot.pem  timestamp.pem  director.pem     the server needs these
+
+Whoever takes the server gets the online keys: they may sign plans and hold a bundle
+back for a while, but cannot make a device accept a bundle that was never published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.signer import CryptoSigner
+
+from pocketrec.errors import ConfigError, StoreError
+from pocketrec.signing import SigningKey
+
+__all__ = ["KeyFolder", "Role"]
+
+
+class Role(StrEnum):
+    """What a key may sign."""
+
+    ROOT = "root"
+    TARGETS = "targets"
+    SNAPSHOT = "snapshot"
+    TIMESTAMP = "timestamp"
+    DIRECTOR = "director"
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether the key is needed only where bundles are published."""
+        return self in (Role.ROOT, Role.TARGETS)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFolder:
+    """The folder that holds ``offline/`` and ``online/``."""
+
+    root: Path
+
+    def path(self, role: Role) -> Path:
+        """Where the key of a role lies."""
+        return self.root / ("offline" if role.is_offline else "online") / f"{role}.pem"
+
+    def is_complete(self) -> bool:
+        """Whether all five keys are there."""
+        return all(self.path(role).exists() for role in Role)
+
+    def create(self) -> None:
+        """Make all five keys, readable by their owner only.
+
+        Raises:
+            StoreError: One of them exists already; keys are never overwritten.
+            OSError: They cannot be written.
+        """
+        present = [str(self.path(role)) for role in Role if self.path(role).exists()]
+        if present:
+            raise StoreError(
+                f"keys exist already: {', '.join(present)}; name another folder, or move them away"
+            )
+        for role in Role:
+            path = self.path(role)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Path(path.parent).chmod(0o700)
+            SigningKey.generate().save(path)
+
+    def load(self, role: Role) -> SigningKey:
+        """Return the key of a role.
+
+        Raises:
+            ConfigError: The key is absent, or is not an Ed25519 key.
+            OSError: It cannot be read.
+        """
+        path = self.path(role)
+        try:
+            return SigningKey.load(path)
+        except FileNotFoundError as exc:
+            raise ConfigError(
+                f"expected the {role} key at {str(path)!r}; "
+                "make keys with `pocketrec keys init`, or name the folder with --keys"
+            ) from exc
+
+    def signer(self, role: Role) -> CryptoSigner:
+        """Return the key of a role as a signer of TUF metadata.
+
+        Raises:
+            ConfigError: The key is absent, or is not an Ed25519 key.
+            OSError: It cannot be read.
+        """
+        return CryptoSigner(load_pem_private_key(self.load(role).to_pem(), None))

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published models as the director needs them: layers, and a planner per name."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pocketrec.errors import RejectedError
+from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.store import DeliveryStore, ModelRecord
+from pocketrec_quantization.bundle import decode_manifest
+from pocketrec_quantization.layers import LayerTable
+from pocketrec_quantization.planners import (
+    GlobalPlanner,
+    Planner,
+    RandomPlanner,
+    UniformPlanner,
+    sensitivity_from_bytes,
+)
+
+__all__ = ["ModelCatalogue", "PlannedModel"]
+
+_MAX_LOADED = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModel:
+    """One frozen model, and the planners that can make plans for it."""
+
+    model_digest: bytes
+    layers: LayerTable
+    embedding_dim: int
+    planners: Mapping[str, Planner]
+
+
+class ModelCatalogue:
+    """Every model that was ever published, loaded when first asked for.
+
+    The few used last stay in memory. Safe to share between threads.
+    """
+
+    def __init__(self, layout: StoreLayout, store: DeliveryStore) -> None:
+        self._layout = layout
+        self._store = store
+        self._lock = threading.Lock()
+        self._loaded: OrderedDict[bytes, PlannedModel] = OrderedDict()
+
+    def find(self, model_digest: bytes) -> PlannedModel:
+        """Return a model by the SHA-256 of its frozen part.
+
+        Raises:
+            RejectedError: No bundle with this frozen part was published.
+            ArtifactError: What was published is damaged.
+            StoreError: The database fails.
+            OSError: A file cannot be read.
+        """
+        record = self._store.find_model(model_digest)
+        if record is None:
+            raise RejectedError(
+                f"no published bundle carries the frozen model {model_digest.hex()}; "
+                "fetch the current bundle first",
+                code="NOT_FOUND",
+            )
+        # A new bundle of the same model may bring new sensitivities: key by the bundle.
+        with self._lock:
+            model = self._loaded.pop(record.bundle_digest, None) or self._load(record)
+            self._loaded[record.bundle_digest] = model
+            if len(self._loaded) > _MAX_LOADED:
+                self._loaded.popitem(last=False)
+        return model
+
+    def _load(self, record: ModelRecord) -> PlannedModel:
+        manifest = decode_manifest(self._layout.target(record.bundle_digest.hex()).read_bytes())
+        data = self._layout.sensitivity(record.model_digest).read_bytes()
+        layers = manifest.layers
+        planners: dict[str, Planner] = {
+            "global": GlobalPlanner(layers, sensitivity_from_bytes(data)),
+            "uniform-2": UniformPlanner(layers, 2),
+            "uniform-4": UniformPlanner(layers, 4),
+            "uniform-8": UniformPlanner(layers, 8),
+            "random": RandomPlanner(layers, seed=int.from_bytes(record.model_digest[:4], "big")),
+        }
+        return PlannedModel(
+            model_digest=record.model_digest,
+            layers=layers,
+            embedding_dim=manifest.backbone.embedding_dim,
+            planners=MappingProxyType(planners),
+        )
