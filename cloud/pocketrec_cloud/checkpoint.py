@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: safetensors with the model's configuration in their header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
+from pocketrec.files import write_atomically
+from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
+
+__all__ = ["load_backbone", "read_tensors", "save_backbone", "write_tensors"]
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, object]) -> None:
+    """Write tensors and a JSON-able header, whole or not at all.
+
+    Args:
+        path: Where to; replaced atomically.
+        tensors: Named tensors of any dtype.
+        metadata: Values that JSON can hold.
+    """
+    header = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(contiguous, metadata=header))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Read what ``write_tensors`` wrote.
+
+    Args:
+        path: A safetensors file.
+
+    Returns:
+        The tensors and the header.
+
+    Raises:
+        MalformedArtifactError: The file is not safetensors, or its header not ours.
+        OSError: The file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            header = file.metadata() or {}
+        return tensors, {key: json.loads(value) for key, value in header.items()}
+    except (SafetensorError, ValueError) as error:
+        raise MalformedArtifactError(
+            f"expected a pocketrec checkpoint in safetensors format, found {error}; "
+            "train again or name another file",
+            field=str(path),
+        ) from error
+
+
+def save_backbone(
+    path: Path, model: SASRec, item_ids: tuple[str, ...], metadata: dict[str, object]
+) -> None:
+    """Write a model with everything needed to use it again.
+
+    Args:
+        path: Where to; replaced atomically.
+        model: The backbone.
+        item_ids: External ids in the order of their indices, V of them.
+        metadata: Further facts to keep, such as the validation metric.
+    """
+    header = {
+        "kind": "sasrec",
+        "config": asdict(model.config),
+        "item_ids": list(item_ids),
+        **metadata,
+    }
+    write_tensors(path, model.state_dict(), header)
+
+
+def load_backbone(path: Path) -> tuple[SASRec, tuple[str, ...], dict[str, object]]:
+    """Read a model written by ``save_backbone``.
+
+    Args:
+        path: A checkpoint.
+
+    Returns:
+        The backbone in evaluation mode, its external item ids, and the whole header.
+
+    Raises:
+        MalformedArtifactError: The file is not such a checkpoint.
+        IncompatibleArtifactError: It holds another kind of backbone, or other tensors.
+    """
+    tensors, header = read_tensors(path)
+    if header.get("kind") != "sasrec":
+        raise IncompatibleArtifactError(
+            f"{path}: expected a backbone of kind 'sasrec', found {header.get('kind')!r}"
+        )
+    config = header["config"]
+    item_ids = header["item_ids"]
+    if not isinstance(config, dict) or not isinstance(item_ids, list):
+        raise MalformedArtifactError(
+            "expected config and item_ids, found other types", field=str(path)
+        )
+    model = SASRec(SASRecConfig(**config))
+    _load_state(model, tensors, path)
+    return model.eval(), tuple(item_ids), header
+
+
+def _load_state(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise IncompatibleArtifactError(f"{path}: {error}") from error

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leave-one-out evaluation: full ranking first, one against 99 beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from pocketrec.metrics import bootstrap_mean, hit_rate, ndcg, rank_of_target
+from pocketrec_cloud.batches import bucket_by_length, pad
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pocketrec.metrics import Interval
+    from pocketrec_cloud.data.split import LeaveOneOut, Stage
+
+__all__ = ["Quality", "Ranks", "Scorer", "SequenceModel", "evaluate", "popularity_scorer"]
+
+TOKENS_PER_BATCH = 50_000
+CELLS_PER_BATCH = 2**24
+N_SAMPLED_NEGATIVES = 99
+
+
+class Scorer(Protocol):
+    """Anything that scores the whole catalogue for a batch of histories."""
+
+    def __call__(self, histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Return (B, V + 1) float32 for B histories, oldest event first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceModel:
+    """Scores with a torch backbone; only the last ``window`` events are seen."""
+
+    model: torch.nn.Module
+    window: int
+
+    def __call__(self, histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Return (B, V + 1) float32 for B histories, oldest event first."""
+        recent = [history[-self.window :] for history in histories]
+        lengths = torch.tensor([row.shape[0] for row in recent])
+        with torch.inference_mode():
+            hidden = self.model.last_states(pad(recent), lengths)
+            scores: NDArray[np.float32] = (hidden @ self.model.item_embedding.weight.T).numpy()
+        return scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Quality:
+    """Per-user HR and NDCG of one protocol, with their intervals.
+
+    Attributes:
+        ranks: (U_eval,) int64, 0 is best.
+    """
+
+    ranks: NDArray[np.int64]
+
+    def interval(self, metric: str, k: int) -> Interval:
+        """Return the mean of ``"hr"`` or ``"ndcg"`` at ``k`` with its 95 % interval."""
+        values = hit_rate(self.ranks, k) if metric == "hr" else ndcg(self.ranks, k)
+        return bootstrap_mean(values)
+
+    def as_record(self) -> dict[str, float | list[float]]:
+        """Return HR and NDCG at 5 and 10, NDCG@10 with its interval."""
+        best = self.interval("ndcg", 10)
+        return {
+            "hr@5": float(hit_rate(self.ranks, 5).mean()),
+            "hr@10": float(hit_rate(self.ranks, 10).mean()),
+            "ndcg@5": float(ndcg(self.ranks, 5).mean()),
+            "ndcg@10": best.mean,
+            "ndcg@10_interval": [best.low, best.high],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ranks:
+    """What one pass over the users yields.
+
+    Attributes:
+        full: The target among all items.
+        sampled: The target among 99 uniform items the user has not seen.
+    """
+
+    full: Quality
+    sampled: Quality
+
+
+def evaluate(
+    scorer: Scorer,
+    split: LeaveOneOut,
+    *,
+    stage: Stage,
+    filter_seen: bool = True,
+    seed: int = 0,
+) -> Ranks:
+    """Rank every evaluated user's target.
+
+    Args:
+        scorer: Scores histories against the catalogue.
+        split: The held-out data.
+        stage: ``"validation"`` or ``"test"``.
+        filter_seen: Take items of the history out of the ranking, the target excepted.
+        seed: Seed of the tie-break and of the sampled negatives.
+
+    Returns:
+        Ranks per user, in the order of ``split.users``.
+    """
+    rng = np.random.default_rng(seed)
+    histories = [split.history(int(u), stage) for u in split.users]
+    targets = np.array([split.target(int(u), stage) for u in split.users], dtype=np.int64)
+    full = np.empty(len(histories), dtype=np.int64)
+    sampled = np.empty(len(histories), dtype=np.int64)
+    lengths = np.array([history.shape[0] for history in histories], dtype=np.int64)
+    max_rows = max(1, CELLS_PER_BATCH // (split.dataset.n_items + 1))
+    for rows in (
+        bucket[i : i + max_rows]
+        for bucket in bucket_by_length(lengths, TOKENS_PER_BATCH)
+        for i in range(0, bucket.shape[0], max_rows)
+    ):
+        scores = scorer([histories[i] for i in rows]).copy()
+        scores[:, 0] = -np.inf
+        own = scores[np.arange(rows.shape[0]), targets[rows]]
+        unseen = scores.copy()
+        for row, i in enumerate(rows):
+            unseen[row, histories[i]] = -np.inf
+        unseen[np.arange(rows.shape[0]), targets[rows]] = own
+        full[rows] = rank_of_target(unseen if filter_seen else scores, targets[rows], rng)
+        sampled[rows] = _sampled_ranks(unseen, targets[rows], rng)
+    return Ranks(full=Quality(ranks=full), sampled=Quality(ranks=sampled))
+
+
+def _sampled_ranks(
+    unseen: NDArray[np.float32], targets: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Rank each target among 99 unseen items drawn without replacement."""
+    rows = np.arange(targets.shape[0])
+    keys = rng.random(unseen.shape, dtype=np.float32)
+    keys[~np.isfinite(unseen)] = np.inf
+    keys[rows, targets] = -1.0
+    n_columns = min(N_SAMPLED_NEGATIVES + 1, unseen.shape[1])
+    columns = np.argpartition(keys, n_columns - 1, axis=1)[:, :n_columns]
+    place = np.argmax(columns == targets[:, None], axis=1)
+    return rank_of_target(np.take_along_axis(unseen, columns, axis=1), place, rng)
+
+
+def popularity_scorer(split: LeaveOneOut) -> Scorer:
+    """Return the scorer that knows only how often each item occurs in training."""
+    counts = np.zeros(split.dataset.n_items + 1, dtype=np.float32)
+    for user in range(split.dataset.n_users):
+        np.add.at(counts, split.train_sequence(user), 1.0)
+
+    def score(histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+        return np.tile(counts, (len(histories), 1))
+
+    return score
