@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything one bundle and one plan become in memory; never changed once it is made.
+
+The runtime swaps whole engines: a call that began on one ends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketrec_device.backends import Backend, build_backend
+from pocketrec_device.backends.base import refuse_fallbacks
+from pocketrec_device.session import SessionState
+from pocketrec_device.state import Pair
+from pocketrec_quantization.bundle import BundleFolder, Manifest
+from pocketrec_quantization.item_table import ItemTable
+from pocketrec_quantization.plan import Plan, check_applies, decode_plan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Engine", "EngineSettings", "build_engine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How engines are built; the app's choice, the same for every bundle.
+
+    Args:
+        backend: One of ``backends.BACKENDS``.
+        threads: Threads per call, from 1.
+        is_strict: Whether to refuse layers that do not compute in the widths asked for.
+    """
+
+    backend: str = "onnxruntime"
+    threads: int = 1
+    is_strict: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A bundle under a plan, ready to compute.
+
+    Args:
+        pair: The digests of both.
+        manifest: Of the bundle.
+        plan: The plan.
+        items: Embeddings of the items.
+        backend: What computes.
+    """
+
+    pair: Pair
+    manifest: Manifest
+    plan: Plan
+    items: ItemTable
+    backend: Backend
+
+    def new_session(self, history: Sequence[str] = ()) -> SessionState:
+        """Return a state that has seen ``history``; items the table lacks are left out.
+
+        Raises:
+            BackendError: Inference failed.
+        """
+        session = SessionState(self.manifest.backbone)
+        indices = self.items.indices_of(history)
+        session.observe(self.backend, self.items.embed(indices[indices > 0]))
+        return session
+
+    def score(
+        self, h: NDArray[np.float32], candidates: Sequence[str]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Score candidates for a user.
+
+        Args:
+            h: (D,) float32, the user's state.
+            candidates: M item ids.
+
+        Returns:
+            ``scores``: (M,) float64; meaningless where unknown.
+            ``known``: (M,) bool, whether the item table has the candidate.
+
+        Raises:
+            BackendError: Inference failed.
+        """
+        indices = self.items.indices_of(candidates)
+        if not indices.size:
+            return np.zeros(0), np.zeros(0, np.bool_)
+        scores = self.backend.score(h, self.items.embed(indices))
+        return scores.astype(np.float64), indices > 0
+
+
+def build_engine(bundle: BundleFolder, plan_data: bytes, settings: EngineSettings) -> Engine:
+    """Return an engine for an installed bundle and a plan that was accepted.
+
+    Args:
+        bundle: Its parts are verified as they are read.
+        plan_data: A plan container whose digest or signature was verified.
+        settings: The app's choice.
+
+    Raises:
+        ArtifactError: They are damaged, do not fit together, or need another release.
+        BackendError: The backend cannot be made, or is not strict enough.
+        ConfigError: There is no such backend.
+    """
+    manifest, plan = bundle.manifest, decode_plan(plan_data)
+    check_applies(plan, manifest.layers, bundle.model_digest)
+    backend = build_backend(settings.backend, bundle, plan, threads=settings.threads)
+    if settings.is_strict:
+        refuse_fallbacks(settings.backend, backend.report())
+    return Engine(
+        pair=Pair(bundle=bundle.digest.hex(), plan=hashlib.sha256(plan_data).hexdigest()),
+        manifest=manifest,
+        plan=plan,
+        items=bundle.read_items(),
+        backend=backend,
+    )

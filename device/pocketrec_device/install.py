@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes another pair the current one: the only places where a store switches.
+
+Whatever the source, the order is the same: artifacts complete on disk, engine built and
+healthy, state switched, leftovers deleted. A failure anywhere before the switch leaves
+the store as it was. Callers hold the store's lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pocketrec.errors import (
+    ArtifactError,
+    IntegrityError,
+    MalformedArtifactError,
+    StoreError,
+)
+from pocketrec_device.engine import Engine, EngineSettings, build_engine
+from pocketrec_device.health import build_healthy_engine
+from pocketrec_device.state import DeviceState, Pair
+from pocketrec_device.updater import accept_manifest
+from pocketrec_quantization.bundle import DEFAULT_PLAN, MANIFEST_FILE, BundleFolder
+from pocketrec_quantization.plan import check_applies, decode_plan
+
+if TYPE_CHECKING:
+    from pocketrec_device.store import Store
+
+__all__ = [
+    "accepted_bundles",
+    "bootstrap",
+    "held_plan",
+    "load_engine",
+    "roll_back",
+    "switch",
+]
+
+
+def switch(
+    store: Store, state: DeviceState, bundle: str, plan_data: bytes, settings: EngineSettings
+) -> Engine:
+    """Make a bundle that is complete in the store, and a plan, the current pair.
+
+    Args:
+        store: Its lock is held.
+        state: The state to start from; floors are raised already.
+        bundle: Digest of the bundle, in hex.
+        plan_data: A plan container that was accepted.
+        settings: How to build the engine.
+
+    Raises:
+        HealthCheckError: The pair does not prove itself on this device.
+        ArtifactError: The pair cannot be used.
+        BackendError: The backend cannot be made.
+        OSError: The store cannot be written.
+    """
+    folder = store.open_bundle(bundle)
+    engine = build_healthy_engine(folder, plan_data, settings)
+    store.put_plan(plan_data)
+    switched = state.switched(engine.pair, bundle_version=folder.manifest.version)
+    store.save(switched)
+    store.prune(switched)
+    return engine
+
+
+def bootstrap(store: Store, packaged: Path, settings: EngineSettings) -> Engine | None:
+    """Install a bundle that came with the app, without a network.
+
+    The app's own packaging vouches for it. A personal plan that still fits is kept.
+
+    Args:
+        store: Its lock is held.
+        packaged: A bundle folder.
+        settings: How to build the engine.
+
+    Returns:
+        The new engine, or None when this bundle is the current one already.
+
+    Raises:
+        RollbackError: A newer bundle was accepted before.
+        ArtifactError: The bundle cannot be used.
+        BackendError: The backend cannot be made.
+        OSError: The store cannot be written.
+    """
+    state, source = store.load(), BundleFolder.open(packaged)
+    manifest_data = (packaged / MANIFEST_FILE).read_bytes()
+    manifest = accept_manifest(
+        manifest_data,
+        model=state.model,
+        floor=state.bundle_version,
+        accepted=accepted_bundles(state),
+    )
+    digest = hashlib.sha256(manifest_data).hexdigest()
+    if state.current is not None and state.current.bundle == digest:
+        return None
+    for part in manifest.parts:
+        if not store.has_part(digest, part.sha256.hex()):
+            store.put_part(digest, source.read(part.name))
+    store.put_manifest(manifest_data)
+    plan_data = held_plan(store, state, source) or source.read(DEFAULT_PLAN)
+    return switch(store, state, digest, plan_data, settings)
+
+
+def roll_back(store: Store, settings: EngineSettings) -> Engine:
+    """Go back to the previous pair.
+
+    Args:
+        store: Its lock is held.
+        settings: How to build the engine.
+
+    Raises:
+        StoreError: There is no previous pair.
+        ArtifactError: The previous pair cannot be used; the current one stays.
+        BackendError: The backend cannot be made.
+        OSError: The store cannot be written.
+    """
+    state = store.load().rolled_back()
+    if state.current is None:
+        raise StoreError("there is no previous pair to roll back to; nothing was changed")
+    engine = _load(store, state.current, settings)
+    store.save(state)
+    return engine
+
+
+def load_engine(store: Store, settings: EngineSettings) -> tuple[Engine, str]:
+    """Return the engine of the current pair, or of the previous one if that is damaged.
+
+    Args:
+        store: Read only; no lock is needed.
+        settings: How to build the engine.
+
+    Returns:
+        ``engine``: What will rank.
+        ``problem``: Why it is not the current pair; empty when it is.
+
+    Raises:
+        StoreError: Nothing is installed, or both pairs are damaged.
+        IncompatibleArtifactError: The current pair cannot run with these settings.
+        BackendError: The backend cannot be made.
+    """
+    state = store.load()
+    problems: list[str] = []
+    for pair in (state.current, state.previous):
+        if pair is not None:
+            try:
+                return _load(store, pair, settings), "; ".join(problems)
+            except (IntegrityError, MalformedArtifactError, StoreError, OSError) as exc:
+                problems.append(f"bundle {pair.bundle[:12]}: {exc}")
+    if problems:
+        raise StoreError(
+            f"no installed pair in {str(store.path)!r} can be used ({'; '.join(problems)}); "
+            "sync, or bootstrap from a packaged bundle"
+        )
+    raise StoreError(
+        f"nothing is installed in {str(store.path)!r} yet; sync, or bootstrap from a packaged "
+        "bundle"
+    )
+
+
+def held_plan(
+    store: Store, state: DeviceState, bundle: BundleFolder, subject: str | None = None
+) -> bytes | None:
+    """Return the current personal plan if it can go on with a bundle, else None.
+
+    Args:
+        store: Where the plan is.
+        state: Says which plan is current.
+        bundle: What it must fit.
+        subject: Whom it must be for; None = whoever it is for now.
+    """
+    if state.current is None:
+        return None
+    try:
+        data = store.read_plan(state.current.plan)
+        plan = decode_plan(data)
+        check_applies(plan, bundle.manifest.layers, bundle.model_digest)
+    except (ArtifactError, StoreError, OSError):
+        return None  # damaged, or for another model: another plan takes its place
+    is_personal = plan.version > 0 and subject in {None, plan.subject}
+    return data if is_personal else None
+
+
+def accepted_bundles(state: DeviceState) -> frozenset[str]:
+    """Return the digests, in hex, of the bundles this device accepted and still knows."""
+    pairs = [pair.bundle for pair in (state.current, state.previous) if pair is not None]
+    return frozenset([*pairs, state.held_back])
+
+
+def _load(store: Store, pair: Pair, settings: EngineSettings) -> Engine:
+    return build_engine(store.open_bundle(pair.bundle), store.read_plan(pair.plan), settings)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a device remembers between runs: one small value, and its JSON.
+
+The state names which bundle and plan run now, which ran before, and the highest
+versions that were ever accepted. It lives outside the bundle folders, so replacing a
+bundle never forgets what must not come back. Every change returns a new value; the
+``store`` writes it.
+
+The file is ``{"sha256": <hex of the state's canonical JSON>, "state": {...}}``: damage
+that still parses as JSON is noticed too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pocketrec.errors import ConfigError, MalformedArtifactError, StoreError
+
+__all__ = ["STATE_SCHEMA", "DeviceState", "Pair", "PlanFloor", "decode_state", "encode_state"]
+
+STATE_SCHEMA = 1
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One bundle and one plan that were installed together.
+
+    Args:
+        bundle: Digest of the manifest, 64 hex characters.
+        plan: SHA-256 of the plan file, 64 hex characters.
+
+    Raises:
+        ConfigError: One of them is no such digest.
+    """
+
+    bundle: str
+    plan: str
+
+    def __post_init__(self) -> None:
+        for name, value in (("bundle", self.bundle), ("plan", self.plan)):
+            if not _HEX_DIGEST.fullmatch(value):
+                raise ConfigError(f"{name}: expected 64 lower-case hex characters, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFloor:
+    """The highest plan version accepted for one model and subject.
+
+    Args:
+        model_digest: Digest of the frozen part, in hex.
+        subject: Whom the plans are for; empty = everybody.
+        version: From 1.
+    """
+
+    model_digest: str
+    subject: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceState:
+    """Everything ``state.json`` holds.
+
+    Args:
+        model: The model line this store follows, e.g. ``"demo"``.
+        server: Where the token is from; another server gets another token.
+        device_id: The name that server gave this device.
+        token: What authenticates calls to that server. A secret.
+        current: What runs now, or None before the first installation.
+        previous: What ran before, for ``rollback``.
+        bundle_version: The highest bundle version ever accepted.
+        plan_floors: The highest plan version ever accepted, per model and subject.
+        time_floor_s: Unix seconds; the newest signed time seen. A clock set further back
+            is not believed.
+        held_back: Digest of the bundle that ``rollback`` left, which ``sync`` must not
+            bring back; empty = none.
+    """
+
+    model: str
+    server: str = ""
+    device_id: str = ""
+    token: str = ""
+    current: Pair | None = None
+    previous: Pair | None = None
+    bundle_version: int = 0
+    plan_floors: tuple[PlanFloor, ...] = ()
+    time_floor_s: int = 0
+    held_back: str = ""
+
+    def plan_floor(self, model_digest: bytes, subject: str) -> int:
+        """Return the highest plan version accepted for this model and subject, or 0."""
+        key = (model_digest.hex(), subject)
+        return next((f.version for f in self.plan_floors if (f.model_digest, f.subject) == key), 0)
+
+    def with_plan_floor(self, model_digest: bytes, subject: str, version: int) -> DeviceState:
+        """Return a state that accepts only higher plan versions from now on."""
+        floor = PlanFloor(model_digest=model_digest.hex(), subject=subject, version=version)
+        key = (floor.model_digest, subject)
+        others = [f for f in self.plan_floors if (f.model_digest, f.subject) != key]
+        return replace(self, plan_floors=(*others, floor))
+
+    def switched(self, pair: Pair, *, bundle_version: int) -> DeviceState:
+        """Return a state in which ``pair`` runs and what ran before can come back."""
+        if pair == self.current:
+            return self
+        held_back = self.held_back if self.current and self.current.bundle == pair.bundle else ""
+        return replace(
+            self,
+            current=pair,
+            previous=self.current,
+            bundle_version=max(self.bundle_version, bundle_version),
+            held_back=held_back,
+        )
+
+    def rolled_back(self) -> DeviceState:
+        """Return a state in which the previous pair runs; its bundle stays until a newer one.
+
+        Raises:
+            StoreError: There is no previous pair.
+        """
+        if self.current is None or self.previous is None:
+            raise StoreError("there is no previous pair to roll back to; nothing was changed")
+        left = self.current.bundle
+        held_back = left if left != self.previous.bundle else self.held_back
+        return replace(self, current=self.previous, previous=self.current, held_back=held_back)
+
+
+def encode_state(state: DeviceState) -> bytes:
+    """Return the content of ``state.json``."""
+    body = {"schema": STATE_SCHEMA} | asdict(state)
+    return json.dumps({"sha256": _digest(body), "state": body}, indent=1).encode()
+
+
+def decode_state(data: bytes) -> DeviceState:
+    """Return the state that ``encode_state`` wrote.
+
+    Raises:
+        MalformedArtifactError: The bytes are not such a file, or were changed.
+    """
+    try:
+        outer = json.loads(data)
+        return _from_json(outer["state"], checksum=outer["sha256"])
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise MalformedArtifactError(f"not a device state: {exc}", field="state.json") from exc
+
+
+def _from_json(body: dict[str, Any], *, checksum: str) -> DeviceState:
+    if checksum != _digest(body):
+        raise ConfigError("its checksum does not match its content")
+    schema = body.pop("schema")
+    if schema != STATE_SCHEMA:
+        raise ConfigError(f"expected schema {STATE_SCHEMA}, got {schema!r}; update pocketrec")
+    floors = tuple(PlanFloor(**floor) for floor in body.pop("plan_floors"))
+    current, previous = body.pop("current"), body.pop("previous")
+    return DeviceState(
+        **body,
+        plan_floors=floors,
+        current=None if current is None else Pair(**current),
+        previous=None if previous is None else Pair(**previous),
+    )
+
+
+def _digest(body: dict[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed in a store, read without building anything: safe while others write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pocketrec.errors import ArtifactError, StoreError
+from pocketrec_device.updater import is_expired
+from pocketrec_quantization.budget import effective_bits
+from pocketrec_quantization.plan import decode_plan, plan_sizes
+
+if TYPE_CHECKING:
+    from pocketrec_device.state import Pair
+    from pocketrec_device.store import Store
+
+__all__ = ["PairStatus", "Status", "read_status"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairStatus:
+    """One installed pair.
+
+    Args:
+        bundle: Digest of the bundle, in hex.
+        bundle_version: Of the bundle.
+        n_items: Items its table knows.
+        plan: Digest of the plan, in hex.
+        plan_version: 0 = the bundle's default plan.
+        planner: What made the plan.
+        subject: Whom it is for; empty = everybody.
+        effective_bits: Bits per coded weight, scales included.
+        header_bytes: Of the plan file, prelude included.
+        payload_bytes: Of the plan file: the 2-bit codes.
+        signature_bytes: Of the plan file.
+        expires_at_s: Unix seconds; 0 = never.
+        is_expired: Whether that time has passed. An expired plan keeps ranking; the next
+            sync asks for another.
+    """
+
+    bundle: str
+    bundle_version: int
+    n_items: int
+    plan: str
+    plan_version: int
+    planner: str
+    subject: str
+    effective_bits: float
+    header_bytes: int
+    payload_bytes: int
+    signature_bytes: int
+    expires_at_s: int
+    is_expired: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What a store holds.
+
+    Args:
+        model: The model line it follows.
+        device_id: The name the server gave this device; empty before the first sync.
+        server: Where it synced last; empty before the first sync.
+        current: What runs, or None if nothing is installed or it cannot be read.
+        previous: What ``rollback`` returns to, or None likewise.
+        is_held_back: Whether a rolled-back bundle is being kept away.
+        problems: What cannot be read and why.
+    """
+
+    model: str
+    device_id: str
+    server: str
+    current: PairStatus | None
+    previous: PairStatus | None
+    is_held_back: bool
+    problems: tuple[str, ...]
+
+
+def read_status(store: Store, now_s: int) -> Status:
+    """Return what a store holds.
+
+    Args:
+        store: Read only; no lock is needed.
+        now_s: Unix seconds.
+
+    Raises:
+        StoreError: There is no store, or its state is damaged.
+    """
+    state = store.load()
+    now_s = max(now_s, state.time_floor_s)
+    problems: list[str] = []
+    pairs: list[PairStatus | None] = []
+    for pair in (state.current, state.previous):
+        try:
+            pairs.append(None if pair is None else _read_pair(store, pair, now_s))
+        except (ArtifactError, StoreError, OSError) as exc:
+            pairs.append(None)
+            problems.append(str(exc))
+    return Status(
+        model=state.model,
+        device_id=state.device_id,
+        server=state.server,
+        current=pairs[0],
+        previous=pairs[1],
+        is_held_back=bool(state.held_back),
+        problems=tuple(problems),
+    )
+
+
+def _read_pair(store: Store, pair: Pair, now_s: int) -> PairStatus:
+    bundle, data = store.open_bundle(pair.bundle), store.read_plan(pair.plan)
+    plan, sizes = decode_plan(data), plan_sizes(data)
+    return PairStatus(
+        bundle=pair.bundle,
+        bundle_version=bundle.manifest.version,
+        n_items=bundle.manifest.items.n_items,
+        plan=pair.plan,
+        plan_version=plan.version,
+        planner=plan.planner,
+        subject=plan.subject,
+        effective_bits=effective_bits(plan.layers, plan.widths),
+        header_bytes=sizes.header_bytes,
+        payload_bytes=sizes.payload_bytes,
+        signature_bytes=sizes.signature_bytes,
+        expires_at_s=plan.expires_at_s,
+        is_expired=is_expired(plan, now_s),
+    )

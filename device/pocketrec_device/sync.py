@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings a store up to date: the IO around what ``updater`` decides.
+
+In this order, each step only after the one before it succeeded:
+
+* register, unless this server gave us a token before;
+* TUF refresh: root, timestamp, snapshot, targets;
+* ``<model>/manifest.pb``, then every part that is missing, each resumed where it broke;
+* ``director.json``, then a plan for this model and subject;
+* health check, switch, clean up.
+
+A failure leaves the running pair as it was. What was downloaded stays, so the next sync
+does not fetch it again.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pocketrec.errors import ConfigError, RejectedError
+from pocketrec_device.engine import Engine, EngineSettings
+from pocketrec_device.install import accepted_bundles, held_plan, switch
+from pocketrec_device.transport import PlanRequest, ServiceClient
+from pocketrec_device.tuf_client import PublishedTargets, TrustedTargets
+from pocketrec_device.updater import (
+    PlanRules,
+    TargetInfo,
+    accept_content,
+    accept_manifest,
+    accept_part,
+    accept_plan,
+    is_expired,
+    read_director_keys,
+)
+from pocketrec_proto.v1.device_service_pb2 import DeviceProfile
+from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder, Manifest
+from pocketrec_quantization.limits import MAX_MANIFEST_BYTES, MAX_SUBJECT_LENGTH
+from pocketrec_quantization.plan import decode_plan
+
+if TYPE_CHECKING:
+    from pocketrec_device.state import DeviceState
+    from pocketrec_device.store import Store
+
+__all__ = ["PlanWish", "SyncReport", "synchronise"]
+
+_MAX_DIRECTOR_BYTES = 16 * 2**10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanWish:
+    """What plan the app wants.
+
+    Args:
+        subject: A pseudonym for the user; empty = the plan for everybody.
+        average_bits: Average bits per coded weight; 0 = the server decides.
+
+    Raises:
+        ConfigError: The subject is too long, or the bits are negative or not finite.
+    """
+
+    subject: str = ""
+    average_bits: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.subject) > MAX_SUBJECT_LENGTH:
+            raise ConfigError(
+                f"subject: expected at most {MAX_SUBJECT_LENGTH} characters, "
+                f"got {len(self.subject)}"
+            )
+        if not 0 <= self.average_bits <= 8:
+            raise ConfigError(f"average_bits: expected 0 to 8, got {self.average_bits}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """What a sync did.
+
+    Args:
+        bundle_version: Of the bundle that runs now.
+        plan_version: Of the plan that runs now; 0 = the bundle's default plan.
+        is_bundle_new: Whether another bundle runs than before.
+        is_plan_new: Whether another plan runs than before.
+        is_held_back: Whether the published bundle was left alone after a rollback.
+        parts_downloaded: Parts that came over the network.
+        parts_reused: Parts that were on the device already.
+        bytes_downloaded: Bytes of parts that came over the network now.
+        bytes_resumed: Bytes of those parts that an earlier sync had left behind.
+    """
+
+    bundle_version: int
+    plan_version: int
+    is_bundle_new: bool
+    is_plan_new: bool
+    is_held_back: bool
+    parts_downloaded: int
+    parts_reused: int
+    bytes_downloaded: int
+    bytes_resumed: int
+
+
+def synchronise(
+    store: Store,
+    client: ServiceClient,
+    wish: PlanWish,
+    settings: EngineSettings,
+    *,
+    clock: Callable[[], float],
+) -> tuple[Engine, SyncReport]:
+    """Bring a store up to date and return the engine of what is current now.
+
+    Args:
+        store: Its lock is held.
+        client: A connection, not authenticated yet.
+        wish: What plan the app wants.
+        settings: How to build the engine.
+        clock: Unix seconds.
+
+    Raises:
+        ArtifactError: Something that was offered cannot be accepted.
+        RejectedError: The server refused, or has nothing for this model.
+        ServiceError: The server could not be asked.
+        BackendError: The backend cannot be made.
+        StoreError: The store has no root of trust, or is damaged.
+        OSError: The store cannot be written.
+    """
+    root = store.root()
+    state = store.load()
+    had_token = state.server == client.target and bool(state.token)
+    try:
+        return _Sync(store, client, settings, clock).run(root, wish)
+    except RejectedError as exc:
+        if exc.code != "UNAUTHENTICATED" or not had_token:
+            raise
+    # The server has forgotten us: become known again, once.
+    store.save(replace(store.load(), token=""))
+    return _Sync(store, client, settings, clock).run(root, wish)
+
+
+class _Sync:
+    """One run; holds what its steps share."""
+
+    def __init__(
+        self,
+        store: Store,
+        client: ServiceClient,
+        settings: EngineSettings,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._settings = settings
+        self._clock = clock
+        self._parts_downloaded = self._parts_reused = 0
+        self._bytes_downloaded = self._bytes_resumed = 0
+
+    def run(self, root: bytes, wish: PlanWish) -> tuple[Engine, SyncReport]:
+        before = self._registered(self._store.load())
+        targets = TrustedTargets(self._client, self._store.tuf_folder, root)
+        bundle, is_held_back = self._bundle(targets, before)
+        plan, state = self._plan(targets, bundle, wish, before)
+        engine = switch(self._store, state, bundle.digest.hex(), plan, self._settings)
+        was = before.current
+        return engine, SyncReport(
+            bundle_version=engine.manifest.version,
+            plan_version=engine.plan.version,
+            is_bundle_new=was is None or was.bundle != engine.pair.bundle,
+            is_plan_new=was is None or was.plan != engine.pair.plan,
+            is_held_back=is_held_back,
+            parts_downloaded=self._parts_downloaded,
+            parts_reused=self._parts_reused,
+            bytes_downloaded=self._bytes_downloaded,
+            bytes_resumed=self._bytes_resumed,
+        )
+
+    def _registered(self, state: DeviceState) -> DeviceState:
+        """Return a state that has a token of this server; the client uses it from now on."""
+        if state.server != self._client.target or not state.token:
+            known = self._client.register(_profile(self._settings.backend))
+            state = replace(
+                state, server=self._client.target, device_id=known.device_id, token=known.token
+            )
+            self._store.save(state)
+        self._client.authenticate(state.token)
+        return state
+
+    def _bundle(self, targets: PublishedTargets, state: DeviceState) -> tuple[BundleFolder, bool]:
+        """Return the bundle to run, complete in the store, and whether it was held back."""
+        target = _required(targets, f"{state.model}/manifest.pb")
+        if state.current is not None and state.held_back == target.sha256:
+            return self._store.open_bundle(state.current.bundle), True
+        data = self._fetch_small(target, MAX_MANIFEST_BYTES)
+        manifest = accept_manifest(
+            data,
+            model=state.model,
+            floor=state.bundle_version,
+            accepted=accepted_bundles(state),
+        )
+        self._fetch_parts(targets, manifest, target.sha256)
+        return self._store.open_bundle(self._store.put_manifest(data)), False
+
+    def _fetch_parts(self, targets: PublishedTargets, manifest: Manifest, bundle: str) -> None:
+        for part in manifest.parts:
+            sha256 = part.sha256.hex()
+            path = f"parts/{sha256}"
+            accept_part(part, targets.find(path))
+            if self._store.has_part(bundle, sha256):
+                self._parts_reused += 1
+                continue
+            downloads = self._store.downloads
+            arrived = downloads.arrived(sha256, part.length_bytes)
+            if arrived < part.length_bytes:
+                chunks = self._client.fetch(path, arrived)
+                self._bytes_downloaded += downloads.append(sha256, chunks, part.length_bytes)
+            self._store.add_part(bundle, sha256)
+            self._parts_downloaded += 1
+            self._bytes_resumed += arrived
+
+    def _plan(
+        self, targets: PublishedTargets, bundle: BundleFolder, wish: PlanWish, state: DeviceState
+    ) -> tuple[bytes, DeviceState]:
+        """Return the plan to run, and a state that accepts no older one any more."""
+        keys_target = _required(targets, "director.json")
+        keys = read_director_keys(self._fetch_small(keys_target, _MAX_DIRECTOR_BYTES))
+        now_s = max(int(self._clock()), state.time_floor_s)
+        floor = state.plan_floor(bundle.model_digest, wish.subject)
+        held = held_plan(self._store, state, bundle, wish.subject)
+        if held is not None and is_expired(decode_plan(held), now_s):
+            held = None
+        data = self._client.get_plan(
+            PlanRequest(
+                model_digest=bundle.model_digest,
+                bundle_digest=bundle.digest,
+                subject=wish.subject,
+                average_bits=wish.average_bits,
+                installed_version=floor if held else 0,
+            )
+        )
+        if not data:
+            return held or bundle.read(DEFAULT_PLAN), state
+        rules = PlanRules(
+            model_digest=bundle.model_digest,
+            layers=bundle.manifest.layers,
+            subject=wish.subject,
+            minimum_version=floor + 1 if held else max(floor, 1),
+            now_s=now_s,
+        )
+        plan = accept_plan(data, keys=keys, rules=rules)
+        state = state.with_plan_floor(bundle.model_digest, wish.subject, plan.version)
+        return data, replace(state, time_floor_s=max(state.time_floor_s, plan.issued_at_s))
+
+    def _fetch_small(self, target: TargetInfo, maximum_bytes: int) -> bytes:
+        """Return a verified target that fits in memory."""
+        data = bytearray()
+        if target.length_bytes <= maximum_bytes:
+            for chunk in self._client.fetch(target.path, 0):
+                data += chunk
+                if len(data) > target.length_bytes:
+                    break  # accept_content refuses it
+        return accept_content(bytes(data), target)
+
+
+def _required(targets: PublishedTargets, path: str) -> TargetInfo:
+    target = targets.find(path)
+    if target is None:
+        raise RejectedError(
+            f"the server publishes no {path!r}; check the model's name, and that a bundle was "
+            "published",
+            code="NOT_FOUND",
+        )
+    return target
+
+
+def _profile(backend: str) -> DeviceProfile:
+    """Describe this device: what computes and on which system, nothing about its user."""
+    try:
+        version = importlib.metadata.version(backend)
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    return DeviceProfile(backend=f"{backend} {version}", os=platform.system())

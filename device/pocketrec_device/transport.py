@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC client: the one place where the device meets the network.
+
+Every call has a deadline. Every gRPC status becomes one of our ``ServiceError`` classes.
+Unary calls that change nothing are repeated by gRPC itself, with jittered backoff, when
+the server cannot be reached.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from pocketrec.errors import (
+    ConfigError,
+    DeadlineError,
+    IntegrityError,
+    RejectedError,
+    ServiceError,
+    ServiceUnavailableError,
+)
+from pocketrec_proto.v1 import device_service_pb2 as messages
+from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pocketrec_device.tls import Tls
+
+__all__ = ["STATUS_ERRORS", "PlanRequest", "Registration", "ServiceClient", "service_error"]
+
+STATUS_ERRORS: Mapping[grpc.StatusCode, type[ServiceError]] = {
+    grpc.StatusCode.CANCELLED: ServiceUnavailableError,
+    grpc.StatusCode.UNKNOWN: ServiceUnavailableError,
+    grpc.StatusCode.INVALID_ARGUMENT: RejectedError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+    grpc.StatusCode.NOT_FOUND: RejectedError,
+    grpc.StatusCode.ALREADY_EXISTS: RejectedError,
+    grpc.StatusCode.PERMISSION_DENIED: RejectedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ServiceUnavailableError,
+    grpc.StatusCode.FAILED_PRECONDITION: RejectedError,
+    grpc.StatusCode.ABORTED: ServiceUnavailableError,
+    grpc.StatusCode.OUT_OF_RANGE: RejectedError,
+    grpc.StatusCode.UNIMPLEMENTED: RejectedError,
+    grpc.StatusCode.INTERNAL: ServiceUnavailableError,
+    grpc.StatusCode.UNAVAILABLE: ServiceUnavailableError,
+    grpc.StatusCode.DATA_LOSS: ServiceUnavailableError,
+    grpc.StatusCode.UNAUTHENTICATED: RejectedError,
+}
+
+_MAX_MESSAGE_BYTES = 6 * 2**20  # the largest TUF metadata file is 5 MB
+_SERVICE = "pocketrec.v1.DeviceService"
+_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [
+                {"service": _SERVICE, "method": "GetMetadata"},
+                {"service": _SERVICE, "method": "GetPlan"},
+            ],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """How a server knows this device from now on.
+
+    Args:
+        device_id: The name the server gave it.
+        token: What authenticates later calls. A secret.
+    """
+
+    device_id: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What ``get_plan`` asks for; field by field as in ``GetPlanRequest``.
+
+    Args:
+        model_digest: 32 bytes.
+        bundle_digest: 32 bytes.
+        subject: Pseudonym the app chose; empty = everybody.
+        average_bits: Average bits per coded weight; 0 = the server's default.
+        installed_version: The highest plan version accepted; 0 = none.
+    """
+
+    model_digest: bytes
+    bundle_digest: bytes
+    subject: str
+    average_bits: float
+    installed_version: int
+
+
+class ServiceClient:
+    """A connection to one delivery server; close it, or use it in ``with``.
+
+    Args:
+        target: ``"host:port"``.
+        tls: How to encrypt; None = TLS with the system's roots, or plain text when the
+            host is this machine.
+        deadline_s: Seconds each call may take; for a stream, seconds without progress.
+
+    Raises:
+        ConfigError: ``target`` or ``deadline_s`` cannot be used.
+    """
+
+    def __init__(self, target: str, *, tls: Tls | None, deadline_s: float) -> None:
+        if not deadline_s > 0:
+            raise ConfigError(f"deadline_s: expected more than 0 seconds, got {deadline_s}")
+        self.target = target
+        self._deadline_s = deadline_s
+        self._metadata: tuple[tuple[str, str], ...] = ()
+        self._channel = _open_channel(target, tls)
+        self._stub = DeviceServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; calls under way fail."""
+        self._channel.close()
+
+    def authenticate(self, token: str) -> None:
+        """Send ``token`` with every later call."""
+        self._metadata = (("authorization", f"Bearer {token}"),)
+
+    def register(self, profile: messages.DeviceProfile) -> Registration:
+        """Make the device known to the server.
+
+        Raises:
+            ServiceError: The call failed.
+        """
+        request = messages.RegisterRequest(profile=profile)
+        with self._translated("Register"):
+            response = self._stub.Register(request, timeout=self._deadline_s)
+        return Registration(device_id=response.device_id, token=response.token)
+
+    def get_metadata(self, filename: str) -> bytes:
+        """Return one TUF metadata file, unverified.
+
+        Raises:
+            ServiceError: The call failed; code ``NOT_FOUND`` when there is no such file.
+        """
+        request = messages.GetMetadataRequest(filename=filename)
+        with self._translated("GetMetadata"):
+            response = self._stub.GetMetadata(
+                request, timeout=self._deadline_s, metadata=self._metadata
+            )
+        return bytes(response.content)
+
+    def fetch(self, target_path: str, offset_bytes: int) -> Iterator[bytes]:
+        """Yield the bytes of a target from an offset on, unverified, chunk by chunk.
+
+        When a stream outlives its deadline but did make progress, the next one goes on
+        where it ended: a large file may take as long as it needs.
+
+        Raises:
+            DeadlineError: A whole deadline passed without a byte.
+            ServiceError: The call failed.
+            IntegrityError: A chunk does not continue where the last one ended.
+        """
+        while True:
+            start = offset_bytes
+            try:
+                for chunk in self._fetch_once(target_path, offset_bytes):
+                    offset_bytes += len(chunk)
+                    yield chunk
+            except DeadlineError:
+                if offset_bytes == start:
+                    raise
+            else:
+                return
+
+    def get_plan(self, request: PlanRequest) -> bytes:
+        """Return a plan container, unverified; empty when the installed plan is current.
+
+        Raises:
+            ServiceError: The call failed.
+        """
+        message = messages.GetPlanRequest(
+            model_digest=request.model_digest,
+            bundle_digest=request.bundle_digest,
+            subject=request.subject,
+            average_bits=request.average_bits,
+            installed_version=request.installed_version,
+        )
+        with self._translated("GetPlan"):
+            response = self._stub.GetPlan(
+                message, timeout=self._deadline_s, metadata=self._metadata
+            )
+        return bytes(response.plan)
+
+    def _fetch_once(self, target_path: str, offset_bytes: int) -> Iterator[bytes]:
+        request = messages.FetchChunkRequest(target_path=target_path, offset_bytes=offset_bytes)
+        stream = self._stub.FetchChunk(request, timeout=self._deadline_s, metadata=self._metadata)
+        try:
+            with self._translated("FetchChunk"):
+                for chunk in stream:
+                    if chunk.offset_bytes != offset_bytes:
+                        raise IntegrityError(
+                            f"{target_path}: expected the chunk at byte {offset_bytes}, "
+                            f"got the one at byte {chunk.offset_bytes}; sync again"
+                        )
+                    offset_bytes += len(chunk.content)
+                    yield chunk.content
+        finally:
+            stream.cancel()
+
+    @contextmanager
+    def _translated(self, method: str) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as exc:
+            raise service_error(exc, f"{method} at {self.target}") from exc
+
+
+def service_error(exc: grpc.RpcError, call: str) -> ServiceError:
+    """Return our error for a failed call; ``call`` is its description for the message."""
+    # What a stub raises is a grpc.Call as well, which no type says.
+    status: Any = exc
+    code = status.code()
+    ours = STATUS_ERRORS.get(code, ServiceUnavailableError)
+    return ours(f"{call} failed with {code.name}: {status.details()}", code=code.name)
+
+
+def _open_channel(target: str, tls: Tls | None) -> grpc.Channel:
+    host, separator, port = target.rpartition(":")
+    if not separator or not host or not port.isdigit():
+        raise ConfigError(f"target: expected 'host:port', got {target!r}")
+    options = [
+        ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+        ("grpc.enable_retries", 1),
+        ("grpc.service_config", json.dumps(_RETRIES)),
+    ]
+    if tls is None and _is_this_machine(host):
+        return grpc.insecure_channel(target, options)
+    if tls is not None and not tls.enabled:
+        return grpc.insecure_channel(target, options)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=None if tls is None else tls.root_certificates,
+        private_key=None if tls is None else tls.private_key,
+        certificate_chain=None if tls is None else tls.certificate_chain,
+    )
+    return grpc.secure_channel(target, credentials, options)
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

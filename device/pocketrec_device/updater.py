@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides what a device accepts: bytes in, verdict out; no disk, no network, no clock.
+
+Each function either returns what the bytes mean or raises an ``ArtifactError``. The order
+in which ``sync`` asks is the order of this file:
+
+1. a file that TUF vouches for has exactly the promised length and SHA-256;
+2. the manifest is for our model line and not older than any accepted before;
+3. every part it names is promised by TUF with the same length and digest;
+4. ``director.json`` lists the keys that may sign plans;
+5. a plan is signed by one of them, fits the model, is for us, is not older than one
+   accepted before, and has not expired.
+
+Nothing is parsed before it is verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pocketrec.errors import (
+    ExpiredArtifactError,
+    IncompatibleArtifactError,
+    IntegrityError,
+    MalformedArtifactError,
+    RollbackError,
+)
+from pocketrec.signing import SIGNATURE_BYTES, PublicKey
+from pocketrec_quantization.bundle import Manifest, PartInfo, decode_manifest
+from pocketrec_quantization.limits import MAX_PLAN_BYTES
+from pocketrec_quantization.plan import Plan, check_applies, decode_plan
+
+if TYPE_CHECKING:
+    from pocketrec_quantization.layers import LayerTable
+
+__all__ = [
+    "PlanRules",
+    "TargetInfo",
+    "accept_content",
+    "accept_manifest",
+    "accept_part",
+    "accept_plan",
+    "is_expired",
+    "read_director_keys",
+]
+
+_MAX_DIRECTOR_KEYS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetInfo:
+    """What TUF promises about one file.
+
+    Args:
+        path: Its target path, e.g. ``"demo/manifest.pb"``.
+        length_bytes: Its length.
+        sha256: Its digest, 64 hex characters.
+    """
+
+    path: str
+    length_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRules:
+    """What a plan must satisfy on this device, now.
+
+    Args:
+        model_digest: 32 bytes, of the frozen part the plan must be for.
+        layers: The coded matrices of that model.
+        subject: Whom the plan must be for; empty = everybody.
+        minimum_version: The lowest version to accept. Above the highest one accepted
+            before, or equal to it when that plan is no longer on the device.
+        now_s: Unix seconds, not before any signed time seen.
+    """
+
+    model_digest: bytes
+    layers: LayerTable
+    subject: str
+    minimum_version: int
+    now_s: int
+
+
+def accept_content(data: bytes, target: TargetInfo) -> bytes:
+    """Return ``data`` when it is what TUF promised.
+
+    Raises:
+        IntegrityError: Length or digest differ.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    if len(data) != target.length_bytes or digest != target.sha256:
+        raise IntegrityError(
+            f"{target.path}: expected {target.length_bytes} bytes with SHA-256 {target.sha256}, "
+            f"got {len(data)} bytes with {digest}; sync again"
+        )
+    return data
+
+
+def accept_manifest(data: bytes, *, model: str, floor: int, accepted: frozenset[str]) -> Manifest:
+    """Return the manifest in verified bytes, when this device may install it.
+
+    Args:
+        data: Bytes that ``accept_content`` let through.
+        model: The model line this store follows.
+        floor: The highest bundle version accepted before.
+        accepted: Digests, in hex, of the bundles accepted before that are still known.
+
+    Raises:
+        MalformedArtifactError: The bytes are no manifest.
+        IncompatibleArtifactError: It is for another model line, or another release.
+        RollbackError: It is older than one accepted before, or has the same version and
+            other content.
+    """
+    manifest = decode_manifest(data)
+    if manifest.model_name != model:
+        raise IncompatibleArtifactError(
+            f"this store follows model {model!r}, but the bundle is for {manifest.model_name!r}; "
+            "use a store of its own for each model"
+        )
+    is_known = hashlib.sha256(data).hexdigest() in accepted
+    if manifest.version < floor or (manifest.version == floor and floor and not is_known):
+        raise RollbackError(
+            f"expected a bundle above version {floor}, got version {manifest.version}; "
+            "publish under a higher version",
+            installed=floor,
+            offered=manifest.version,
+        )
+    return manifest
+
+
+def accept_part(part: PartInfo, target: TargetInfo | None) -> None:
+    """Return quietly when TUF promises the part that the manifest names.
+
+    Raises:
+        IntegrityError: TUF does not know it, or promises something else.
+    """
+    promised = None if target is None else (target.length_bytes, target.sha256)
+    named = (part.length_bytes, part.sha256.hex())
+    if promised != named:
+        raise IntegrityError(
+            f"part {part.name!r}: the manifest names {named[0]} bytes with SHA-256 {named[1]}, "
+            f"but the signed targets say {promised}; publish the bundle again"
+        )
+
+
+def read_director_keys(data: bytes) -> tuple[PublicKey, ...]:
+    """Return the keys in verified ``director.json`` bytes.
+
+    Raises:
+        MalformedArtifactError: The bytes are not
+            ``{"keys": [{"key_id": <hex>, "public_key": <hex>}, ...]}`` with 1 to 16 keys,
+            or a key id is not its key's.
+    """
+    try:
+        entries = json.loads(data)["keys"]
+        keys = tuple(PublicKey(bytes.fromhex(entry["public_key"])) for entry in entries)
+        ids = [bytes.fromhex(entry["key_id"]) for entry in entries]
+    except (ValueError, TypeError, KeyError) as exc:
+        raise MalformedArtifactError(f"not a list of keys: {exc!r}", field="director.json") from exc
+    if ids != [key.key_id for key in keys] or not 1 <= len(keys) <= _MAX_DIRECTOR_KEYS:
+        raise MalformedArtifactError(
+            f"expected 1 to {_MAX_DIRECTOR_KEYS} keys under their own ids, got {len(keys)}",
+            field="director.json",
+        )
+    return keys
+
+
+def accept_plan(data: bytes, *, keys: Sequence[PublicKey], rules: PlanRules) -> Plan:
+    """Return the plan in received bytes, when this device may install it.
+
+    Args:
+        data: A plan container, straight from the network.
+        keys: Keys that may sign plans.
+        rules: What the plan must satisfy.
+
+    Raises:
+        IntegrityError: No key signed these bytes.
+        MalformedArtifactError: Signed, but no plan.
+        IncompatibleArtifactError: For another model or another subject.
+        RollbackError: Older than one accepted before.
+        ExpiredArtifactError: Past its expiry.
+    """
+    key = _signer(data, keys)
+    plan = decode_plan(data)
+    if plan.key_id != key.key_id:
+        raise IntegrityError(
+            f"the plan names key {plan.key_id.hex()!r}, but key {key.key_id.hex()} signed it"
+        )
+    check_applies(plan, rules.layers, rules.model_digest)
+    if plan.subject != rules.subject:
+        raise IncompatibleArtifactError(
+            f"asked for a plan for subject {rules.subject!r}, got one for {plan.subject!r}"
+        )
+    if plan.version < rules.minimum_version:
+        raise RollbackError(
+            f"expected a plan of version {rules.minimum_version} or above, "
+            f"got version {plan.version}; the server may have lost its records",
+            installed=rules.minimum_version - 1,
+            offered=plan.version,
+        )
+    if is_expired(plan, rules.now_s):
+        raise ExpiredArtifactError(
+            f"the plan expired at {plan.expires_at_s} s, and it is {rules.now_s} s now; "
+            "check the clocks of server and device"
+        )
+    return plan
+
+
+def is_expired(plan: Plan, now_s: int) -> bool:
+    """Whether a plan is past its expiry at ``now_s``, Unix seconds."""
+    return 0 < plan.expires_at_s <= now_s
+
+
+def _signer(data: bytes, keys: Sequence[PublicKey]) -> PublicKey:
+    """Find who signed a container; the bytes are not parsed for it."""
+    if not SIGNATURE_BYTES < len(data) <= MAX_PLAN_BYTES:
+        raise IntegrityError(
+            f"expected a signed plan of at most {MAX_PLAN_BYTES} bytes, got {len(data)} bytes"
+        )
+    for key in keys:
+        try:
+            key.verify(data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:])
+        except IntegrityError:
+            continue
+        return key
+    raise IntegrityError(
+        f"the plan is signed by none of the {len(keys)} director keys; "
+        "it was damaged on the way, or made by someone else"
+    )
