@@ -11,6 +11,7 @@ Source: CHORD sorts channels globally; bytes, hull and ties are our choice.
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -92,10 +93,10 @@ def budget_bytes(layers: LayerTable, average_bits: float) -> int:
     """
     if not 0 <= average_bits <= WIDTHS[-1]:
         raise ConfigError(f"average_bits: expected 0..8, got {average_bits!r}")
-    above = next(i for i, width in enumerate(WIDTHS) if average_bits <= width) or 1
+    above = max(1, bisect.bisect_left(WIDTHS, average_bits))
     low, high = WIDTHS[above - 1], WIDTHS[above]
     small, large = _uniform_bytes(layers, low), _uniform_bytes(layers, high)
-    share = (Fraction(average_bits) - low) / (high - low)
+    share = (Fraction(float(average_bits)) - low) / (high - low)
     return math.floor(small + share * (large - small))
 
 

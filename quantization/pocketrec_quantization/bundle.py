@@ -14,11 +14,11 @@ from pathlib import Path
 
 from pocketrec.errors import ConfigError, IntegrityError, MalformedArtifactError
 from pocketrec.files import write_atomically
+from pocketrec_quantization.backbone import BackboneConfig
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ROW_BITS, ItemTable
 from pocketrec_quantization.limits import MAX_MANIFEST_BYTES
 from pocketrec_quantization.manifest import (
-    BackboneConfig,
     ItemTableInfo,
     Manifest,
     PartInfo,
@@ -241,13 +241,11 @@ class BundleFolder:
             IntegrityError: A part is not what the manifest promises.
             MalformedArtifactError: A part is malformed, or contradicts the manifest.
         """
-        for name in REQUIRED_PARTS:
-            self.manifest.part(name)
-        readers = {
-            FROZEN: self.read_frozen,
-            ITEMS: self.read_items,
-            DEFAULT_PLAN: self.read_default_plan,
-            VECTORS: self.read_vectors,
-        }
+        self.read_frozen()
+        self.read_items()
+        self.read_default_plan()
         for part in self.manifest.parts:
-            readers.get(part.name, lambda name=part.name: self.read(name))()
+            if part.name == VECTORS:
+                self.read_vectors()
+            elif part.name not in REQUIRED_PARTS:
+                self.read(part.name)

@@ -11,13 +11,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError, IncompatibleArtifactError, MalformedArtifactError
 from pocketrec_quantization.limits import MAX_INTEGER, MAX_NAME_LENGTH
 
-__all__ = ["check_integer", "check_major", "check_name", "check_text", "reading"]
+__all__ = ["check_integer", "check_major", "check_name", "check_text", "read_only", "reading"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}")
+# Control characters, line and paragraph separators, and surrogates, which are no text at all.
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def check_integer(
@@ -29,33 +37,33 @@ def check_integer(
         ConfigError: ``value`` is not an int, or lies outside.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{field}: expected an integer, got {value!r}")
+        raise ConfigError(f"{field}: expected an integer, got {_shortened(value)}")
     if not minimum <= value <= maximum:
-        raise ConfigError(f"{field}: expected {minimum}..{maximum}, got {value}")
+        raise ConfigError(f"{field}: expected {minimum}..{maximum}, got {_shortened(value)}")
 
 
 def check_name(value: object, *, field: str) -> None:
-    """Refuse anything but 1..64 letters, digits, dots, underscores and hyphens.
+    """Refuse anything but 1..64 ASCII letters, digits, dots, underscores and hyphens.
 
     Raises:
         ConfigError: ``value`` is no such name.
     """
-    if not isinstance(value, str) or len(value) > MAX_NAME_LENGTH or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ConfigError(
-            f"{field}: expected 1 to {MAX_NAME_LENGTH} of the characters A-Z a-z 0-9 . _ - "
-            f"that start with a letter or digit, got {_shortened(value)}"
+            f"{field}: expected a letter or digit and up to {MAX_NAME_LENGTH - 1} more of "
+            f"A-Z a-z 0-9 . _ -, got {_shortened(value)}"
         )
 
 
 def check_text(value: object, *, field: str, maximum: int) -> None:
-    """Refuse text beyond ``maximum`` characters, or with control characters.
+    """Refuse text of more than ``maximum`` code points, or with control characters.
 
     Raises:
         ConfigError: ``value`` is no such text.
     """
-    if not isinstance(value, str) or len(value) > maximum or not value.isprintable():
+    if not isinstance(value, str) or len(value) > maximum or _UNFIT.search(value):
         raise ConfigError(
-            f"{field}: expected at most {maximum} printable characters, got {_shortened(value)}"
+            f"{field}: expected at most {maximum} characters of one line, got {_shortened(value)}"
         )
 
 
@@ -74,8 +82,8 @@ def check_major(found: tuple[int, int], known: tuple[int, int], *, what: str) ->
     """
     if found[0] != known[0]:
         raise IncompatibleArtifactError(
-            f"{what} has format version {found[0]}.{found[1]}, but this release reads "
-            f"{known[0]}.x; update the older side"
+            f"{what} has format version {found[0]}.{found[1]}, this release reads {known[0]}.x; "
+            "update whichever is older"
         )
 
 
@@ -96,6 +104,13 @@ def reading(field: str, offset: int | None = None) -> Iterator[None]:
         raise MalformedArtifactError(str(error), field=field, offset=offset) from error
 
 
+def read_only(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    """Return a view that refuses writes, for values that must not change any more."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def _shortened(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 2 * MAX_NAME_LENGTH else f"{text[:MAX_NAME_LENGTH]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError, QuantizationError
-from pocketrec_quantization.checks import check_name, reading
+from pocketrec_quantization.checks import check_name, read_only, reading
 from pocketrec_quantization.layers import LayerShape, LayerTable, check_layers, split_by_layer
 from pocketrec_quantization.quantizer import FrozenMatrix
 from pocketrec_quantization.tensors import TensorReader, write_tensors
@@ -27,6 +28,7 @@ FROZEN_KIND = "pocketrec.frozen"
 """What a frozen part declares to be."""
 
 _SEPARATOR = ","
+_DENSE = "dense/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,6 +47,7 @@ class FrozenModel:
     matrices: Mapping[str, FrozenMatrix]
     dense: Mapping[str, NDArray[np.float32]]
     layers: LayerTable = field(init=False)
+    _read_digest: bytes | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         layers = tuple(
@@ -57,8 +60,12 @@ class FrozenModel:
             check_name(name, field="dense")
             if array.dtype != np.float32 or array.size == 0 or not np.isfinite(array).all():
                 raise ConfigError(
-                    f"dense tensor {name!r}: expected finite float32, got {array.dtype}"
+                    f"dense tensor {name!r}: expected finite float32, got {array.dtype} of "
+                    f"shape {array.shape}"
                 )
+        dense = {name: read_only(array) for name, array in self.dense.items()}
+        object.__setattr__(self, "matrices", MappingProxyType(dict(self.matrices)))
+        object.__setattr__(self, "dense", MappingProxyType(dense))
 
     def adapt(self, widths: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Turn the shared weights into those of one plan.
@@ -88,7 +95,7 @@ class FrozenModel:
             tensors[f"codes/{name}"] = matrix.codes
             tensors[f"scales/{name}"] = matrix.scales
             tensors[f"multipliers/{name}"] = matrix.multipliers
-        tensors |= {f"dense/{name}": array for name, array in self.dense.items()}
+        tensors |= {f"{_DENSE}{name}": array for name, array in self.dense.items()}
         names = _SEPARATOR.join(self.matrices)
         return write_tensors(tensors, kind=FROZEN_KIND, metadata={"layers": names})
 
@@ -103,21 +110,24 @@ class FrozenModel:
         reader = TensorReader(data, kind=FROZEN_KIND)
         matrices: dict[str, FrozenMatrix] = {}
         for name in reader.text("layers").split(_SEPARATOR):
+            with reading("layers"):
+                check_name(name, field="name")
             codes = reader.take(f"codes/{name}", np.int8, (None, None))
-            scales = reader.take(f"scales/{name}", np.float32, (3, codes.shape[0]))
-            multipliers = reader.take(f"multipliers/{name}", np.uint16, (2, codes.shape[0]))
+            scales = reader.take(f"scales/{name}", np.float32, (3, len(codes)))
+            multipliers = reader.take(f"multipliers/{name}", np.uint16, (2, len(codes)))
             with reading(name):
                 matrices[name] = FrozenMatrix(codes=codes, scales=scales, multipliers=multipliers)
         dense = {
-            name.removeprefix("dense/"): reader.take(name, np.float32, None)
-            for name in reader.names()
-            if name.startswith("dense/")
+            name.removeprefix(_DENSE): reader.take(name, np.float32, None)
+            for name in reader.names(_DENSE)
         }
         reader.finish()
-        with reading("layers"):
-            return cls(matrices=matrices, dense=dense)
+        with reading("frozen"):
+            model = cls(matrices=matrices, dense=dense)
+        object.__setattr__(model, "_read_digest", hashlib.sha256(data).digest())
+        return model
 
     @property
     def digest(self) -> bytes:
-        """The model digest: SHA-256 of :meth:`to_bytes`, 32 bytes. Serialises on every call."""
-        return hashlib.sha256(self.to_bytes()).digest()
+        """The model digest, 32 bytes: SHA-256 of the bytes it was read from, or serialises to."""
+        return self._read_digest or hashlib.sha256(self.to_bytes()).digest()

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError, MalformedArtifactError
-from pocketrec_quantization.checks import check_integer, reading
-from pocketrec_quantization.limits import MAX_INTEGER, MAX_ITEM_ID_BYTES, MAX_ITEMS
+from pocketrec_quantization.checks import check_integer, read_only, reading
+from pocketrec_quantization.limits import MAX_ITEM_ID_BYTES, MAX_ITEMS
 from pocketrec_quantization.quantizer import check_scales, quantize_rows
 from pocketrec_quantization.tensors import TensorReader, write_tensors
 
@@ -60,6 +60,8 @@ class ItemTable:
         if len(index_of) != len(self.item_ids):
             raise ConfigError("item_ids: an id occurs twice")
         object.__setattr__(self, "_index_of", index_of)
+        for name in ("rows", "scales", "row_of_item"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
     @classmethod
     def from_embeddings(
@@ -109,8 +111,10 @@ class ItemTable:
             (n, D) float32, code times scale.
 
         Raises:
-            ConfigError: An index is negative or above V.
+            ConfigError: An index is no integer, negative or above V.
         """
+        if item_indices.dtype.kind not in "iu":
+            raise ConfigError(f"item_indices: expected integers, got {item_indices.dtype}")
         if item_indices.size and not 0 <= item_indices.min() <= item_indices.max() <= self.n_items:
             raise ConfigError(
                 f"item_indices: expected 0..{self.n_items}, got {item_indices.min()}.."
@@ -152,11 +156,11 @@ class ItemTable:
         """
         reader = TensorReader(data, kind=ITEMS_KIND)
         rows = reader.take("rows", np.int8, (None, None))
-        scales = reader.take("scales", np.float32, (rows.shape[0],))
+        scales = reader.take("scales", np.float32, (len(rows),))
         row_of_item = reader.take("row_of_item", np.int32, (None,))
         offsets = reader.take("id_offsets", np.int64, row_of_item.shape)
         item_ids = _read_ids(reader.take("id_bytes", np.uint8, (None,)), offsets)
-        version = _read_version(reader.text("table_version"))
+        version = reader.count("table_version")
         reader.finish()
         with reading("items"):
             return cls(
@@ -209,7 +213,7 @@ def _utf8_length(text: str) -> int:
 
 
 def _read_ids(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[str, ...]:
-    if offsets[0] != 0 or offsets[-1] != blob.size or (np.diff(offsets) < 1).any():
+    if offsets[0] != 0 or offsets[-1] != blob.size or (offsets[1:] <= offsets[:-1]).any():
         raise MalformedArtifactError(f"expected to rise from 0 to {blob.size}", field="id_offsets")
     text = blob.tobytes()
     bounds = offsets.tolist()
@@ -218,11 +222,3 @@ def _read_ids(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[str,
         return tuple(text[begin:end].decode() for begin, end in pairs)
     except UnicodeDecodeError as error:
         raise MalformedArtifactError("expected UTF-8", field="id_bytes") from error
-
-
-def _read_version(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_INTEGER)):
-        raise MalformedArtifactError(
-            f"expected a decimal number, got {text[:64]!r}", field="table_version"
-        )
-    return int(text)

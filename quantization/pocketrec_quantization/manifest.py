@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pocketrec.errors import ConfigError, IncompatibleArtifactError, MalformedArtifactError
 from pocketrec_proto.v1 import artifacts_pb2
+from pocketrec_quantization.backbone import BACKBONE_KINDS, BackboneConfig
 from pocketrec_quantization.checks import (
     check_integer,
     check_major,
@@ -22,7 +23,6 @@ from pocketrec_quantization.item_table import ROW_BITS
 from pocketrec_quantization.layers import LayerTable, check_layers
 from pocketrec_quantization.limits import (
     MAX_ITEMS,
-    MAX_LAYER_SIDE,
     MAX_MANIFEST_BYTES,
     MAX_PART_BYTES,
     MAX_PARTS,
@@ -38,7 +38,6 @@ from pocketrec_quantization.wire import (
 
 __all__ = [
     "MANIFEST_VERSION",
-    "BackboneConfig",
     "ItemTableInfo",
     "Manifest",
     "PartInfo",
@@ -50,43 +49,7 @@ __all__ = [
 MANIFEST_VERSION = (1, 0)
 """Major and minor schema version of the manifests this release writes."""
 
-_KINDS = ("sasrec",)
 _DIGEST_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackboneConfig:
-    """The architecture that the weights belong to.
-
-    Args:
-        kind: ``sasrec``.
-        embedding_dim: D.
-        n_blocks: Transformer blocks.
-        n_heads: H; divides D.
-        window: L, how many events attention reaches back.
-        ffn_multiplier: FFN width as a multiple of D.
-
-    Raises:
-        ConfigError: A field is outside its range, or H does not divide D.
-    """
-
-    kind: str
-    embedding_dim: int
-    n_blocks: int
-    n_heads: int
-    window: int
-    ffn_multiplier: int
-
-    def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise ConfigError(f"kind: expected one of {_KINDS}, got {self.kind!r:.80}")
-        for name in ("embedding_dim", "n_blocks", "n_heads", "window", "ffn_multiplier"):
-            check_integer(getattr(self, name), field=name, minimum=1, maximum=MAX_LAYER_SIDE)
-        if self.embedding_dim % self.n_heads:
-            raise ConfigError(
-                f"n_heads: expected a divisor of embedding_dim {self.embedding_dim}, got "
-                f"{self.n_heads}"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,9 +221,9 @@ def decode_manifest(data: bytes) -> Manifest:
     check_major(version, MANIFEST_VERSION, what="the manifest")
     if message.schema_minor <= MANIFEST_VERSION[1]:
         check_canonical(message, data, field="manifest", offset=0)
-    if message.backbone.kind not in _KINDS:
+    if message.backbone.kind not in BACKBONE_KINDS:
         raise IncompatibleArtifactError(
-            f"this release runs the backbones {_KINDS}, the bundle has "
+            f"this release runs the backbones {BACKBONE_KINDS}, the bundle has "
             f"{message.backbone.kind!r:.80}; update pocketrec"
         )
     with reading("manifest"):

@@ -31,6 +31,7 @@ from pocketrec_quantization.checks import (
     check_major,
     check_name,
     check_text,
+    read_only,
     reading,
 )
 from pocketrec_quantization.layers import LayerTable, check_layers, total_channels
@@ -126,6 +127,7 @@ class Plan:
                 f"expires_at_s: expected 0 or more than issued_at_s ({self.issued_at_s}), got "
                 f"{self.expires_at_s}"
             )
+        object.__setattr__(self, "codes", read_only(self.codes))
 
     @property
     def widths(self) -> NDArray[np.uint8]:

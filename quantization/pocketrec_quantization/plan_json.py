@@ -7,6 +7,7 @@ converts both ways without loss. It carries no signature. ``docs/format.md`` §2
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import MalformedArtifactError, PlanError
-from pocketrec_quantization.checks import reading
+from pocketrec_quantization.checks import check_major, reading
 from pocketrec_quantization.layers import LayerShape, LayerTable, check_layers, split_by_layer
 from pocketrec_quantization.levels import LevelTable
 from pocketrec_quantization.limits import MAX_LAYERS
-from pocketrec_quantization.plan import Plan
+from pocketrec_quantization.plan import PLAN_VERSION, Plan
 
 __all__ = ["PLAN_JSON_SCHEMA", "LayerDifference", "diff_plans", "plan_from_json", "plan_to_json"]
 
-PLAN_JSON_SCHEMA = "pocketrec.plan/1"
+PLAN_JSON_SCHEMA = f"pocketrec.plan/{PLAN_VERSION[0]}"
 """Value of the twin's ``schema`` entry."""
+
+_SCHEMA = re.compile(r"pocketrec\.plan/(0|[1-9][0-9]{0,4})")
 
 _FIELDS = {
     "schema": str,
@@ -97,12 +100,10 @@ def plan_from_json(document: Mapping[str, Any]) -> Plan:
 
     Raises:
         MalformedArtifactError: An entry is missing, unknown, or has another type or value.
+        IncompatibleArtifactError: The schema's major version is unknown.
     """
     values = _checked(document, _FIELDS, "plan")
-    if values["schema"] != PLAN_JSON_SCHEMA:
-        raise MalformedArtifactError(
-            f"expected {PLAN_JSON_SCHEMA!r}, got {values['schema'][:64]!r}", field="schema"
-        )
+    _check_schema(values["schema"])
     layers, codes = _read_layers(values["layers"])
     with reading("plan"):
         return Plan(
@@ -161,6 +162,15 @@ def _checked(value: object, fields: Mapping[str, type], where: str) -> dict[str,
     if unknown:
         raise MalformedArtifactError(f"unknown entry {unknown[0][:64]!r}", field=where)
     return dict(value)
+
+
+def _check_schema(text: str) -> None:
+    match = _SCHEMA.fullmatch(text)
+    if match is None:
+        raise MalformedArtifactError(
+            f"expected {PLAN_JSON_SCHEMA!r}, got {text[:64]!r}", field="schema"
+        )
+    check_major((int(match[1]), 0), PLAN_VERSION, what="the plan")
 
 
 def _read_hex(text: str, field: str) -> bytes:

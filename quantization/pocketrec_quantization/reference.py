@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import BackendError, ConfigError
+from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_shapes
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.layers import LayerShape, LayerTable
-from pocketrec_quantization.manifest import BackboneConfig
 
-__all__ = ["PrefillResult", "ReferenceBackend", "StepResult", "coded_layers", "dense_shapes"]
+__all__ = ["PrefillResult", "ReferenceBackend", "StepResult"]
 
 _EPSILON = 1e-5
 _Float64 = NDArray[np.float64]
@@ -55,33 +54,6 @@ class StepResult(NamedTuple):
     new_key: NDArray[np.float32]
     new_value: NDArray[np.float32]
     h: NDArray[np.float32]
-
-
-def coded_layers(config: BackboneConfig) -> LayerTable:
-    """Return the coded matrices of a backbone, in the order of its plans."""
-    dim, wide = config.embedding_dim, config.embedding_dim * config.ffn_multiplier
-    layers: list[LayerShape] = []
-    for block in range(config.n_blocks):
-        layers += [LayerShape(f"blocks.{block}.{name}", dim, dim) for name in "qkvo"]
-        layers.append(LayerShape(f"blocks.{block}.ffn1", wide, dim))
-        layers.append(LayerShape(f"blocks.{block}.ffn2", dim, wide))
-    return tuple(layers)
-
-
-def dense_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor of a backbone that is not coded."""
-    dim, wide = config.embedding_dim, config.embedding_dim * config.ffn_multiplier
-    shapes: dict[str, tuple[int, ...]] = {}
-    for block in range(config.n_blocks):
-        prefix = f"blocks.{block}."
-        for norm in ("attn_norm", "ffn_norm"):
-            shapes[f"{prefix}{norm}.weight"] = shapes[f"{prefix}{norm}.bias"] = (dim,)
-        for name in ("q", "k", "v", "o", "ffn2"):
-            shapes[f"{prefix}{name}.bias"] = (dim,)
-        shapes[f"{prefix}ffn1.bias"] = (wide,)
-        shapes[f"{prefix}relative_bias"] = (config.n_heads, config.window)
-    shapes["final_norm.weight"] = shapes["final_norm.bias"] = (dim,)
-    return shapes
 
 
 class ReferenceBackend:
@@ -229,8 +201,7 @@ class ReferenceBackend:
         distance: NDArray[np.int64],
     ) -> None:
         config = self._config
-        head_dim = config.embedding_dim // config.n_heads
-        ring = (config.n_blocks, config.n_heads, config.window, head_dim)
+        ring = (config.n_blocks, config.n_heads, config.window, config.head_dim)
         wanted = ((config.embedding_dim,), ring, ring, (config.window,))
         found = (x.shape, keys.shape, values.shape, distance.shape)
         if found != wanted:

@@ -12,13 +12,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError, IncompatibleArtifactError, MalformedArtifactError
-from pocketrec_quantization.checks import check_name, reading
+from pocketrec_quantization.checks import check_name, read_only, reading
 from pocketrec_quantization.limits import MAX_VECTOR_CASES
 from pocketrec_quantization.tensors import TensorReader, write_tensors
 
@@ -62,6 +63,8 @@ class VectorCase:
             )
         if not np.isfinite(self.scores).all():
             raise ConfigError("scores: expected finite values")
+        for name in ("history", "candidates", "scores"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,6 +91,7 @@ class TestVectors:
             check_name(backend, field="tolerance")
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"tolerance of {backend!r}: expected above 0, got {value!r}")
+        object.__setattr__(self, "tolerance", MappingProxyType(dict(self.tolerance)))
 
     def tolerance_of(self, backend: str) -> float:
         """Return how far a backend's scores may be off.
@@ -109,9 +113,9 @@ class TestVectors:
             tensors[f"history/{number}"] = case.history
             tensors[f"candidates/{number}"] = case.candidates
             tensors[f"scores/{number}"] = case.scores
-        texts = {f"{_TOLERANCE}{name}": repr(float(t)) for name, t in self.tolerance.items()}
-        texts["n_cases"] = str(len(self.cases))
-        return write_tensors(tensors, kind=VECTORS_KIND, metadata=texts)
+        metadata = {f"{_TOLERANCE}{name}": repr(float(t)) for name, t in self.tolerance.items()}
+        metadata["n_cases"] = str(len(self.cases))
+        return write_tensors(tensors, kind=VECTORS_KIND, metadata=metadata)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> TestVectors:
@@ -122,30 +126,25 @@ class TestVectors:
             IncompatibleArtifactError: The format's major version is unknown.
         """
         reader = TensorReader(data, kind=VECTORS_KIND)
+        n_cases = reader.count("n_cases")
+        if n_cases > MAX_VECTOR_CASES:
+            raise MalformedArtifactError(
+                f"expected 1..{MAX_VECTOR_CASES}, got {n_cases}", field="n_cases"
+            )
         cases = []
-        for number in range(_read_count(reader.text("n_cases"))):
+        for number in range(n_cases):
             candidates = reader.take(f"candidates/{number}", np.int32, (None,))
             history = reader.take(f"history/{number}", np.int32, (None,))
             scores = reader.take(f"scores/{number}", np.float32, candidates.shape)
             with reading(f"case {number}"):
                 cases.append(VectorCase(history=history, candidates=candidates, scores=scores))
-        reader.finish()
         tolerance = {
-            key.removeprefix(_TOLERANCE): _read_decimal(key, text)
-            for key, text in reader.texts().items()
-            if key.startswith(_TOLERANCE)
+            name.removeprefix(_TOLERANCE): _read_decimal(name, reader.text(name))
+            for name in reader.text_names(_TOLERANCE)
         }
+        reader.finish()
         with reading("tolerance"):
             return cls(cases=tuple(cases), tolerance=tolerance)
-
-
-def _read_count(text: str) -> int:
-    counts = {str(count): count for count in range(1, MAX_VECTOR_CASES + 1)}
-    if text not in counts:
-        raise MalformedArtifactError(
-            f"expected 1..{MAX_VECTOR_CASES}, got {text[:64]!r}", field="n_cases"
-        )
-    return counts[text]
 
 
 def _read_decimal(key: str, text: str) -> float:

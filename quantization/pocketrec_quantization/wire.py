@@ -59,7 +59,10 @@ def check_canonical(message: Message, content: bytes, *, field: str, offset: int
     Raises:
         MalformedArtifactError: ``content`` is not the one encoding of ``message``.
     """
-    if serialize_message(message) != content:
+    known = type(message)()
+    known.CopyFrom(message)
+    known.DiscardUnknownFields()
+    if serialize_message(known) != content:
         raise MalformedArtifactError(
             "expected every field once, in order, in its shortest form, and no unknown field",
             field=field,
