@@ -50,12 +50,13 @@ def pack_codes(codes: NDArray[np.uint8]) -> bytes:
     return packed.tobytes()
 
 
-def unpack_codes(data: bytes, n_codes: int) -> NDArray[np.uint8]:
+def unpack_codes(data: bytes, n_codes: int, *, offset: int = 0) -> NDArray[np.uint8]:
     """Unpack ``n_codes`` codes.
 
     Args:
         data: Exactly ceil(n_codes / 4) bytes.
         n_codes: How many codes to expect.
+        offset: Where ``data`` starts in its artifact, for the error's sake.
 
     Returns:
         (n_codes,) uint8, each 0..3.
@@ -67,6 +68,7 @@ def unpack_codes(data: bytes, n_codes: int) -> NDArray[np.uint8]:
         raise MalformedArtifactError(
             f"expected {packed_size(n_codes)} bytes for {n_codes} codes, got {len(data)}",
             field="codes",
+            offset=offset,
         )
     packed = np.frombuffer(data, np.uint8)
     codes = ((packed[:, None] >> _SHIFTS) & np.uint8(_PER_BYTE - 1)).reshape(-1)
@@ -74,6 +76,6 @@ def unpack_codes(data: bytes, n_codes: int) -> NDArray[np.uint8]:
         raise MalformedArtifactError(
             f"the bits after code {n_codes} must be zero, got 0x{packed[-1]:02x}",
             field="codes",
-            offset=len(data) - 1,
+            offset=offset + len(data) - 1,
         )
     return codes[:n_codes]

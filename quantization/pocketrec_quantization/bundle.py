@@ -8,6 +8,7 @@ what is read is what was published or an ``IntegrityError``. ``docs/format.md`` 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,10 +152,11 @@ class BundleFolder:
         info = self.manifest.part(name)
         try:
             with self.part_path(name).open("rb") as file:
-                content = file.read(info.length_bytes + 1)
+                is_whole = os.fstat(file.fileno()).st_size == info.length_bytes
+                content = file.read() if is_whole else b""
         except FileNotFoundError as error:
             raise IntegrityError(f"part {name!r} is missing; fetch the bundle again") from error
-        if len(content) != info.length_bytes or hashlib.sha256(content).digest() != info.sha256:
+        if not is_whole or hashlib.sha256(content).digest() != info.sha256:
             raise IntegrityError(
                 f"part {name!r} is not the {info.length_bytes} bytes with SHA-256 "
                 f"{info.sha256.hex()} that the manifest promises; fetch the bundle again"
@@ -163,7 +165,11 @@ class BundleFolder:
 
     @property
     def model_digest(self) -> bytes:
-        """SHA-256 of the frozen part, 32 bytes: what plans are bound to."""
+        """SHA-256 of the frozen part, 32 bytes: what plans are bound to.
+
+        Raises:
+            IncompatibleArtifactError: The bundle has no frozen part.
+        """
         return self.manifest.part(FROZEN).sha256
 
     def read_frozen(self) -> FrozenModel:

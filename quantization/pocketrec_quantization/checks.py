@@ -101,7 +101,8 @@ def reading(field: str, offset: int | None = None) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise MalformedArtifactError(str(error), field=field, offset=offset) from error
+        message = str(error).removeprefix(f"{field}: ")
+        raise MalformedArtifactError(message, field=field, offset=offset) from error
 
 
 def read_only(array: NDArray[_Scalar]) -> NDArray[_Scalar]:

@@ -38,6 +38,7 @@ from pocketrec_quantization.wire import (
 
 __all__ = [
     "MANIFEST_VERSION",
+    "BackboneConfig",
     "ItemTableInfo",
     "Manifest",
     "PartInfo",
@@ -217,6 +218,8 @@ def decode_manifest(data: bytes) -> Manifest:
             f"expected 1..{MAX_MANIFEST_BYTES} bytes, got {len(data)}", field="manifest", offset=0
         )
     message = parse_message(artifacts_pb2.BundleManifest, data, field="manifest", offset=0)
+    if message.schema_major == 0:
+        raise MalformedArtifactError("expected 1 or more", field="schema_major", offset=0)
     version = (message.schema_major, message.schema_minor)
     check_major(version, MANIFEST_VERSION, what="the manifest")
     if message.schema_minor <= MANIFEST_VERSION[1]:

@@ -1,50 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """One user's strategy: a 2-bit code for every channel of a frozen model.
 
-A plan travels as a container: an 8-byte prelude, a protobuf header, the packed codes
-and, iff the header names a key, an Ed25519 signature over everything before it. This
-module parses and writes containers; who may sign, and which version or expiry is
-acceptable, is for the device to decide. ``docs/format.md`` §1.
+This module gives the bytes of a container their meaning. Who may sign, and which
+version or expiry is acceptable, is for the device to decide. ``docs/format.md`` §1.
 
-Source: CHORD for 2 bits per channel on the wire; the container is our choice.
+Source: CHORD for 2 bits per channel on the wire; all around them is our choice.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec.errors import (
-    ConfigError,
-    IncompatibleArtifactError,
-    MalformedArtifactError,
-)
-from pocketrec_proto.v1.artifacts_pb2 import LevelTable as LevelTableMessage
-from pocketrec_proto.v1.artifacts_pb2 import PlanHeader
-from pocketrec_quantization.bitpack import pack_codes, packed_size, unpack_codes
+from pocketrec.errors import ConfigError, IncompatibleArtifactError
+from pocketrec_proto.v1 import artifacts_pb2
+from pocketrec_quantization.bitpack import pack_codes, unpack_codes
 from pocketrec_quantization.checks import (
     check_integer,
-    check_major,
     check_name,
     check_text,
     read_only,
     reading,
 )
+from pocketrec_quantization.container import (
+    PLAN_MAGIC,
+    PLAN_VERSION,
+    PRELUDE_BYTES,
+    SIGNATURE_BYTES,
+    PlanSizes,
+    open_container,
+    plan_sizes,
+    split_signature,
+    write_container,
+)
 from pocketrec_quantization.layers import LayerTable, check_layers, total_channels
 from pocketrec_quantization.levels import LevelTable, check_codes
-from pocketrec_quantization.limits import MAX_PLAN_BYTES, MAX_SUBJECT_LENGTH
-from pocketrec_quantization.wire import (
-    check_canonical,
-    layers_from_proto,
-    layers_to_proto,
-    levels_from_proto,
-    parse_message,
-    serialize_message,
-)
+from pocketrec_quantization.limits import MAX_SUBJECT_LENGTH
+from pocketrec_quantization.wire import layers_to_proto, levels_from_proto, serialize_message
 
 __all__ = [
     "DIGEST_BYTES",
@@ -61,16 +56,11 @@ __all__ = [
     "split_signature",
 ]
 
-PLAN_MAGIC = b"PKRP"
-PLAN_VERSION = (1, 0)
-"""Major and minor version of the containers this release writes."""
-
 DIGEST_BYTES = 32
-KEY_ID_BYTES = 16
-SIGNATURE_BYTES = 64
+"""SHA-256."""
 
-_PRELUDE = struct.Struct("<4sBBH")  # magic, major, minor, header length
-_MAX_HEADER_BYTES = 2**16 - 1
+KEY_ID_BYTES = 16
+"""Start of the SHA-256 of a public key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -142,37 +132,7 @@ class Plan:
 
     def __hash__(self) -> int:
         """Hash the header and the codes."""
-        return hash((_header_bytes(self), self.codes.tobytes()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanSizes:
-    """What the parts of a container weigh; the payload is what CHORD calls the strategy.
-
-    Attributes:
-        header_bytes: Prelude and header.
-        payload_bytes: The packed codes.
-        signature_bytes: 64, or 0 when unsigned.
-    """
-
-    header_bytes: int
-    payload_bytes: int
-    signature_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """Return the length of the container."""
-        return self.header_bytes + self.payload_bytes + self.signature_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Container:
-    """A container whose bounds have been checked, but not yet its values."""
-
-    header: PlanHeader
-    layers: LayerTable
-    codes: bytes
-    sizes: PlanSizes
+        return hash((serialize_message(_header_of(self)), self.codes.tobytes()))
 
 
 def encode_plan(plan: Plan, signer: Callable[[bytes], bytes] | None) -> bytes:
@@ -189,22 +149,7 @@ def encode_plan(plan: Plan, signer: Callable[[bytes], bytes] | None) -> bytes:
         ConfigError: Only one of signer and key id is given, the signature is not 64
             bytes long, or the header does not fit its 16-bit length.
     """
-    if (signer is None) != (plan.key_id == b""):
-        raise ConfigError("a plan with a key_id needs a signer, and one without must not have any")
-    header = _header_bytes(plan)
-    if len(header) > _MAX_HEADER_BYTES:
-        raise ConfigError(
-            f"header: expected at most {_MAX_HEADER_BYTES} bytes, got {len(header)}; "
-            "shorten the layer names"
-        )
-    prelude = _PRELUDE.pack(PLAN_MAGIC, *PLAN_VERSION, len(header))
-    signed = prelude + header + pack_codes(plan.codes)
-    if signer is None:
-        return signed
-    signature = signer(signed)
-    if len(signature) != SIGNATURE_BYTES:
-        raise ConfigError(f"signer: expected {SIGNATURE_BYTES} bytes, got {len(signature)}")
-    return signed + signature
+    return write_container(_header_of(plan), pack_codes(plan.codes), signer)
 
 
 def decode_plan(data: bytes) -> Plan:
@@ -214,15 +159,12 @@ def decode_plan(data: bytes) -> Plan:
         MalformedArtifactError: The bytes are no plan container.
         IncompatibleArtifactError: The format's major version is unknown.
     """
-    container = _open_container(data)
+    container = open_container(data)
     header, start = container.header, container.sizes.header_bytes
-    try:
-        codes = unpack_codes(container.codes, total_channels(container.layers))
-    except MalformedArtifactError as error:
-        raise MalformedArtifactError(str(error), field="codes", offset=start) from error
+    codes = unpack_codes(container.codes, total_channels(container.layers), offset=start)
     with reading("codes", start):
         check_codes(codes)
-    with reading("header", _PRELUDE.size):
+    with reading("header", PRELUDE_BYTES):
         return Plan(
             model_digest=header.model_digest,
             levels=levels_from_proto(header.levels),
@@ -236,31 +178,6 @@ def decode_plan(data: bytes) -> Plan:
             expires_at_s=header.expires_at_s,
             key_id=header.key_id,
         )
-
-
-def split_signature(data: bytes) -> tuple[bytes, bytes | None]:
-    """Part a container into what is signed and the signature over it.
-
-    Returns:
-        The signed bytes, and 64 bytes of signature or None when the plan is unsigned.
-
-    Raises:
-        MalformedArtifactError: The bytes are no plan container.
-        IncompatibleArtifactError: The format's major version is unknown.
-    """
-    sizes = _open_container(data).sizes
-    signed = sizes.header_bytes + sizes.payload_bytes
-    return data[:signed], data[signed:] if sizes.signature_bytes else None
-
-
-def plan_sizes(data: bytes) -> PlanSizes:
-    """Measure the parts of a container.
-
-    Raises:
-        MalformedArtifactError: The bytes are no plan container.
-        IncompatibleArtifactError: The format's major version is unknown.
-    """
-    return _open_container(data).sizes
 
 
 def check_applies(plan: Plan, layers: LayerTable, model_digest: bytes) -> None:
@@ -293,10 +210,10 @@ def check_applies(plan: Plan, layers: LayerTable, model_digest: bytes) -> None:
         )
 
 
-def _header_of(plan: Plan) -> PlanHeader:
-    return PlanHeader(
+def _header_of(plan: Plan) -> artifacts_pb2.PlanHeader:
+    return artifacts_pb2.PlanHeader(
         model_digest=plan.model_digest,
-        levels=LevelTableMessage(bits=plan.levels.bits),
+        levels=artifacts_pb2.LevelTable(bits=plan.levels.bits),
         layers=layers_to_proto(plan.layers),
         budget_bytes=plan.budget_bytes,
         subject=plan.subject,
@@ -306,47 +223,3 @@ def _header_of(plan: Plan) -> PlanHeader:
         expires_at_s=plan.expires_at_s,
         key_id=plan.key_id,
     )
-
-
-def _header_bytes(plan: Plan) -> bytes:
-    return serialize_message(_header_of(plan))
-
-
-def _open_container(data: bytes) -> _Container:
-    """Check bounds and lengths in the order of the bytes."""
-    if not _PRELUDE.size <= len(data) <= MAX_PLAN_BYTES:
-        raise MalformedArtifactError(
-            f"expected {_PRELUDE.size}..{MAX_PLAN_BYTES} bytes, got {len(data)}",
-            field="plan",
-            offset=0,
-        )
-    magic, major, minor, header_length = _PRELUDE.unpack_from(data)
-    if magic != PLAN_MAGIC:
-        raise MalformedArtifactError(f"expected {PLAN_MAGIC!r}", field="magic", offset=0)
-    check_major((major, minor), PLAN_VERSION, what="the plan")
-    header_end = _PRELUDE.size + header_length
-    if header_end > len(data):
-        raise MalformedArtifactError(
-            f"{header_length} bytes are declared, {len(data) - _PRELUDE.size} follow",
-            field="header_length",
-            offset=6,
-        )
-    content = data[_PRELUDE.size : header_end]
-    header = parse_message(PlanHeader, content, field="header", offset=_PRELUDE.size)
-    if minor <= PLAN_VERSION[1]:
-        check_canonical(header, content, field="header", offset=_PRELUDE.size)
-    with reading("header", _PRELUDE.size):
-        layers = layers_from_proto(header.layers)
-    sizes = PlanSizes(
-        header_bytes=header_end,
-        payload_bytes=packed_size(total_channels(layers)),
-        signature_bytes=SIGNATURE_BYTES if header.key_id else 0,
-    )
-    if len(data) != sizes.total_bytes:
-        raise MalformedArtifactError(
-            f"expected {sizes.payload_bytes} bytes of codes and {sizes.signature_bytes} of "
-            f"signature after the header, got {len(data) - header_end} in all",
-            field="plan",
-            offset=min(len(data), sizes.total_bytes),
-        )
-    return _Container(header, layers, data[header_end:][: sizes.payload_bytes], sizes)

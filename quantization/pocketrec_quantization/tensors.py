@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError, MalformedArtifactError
 from pocketrec_quantization.checks import check_major
-from pocketrec_quantization.limits import MAX_INTEGER
+from pocketrec_quantization.limits import MAX_INTEGER, MAX_RANK
 from pocketrec_quantization.tensor_header import DTYPES, METADATA, PREFIX_BYTES, read_header
 
 __all__ = ["TENSORS_VERSION", "TensorReader", "write_tensors"]
@@ -49,7 +49,7 @@ def write_tensors(
         arrays: wider types first, by name within one width.
 
     Raises:
-        ConfigError: A dtype is not one of these.
+        ConfigError: An array is empty or a scalar, or its type is not one of these.
     """
     arrays = {name: _little_endian(name, array) for name, array in tensors.items()}
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
@@ -178,8 +178,11 @@ class TensorReader:
 
 def _little_endian(name: str, array: NDArray[Any]) -> NDArray[Any]:
     dtype = array.dtype.newbyteorder("<")
-    if dtype not in _TAGS:
-        raise ConfigError(f"tensor {name!r}: expected one of {sorted(DTYPES)}, got {array.dtype}")
+    if dtype not in _TAGS or array.size == 0 or not 1 <= array.ndim <= MAX_RANK:
+        raise ConfigError(
+            f"tensor {name!r}: expected {', '.join(DTYPES)} of 1 to {MAX_RANK} dimensions that "
+            f"are not empty, got {array.dtype} of {array.shape}"
+        )
     return array.astype(dtype, copy=False)
 
 
