@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that look into artifacts: ``bundle inspect|verify``, ``plan show|diff``.
+
+They need nothing but NumPy, so they run wherever an artifact lies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec.cli import ExitCode
+from pocketrec.console import emit, json_option
+from pocketrec.errors import MalformedArtifactError
+from pocketrec_quantization.budget import coded_bytes, effective_bits
+from pocketrec_quantization.bundle import VECTORS, BundleFolder
+from pocketrec_quantization.layers import split_by_layer, total_channels, total_weights
+from pocketrec_quantization.limits import MAX_PLAN_BYTES
+from pocketrec_quantization.plan import Plan, decode_plan, plan_sizes
+from pocketrec_quantization.plan_json import diff_plans, plan_from_json, plan_to_json
+from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.tables import draw_bundle, draw_difference, draw_plan, draw_verdict
+
+__all__ = ["bundle_inspect", "bundle_verify", "plan_diff", "plan_show"]
+
+_BUNDLE = click.Path(exists=True, file_okay=False, path_type=Path)
+_PLAN = click.Path(exists=True, dir_okay=False, path_type=Path)
+_MAX_JSON_BYTES = 4 * MAX_PLAN_BYTES + 2**20  # one digit per code, and the layers' names
+_REFERENCE = "numpy"  # whose tolerance the reference executor is held to
+
+
+@click.command()
+@click.argument("folder", type=_BUNDLE)
+@json_option
+def bundle_inspect(folder: Path, json_path: str | None) -> None:
+    """Show what the bundle in FOLDER holds, without checking its parts."""
+    bundle = BundleFolder.open(folder)
+    manifest = bundle.manifest
+    result = {
+        **{key: value for key, value in asdict(manifest).items() if key not in {"parts", "layers"}},
+        "digest": bundle.digest,
+        "model_digest": bundle.model_digest,
+        "n_channels": total_channels(manifest.layers),
+        "n_weights": total_weights(manifest.layers),
+        "total_bytes": sum(part.length_bytes for part in manifest.parts),
+        "parts": [asdict(part) for part in manifest.parts],
+        "layers": [asdict(layer) for layer in manifest.layers],
+    }
+    emit(result, render=lambda console: draw_bundle(console, result), json_path=json_path)
+
+
+@click.command()
+@click.argument("folder", type=_BUNDLE)
+@json_option
+@click.pass_context
+def bundle_verify(context: click.Context, folder: Path, json_path: str | None) -> None:
+    """Check every part of the bundle in FOLDER, and run its test vectors.
+
+    Digests, formats and the parts' agreement with each other come first; then the test
+    vectors run through the reference executor. Ends with 1 when their scores do not come out.
+    """
+    bundle = BundleFolder.open(folder)
+    bundle.verify()
+    vectors = _run_vectors(bundle)
+    result = {
+        "digest": bundle.digest,
+        "n_parts": len(bundle.manifest.parts),
+        "total_bytes": sum(part.length_bytes for part in bundle.manifest.parts),
+        "vectors": vectors,
+        "is_sound": vectors is None or vectors["worst_error"] <= vectors["tolerance"],
+    }
+    emit(result, render=lambda console: draw_verdict(console, result), json_path=json_path)
+    if not result["is_sound"]:
+        context.exit(ExitCode.CHECK_FAILED)
+
+
+@click.command()
+@click.argument("path", metavar="PLAN", type=_PLAN)
+@json_option
+def plan_show(path: Path, json_path: str | None) -> None:
+    """Show a plan: a container, or its JSON twin.
+
+    The signature is not checked, for that takes a device's trusted keys. The entry "plan" of
+    the JSON is the twin itself.
+    """
+    plan, data = _read_plan(path)
+    result = {
+        "plan": plan_to_json(plan),
+        "coded_bytes": coded_bytes(plan.layers, plan.widths),
+        "effective_bits": effective_bits(plan.layers, plan.widths),
+        "container": None if data is None else asdict(plan_sizes(data)),
+        "layers": _layer_rows(plan),
+    }
+    emit(result, render=lambda console: draw_plan(console, plan, result), json_path=json_path)
+
+
+@click.command()
+@click.argument("before", type=_PLAN)
+@click.argument("after", type=_PLAN)
+@click.option("--exit-code", is_flag=True, help="End with 1 when a channel's width differs.")
+@json_option
+@click.pass_context
+def plan_diff(
+    context: click.Context, before: Path, after: Path, *, exit_code: bool, json_path: str | None
+) -> None:
+    """Compare the widths of two plans for one model, layer by layer."""
+    (first, _), (second, _) = _read_plan(before), _read_plan(after)
+    differences = diff_plans(first, second)
+    result = {
+        "n_changed": sum(difference.n_changed for difference in differences),
+        "n_channels": total_channels(first.layers),
+        "is_same_model": first.model_digest == second.model_digest,
+        "before": _summary(first),
+        "after": _summary(second),
+        "layers": [asdict(difference) for difference in differences],
+    }
+    emit(result, render=lambda console: draw_difference(console, result), json_path=json_path)
+    if exit_code and differences:
+        context.exit(ExitCode.CHECK_FAILED)
+
+
+def _run_vectors(bundle: BundleFolder) -> dict[str, Any] | None:
+    if all(part.name != VECTORS for part in bundle.manifest.parts):
+        return None
+    vectors, items = bundle.read_vectors(), bundle.read_items()
+    widths = bundle.read_default_plan().widths
+    backend = ReferenceBackend.from_model(bundle.read_frozen(), widths, bundle.manifest.backbone)
+    worst = 0.0
+    for case in vectors.cases:
+        state = backend.full_history(items.embed(case.history))
+        scores = backend.score(state.h, items.embed(case.candidates))
+        worst = max(worst, float(np.abs(scores - case.scores).max()))
+    tolerance = vectors.tolerance_of(_REFERENCE)
+    return {"n_cases": len(vectors.cases), "worst_error": worst, "tolerance": tolerance}
+
+
+def _read_plan(path: Path) -> tuple[Plan, bytes | None]:
+    """Return a plan and, when it is no JSON, its container."""
+    with path.open("rb") as file:
+        data = file.read(_MAX_JSON_BYTES + 1)
+    if data[:1] != b"{":
+        return decode_plan(data), data
+    if len(data) > _MAX_JSON_BYTES:
+        raise MalformedArtifactError(f"expected at most {_MAX_JSON_BYTES} bytes", field="plan")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise MalformedArtifactError(f"expected JSON: {error}", field="plan") from error
+    twin = document.get("plan", document)  # what plan show wrote, or the twin alone
+    return plan_from_json(twin), None
+
+
+def _summary(plan: Plan) -> dict[str, object]:
+    return {
+        "subject": plan.subject,
+        "planner": plan.planner,
+        "version": plan.version,
+        "budget_bytes": plan.budget_bytes,
+        "coded_bytes": coded_bytes(plan.layers, plan.widths),
+        "effective_bits": effective_bits(plan.layers, plan.widths),
+    }
+
+
+def _layer_rows(plan: Plan) -> list[dict[str, Any]]:
+    by_layer = split_by_layer(plan.widths, plan.layers)
+    return [
+        {
+            "name": layer.name,
+            "n_channels": layer.n_channels,
+            "n_elements": layer.n_elements,
+            "channels_by_bits": _histogram(by_layer[layer.name]),
+            "coded_bytes": coded_bytes((layer,), by_layer[layer.name]),
+            "effective_bits": effective_bits((layer,), by_layer[layer.name]),
+        }
+        for layer in plan.layers
+    ]
+
+
+def _histogram(widths: NDArray[np.uint8]) -> dict[int, int]:
+    return dict(sorted(Counter(widths.tolist()).items()))

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws bundles and plans for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pocketrec_quantization.levels import WIDTHS
+from pocketrec_quantization.plan import Plan
+
+__all__ = ["draw_bundle", "draw_difference", "draw_plan", "draw_verdict"]
+
+_WIDTH_NAMES = tuple(f"{bits} bit" for bits in WIDTHS)
+
+
+def draw_bundle(console: Console, result: Mapping[str, Any]) -> None:
+    """Draw what ``bundle inspect`` found."""
+    backbone, items = result["backbone"], result["items"]
+    rows = [
+        ("digest", result["digest"].hex()),
+        ("model digest", result["model_digest"].hex()),
+        ("created", _date(result["created_at_s"])),
+        ("schema", f"{result['schema_major']}.{result['schema_minor']}"),
+        ("backbone", ", ".join(f"{name} {value}" for name, value in backbone.items())),
+        ("items", ", ".join(f"{name} {value}" for name, value in items.items())),
+        ("coded weights", f"{result['n_weights']:,} in {result['n_channels']:,} channels"),
+        ("license", result["license"]),
+        ("producer", result["producer"]),
+    ]
+    console.print(_facts(rows, f"{result['model_name']} version {result['version']}"))
+    table = _columns("parts", "name", "bytes", "sha256")
+    for part in result["parts"]:
+        table.add_row(part["name"], f"{part['length_bytes']:,}", part["sha256"].hex()[:16])
+    table.add_section()
+    table.add_row("total", f"{result['total_bytes']:,}", "")
+    console.print(table)
+
+
+def draw_verdict(console: Console, result: Mapping[str, Any]) -> None:
+    """Draw what ``bundle verify`` found."""
+    console.print(
+        f"{result['n_parts']} parts, {result['total_bytes']:,} bytes: digests and formats are right"
+    )
+    vectors = result["vectors"]
+    if vectors is None:
+        console.print("no test vectors")
+        return
+    verdict = "come out" if result["is_sound"] else "[red]do not come out[/red]"
+    console.print(
+        f"{vectors['n_cases']} test vectors {verdict}: largest error"
+        f" {vectors['worst_error']:.2g}, tolerance {vectors['tolerance']:.2g}"
+    )
+
+
+def draw_plan(console: Console, plan: Plan, result: Mapping[str, Any]) -> None:
+    """Draw a plan and what ``plan show`` measured."""
+    sizes = result["container"]
+    rows: list[tuple[str, object]] = [
+        ("subject", plan.subject or "everybody"),
+        ("planner", plan.planner),
+        ("version", plan.version),
+        ("issued", _date(plan.issued_at_s)),
+        ("expires", _date(plan.expires_at_s)),
+        ("signed by", plan.key_id.hex() or "nobody"),
+        ("model digest", plan.model_digest.hex()),
+        ("budget", f"{plan.budget_bytes:,} bytes, {result['coded_bytes']:,} used"),
+        ("effective bits", f"{result['effective_bits']:.3f}"),
+    ]
+    if sizes is not None:
+        rows.append(("container", ", ".join(f"{k} {v:,}" for k, v in sizes.items())))
+    console.print(_facts(rows, "plan"))
+    table = _columns("layers", "layer", "shape", *_WIDTH_NAMES, "bytes", "effective bits")
+    for row in result["layers"]:
+        counts = (str(row["channels_by_bits"].get(bits, "")) for bits in WIDTHS)
+        shape = f"{row['n_channels']}×{row['n_elements']}"
+        cells = (f"{row['coded_bytes']:,}", f"{row['effective_bits']:.3f}")
+        table.add_row(row["name"], shape, *counts, *cells)
+    console.print(table)
+
+
+def draw_difference(console: Console, result: Mapping[str, Any]) -> None:
+    """Draw what ``plan diff`` found."""
+    before, after = result["before"], result["after"]
+    table = _columns("plans", "", "before", "after")
+    for name in before:
+        cells = (before[name], after[name])
+        texts = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
+        table.add_row(name.replace("_", " "), *texts)
+    console.print(table)
+    if not result["is_same_model"]:
+        console.print("[yellow]the plans are bound to different weights of one shape[/yellow]")
+    console.print(f"{result['n_changed']} of {result['n_channels']} channels differ in width")
+    if result["layers"]:
+        table = _columns("layers", "layer", "changed", *_WIDTH_NAMES)
+        for row in result["layers"]:
+            changes = (f"{row['before'].get(b, 0)} → {row['after'].get(b, 0)}" for b in WIDTHS)
+            table.add_row(row["name"], f"{row['n_changed']}/{row['n_channels']}", *changes)
+        console.print(table)
+
+
+def _date(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC" if seconds else "never"
+
+
+def _facts(rows: Sequence[tuple[str, object]], title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows:
+        table.add_row(name, Text(str(value)))  # free text is never taken for markup
+    return table
+
+
+def _columns(title: str, first: str, *numbers: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
