@@ -69,9 +69,6 @@ class ReferenceBackend:
         ConfigError: A weight is missing or has another shape.
     """
 
-    name = "reference"
-    version = "1"
-
     def __init__(self, weights: Mapping[str, NDArray[np.float32]], config: BackboneConfig) -> None:
         shapes = dense_shapes(config)
         for layer in coded_layers(config):

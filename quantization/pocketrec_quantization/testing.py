@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small, complete artifacts for tests of whatever writes, carries or reads them.
+
+Everything is drawn from a seed: equal arguments give equal bytes. A tiny bundle has
+every part but the executable graphs, whose making needs more than NumPy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_shapes
+from pocketrec_quantization.budget import budget_bytes
+from pocketrec_quantization.bundle import DEFAULT_PLAN, FROZEN, ITEMS, VECTORS
+from pocketrec_quantization.frozen import FrozenModel
+from pocketrec_quantization.item_table import ROW_BITS, ItemTable
+from pocketrec_quantization.layers import LayerTable
+from pocketrec_quantization.levels import DEFAULT_LEVELS
+from pocketrec_quantization.manifest import ItemTableInfo, Manifest
+from pocketrec_quantization.plan import Plan, encode_plan
+from pocketrec_quantization.planners import RandomPlanner
+from pocketrec_quantization.quantizer import freeze_matrix
+from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.vectors import TestVectors, VectorCase
+
+__all__ = [
+    "TINY_CONFIG",
+    "tiny_frozen",
+    "tiny_items",
+    "tiny_manifest",
+    "tiny_parts",
+    "tiny_plan",
+    "tiny_vectors",
+]
+
+TINY_CONFIG = BackboneConfig(
+    kind="sasrec", embedding_dim=4, n_blocks=2, n_heads=2, window=5, ffn_multiplier=2
+)
+"""Two blocks of four dimensions: 56 channels in 12 layers."""
+
+_N_ITEMS = 6
+
+
+def tiny_frozen(config: BackboneConfig = TINY_CONFIG, *, seed: int = 0) -> FrozenModel:
+    """Return a frozen model with random weights."""
+    rng = np.random.default_rng(seed)
+    matrices = {
+        layer.name: freeze_matrix(
+            rng.normal(0, 0.5, (layer.n_channels, layer.n_elements)).astype(np.float32)
+        )
+        for layer in coded_layers(config)
+    }
+    dense = {
+        name: rng.normal(0, 0.5, shape).astype(np.float32)
+        for name, shape in dense_shapes(config).items()
+    }
+    return FrozenModel(matrices=matrices, dense=dense)
+
+
+def tiny_items(config: BackboneConfig = TINY_CONFIG, *, seed: int = 0) -> ItemTable:
+    """Return a table of six items with random embeddings, ``item-1`` to ``item-6``."""
+    shape = (_N_ITEMS + 1, config.embedding_dim)
+    embeddings = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    item_ids = [f"item-{index}" for index in range(1, _N_ITEMS + 1)]
+    return ItemTable.from_embeddings(embeddings, item_ids, version=1)
+
+
+def tiny_plan(layers: LayerTable, model_digest: bytes, **changes: Any) -> Plan:
+    """Return a plan of 3 bits on average with random codes.
+
+    Args:
+        layers: The model's layers.
+        model_digest: The model's digest.
+        **changes: Other values for fields of the plan.
+    """
+    budget = budget_bytes(layers, 3.0)
+    plan = Plan(
+        model_digest=model_digest,
+        levels=DEFAULT_LEVELS,
+        layers=layers,
+        codes=RandomPlanner(layers, seed=0).plan([None], budget)[0],
+        budget_bytes=budget,
+        subject="",
+        planner="random",
+        version=0,
+        issued_at_s=1_700_000_000,
+        expires_at_s=0,
+        key_id=b"",
+    )
+    return replace(plan, **changes)
+
+
+def tiny_vectors(
+    frozen: FrozenModel, items: ItemTable, plan: Plan, config: BackboneConfig = TINY_CONFIG
+) -> TestVectors:
+    """Return two cases, scored by the reference executor."""
+    backend = ReferenceBackend.from_model(frozen, plan.widths, config)
+    candidates = np.arange(1, items.n_items + 1, dtype=np.int32)
+    cases = []
+    for length in (1, config.window):
+        history = np.arange(1, length + 1, dtype=np.int32)
+        h = backend.prefill(items.embed(history)).h
+        scores = backend.score(h, items.embed(candidates))
+        cases.append(VectorCase(history=history, candidates=candidates, scores=scores))
+    return TestVectors(cases=tuple(cases), tolerance={"numpy": 1e-6, "onnxruntime": 1e-5})
+
+
+def tiny_parts(config: BackboneConfig = TINY_CONFIG) -> dict[str, bytes]:
+    """Return part name to content of a whole bundle, graphs apart."""
+    frozen, items = tiny_frozen(config), tiny_items(config)
+    plan = tiny_plan(frozen.layers, frozen.digest)
+    return {
+        FROZEN: frozen.to_bytes(),
+        ITEMS: items.to_bytes(),
+        DEFAULT_PLAN: encode_plan(plan, None),
+        VECTORS: tiny_vectors(frozen, items, plan, config).to_bytes(),
+    }
+
+
+def tiny_manifest(config: BackboneConfig = TINY_CONFIG) -> Manifest:
+    """Return the manifest of :func:`tiny_parts`, without its parts."""
+    return Manifest(
+        model_name="tiny",
+        version=1,
+        created_at_s=1_700_000_000,
+        backbone=config,
+        items=ItemTableInfo(n_items=_N_ITEMS, n_rows=_N_ITEMS + 1, row_bits=ROW_BITS, version=1),
+        layers=coded_layers(config),
+        license="CC0-1.0",
+        producer="pocketrec tests",
+    )
