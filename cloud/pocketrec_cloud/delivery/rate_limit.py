@@ -53,6 +53,9 @@ def peer_key(peer: str) -> str:
     """
     family, _, rest = unquote(peer).partition(":")
     host = rest.rpartition(":")[0].strip("[]")
-    if family == "ipv6":
-        return str(ipaddress.ip_network(f"{host.partition('%')[0]}/64", strict=False))
-    return host or peer
+    if family != "ipv6":
+        return host or peer
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network(f"{address}/64", strict=False))

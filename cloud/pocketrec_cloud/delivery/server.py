@@ -51,7 +51,7 @@ from pocketrec_cloud.delivery.store import SqlStore
 from pocketrec_proto.v1 import device_service_pb2
 from pocketrec_proto.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
 
-__all__ = ["DeliveryServer", "ServerConfig", "TlsFiles", "serve"]
+__all__ = ["DeliveryServer", "ServerConfig", "TlsFiles", "build_service", "serve"]
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = device_service_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_name
@@ -133,7 +133,7 @@ class DeliveryServer:
     def __init__(self, config: ServerConfig, *, clock: Callable[[], float] = time.time) -> None:
         self._config = config
         self._clock = clock
-        self._store, service = _build_service(config, clock)
+        self._store, service = build_service(config, clock)
         self._executor = ThreadPoolExecutor(_WORKERS, thread_name_prefix="pocketrec")
         self._health = health.HealthServicer()
         self._refresher: asyncio.Task[None] | None = None
@@ -219,10 +219,19 @@ async def serve(config: ServerConfig, *, announce: Callable[[str], None] = print
     await server.stop()
 
 
-def _build_service(
+def build_service(
     config: ServerConfig, clock: Callable[[], float]
 ) -> tuple[SqlStore, DeliveryService]:
-    """Put the handlers' parts together, after proving that store and keys are there."""
+    """Put together what the handlers work on, after proving that store and keys are there.
+
+    Returns:
+        The database, for the caller to close, and the service on top of it.
+
+    Raises:
+        ConfigError: A key is absent.
+        StoreError: The store has no repository, or its database cannot be used.
+        ArtifactError: The store's metadata is damaged.
+    """
     layout, keys = StoreLayout(config.store), KeyFolder(config.keys)
     publication = PublicationCache(layout)
     publication.current()

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,15 @@ import pytest
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
+from pocketrec.files import write_atomically
+from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.delivery.publication import read_publication
-from pocketrec_cloud.delivery.repository import create_repository
+from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
+from pocketrec_cloud.delivery.server import ServerConfig, build_service
+from pocketrec_cloud.delivery.store import ModelRecord
+from pocketrec_cloud.delivery.tuf_editor import Writer
 from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.bundle import (
     CARD,
@@ -38,7 +45,7 @@ from pocketrec_quantization.quantizer import freeze_matrix
 
 NOW_S = 1_800_000_000
 DIM = 8
-CARD_BYTES = 700 * 1024  # more than one chunk
+CARD_BYTES = 600 * 1024  # more than one chunk
 
 
 @dataclass
@@ -48,21 +55,69 @@ class Clock:
     now_s: float = NOW_S
 
     def __call__(self) -> float:
+        """Tell the time."""
         return self.now_s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """One store with its keys, and what is needed to publish into it."""
+    """One store with its keys, and what a test does with them."""
 
-    store: Path
-    keys: Path
+    folder: Path
     root: bytes
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock
+
+    @property
+    def store(self) -> Path:
+        """The server's folder of published bundles."""
+        return self.folder / "store"
+
+    @property
+    def keys(self) -> Path:
+        """Offline and online keys."""
+        return self.folder / "keys"
 
     @property
     def layout(self) -> StoreLayout:
+        """The paths inside the store."""
         return StoreLayout(self.store)
+
+    def config(self, **changes: object) -> ServerConfig:
+        """Return how to serve this store."""
+        return ServerConfig(store=self.store, keys=self.keys, **changes)  # type: ignore[arg-type]
+
+    def copy(self, folder: Path) -> Deployment:
+        """Return a copy of all files, with a clock of its own."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Deployment(folder=folder, root=self.root, clock=Clock())
+
+    def bundle(self, *, version: int = 1, seed: int = 0, model_name: str = "demo") -> BundleFolder:
+        """Write a bundle whose weights depend on the seed, and its other parts on the version."""
+        folder = self.folder / f"{model_name}-{version}-{seed}"
+        return make_bundle(folder, version=version, seed=seed, model_name=model_name)
+
+    def publish(self, bundle: BundleFolder, write: Writer = write_atomically) -> ModelRecord:
+        """Publish a bundle with random sensitivities."""
+        sensitivity = make_sensitivity(bundle)
+        return publish_bundle(
+            self.store, self.keys, bundle, sensitivity, clock=self.clock, write=write
+        )
+
+    def tuf_client(self) -> Updater:
+        """Return one device's TUF client: it trusts the first root and what it saw before."""
+        folder = str(self.folder / "device")
+        Path(folder).mkdir(exist_ok=True)
+        client = Updater(
+            metadata_dir=folder,
+            metadata_base_url="store://metadata/",
+            target_dir=folder,
+            target_base_url="store://targets/",
+            fetcher=FolderFetcher(self.layout),
+            config=UpdaterConfig(prefix_targets_with_hash=False),
+            bootstrap=self.root,
+        )
+        client._trusted_set.reference_time = datetime.fromtimestamp(self.clock.now_s, UTC)
+        return client
 
 
 def make_model(seed: int) -> FrozenModel:
@@ -78,10 +133,8 @@ def make_model(seed: int) -> FrozenModel:
     )
 
 
-def make_bundle(
-    folder: Path, *, version: int = 1, seed: int = 0, model_name: str = "demo"
-) -> BundleFolder:
-    """Write a bundle whose weights depend on the seed, and whose card on the version."""
+def make_bundle(folder: Path, *, version: int, seed: int, model_name: str) -> BundleFolder:
+    """Write a bundle without graphs: the server never looks into them."""
     model, rng = make_model(seed), np.random.default_rng(version)
     table = rng.normal(size=(4, DIM)).astype(np.float32)
     items = ItemTable.from_embeddings(table, ("a", "b", "c"), version=version)
@@ -118,20 +171,57 @@ def make_bundle(
     return BundleFolder.open(folder)
 
 
-def make_sensitivity(bundle: BundleFolder, seed: int = 0) -> bytes:
+def make_sensitivity(bundle: BundleFolder) -> bytes:
     """Return losses that fall with the width, at random."""
     shape = (total_channels(bundle.manifest.layers), 3)
-    losses = np.sort(np.random.default_rng(seed).random(shape), axis=1)[:, ::-1]
+    losses = np.sort(np.random.default_rng(0).random(shape), axis=1)[:, ::-1]
     return sensitivity_to_bytes(losses.copy())
 
 
+@pytest.fixture(scope="session")
+def empty_template(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """Keys and an empty repository, made once and copied by tests."""
+    folder = tmp_path_factory.mktemp("empty")
+    clock = Clock()
+    KeyFolder(folder / "keys").create()
+    root = create_repository(folder / "store", folder / "keys", clock=clock)
+    return Deployment(folder=folder, root=root, clock=clock)
+
+
+@pytest.fixture(scope="session")
+def published_template(
+    empty_template: Deployment, tmp_path_factory: pytest.TempPathFactory
+) -> Deployment:
+    """A repository with one bundle, made once and copied by tests."""
+    template = empty_template.copy(tmp_path_factory.mktemp("published"))
+    template.publish(template.bundle())
+    return template
+
+
 @pytest.fixture
-def deployment(tmp_path: Path) -> Deployment:
+def empty(empty_template: Deployment, tmp_path: Path) -> Deployment:
     """Keys and an empty repository."""
-    store, keys, clock = tmp_path / "store", tmp_path / "keys", Clock()
-    KeyFolder(keys).create()
-    root = create_repository(store, keys, clock=clock)
-    return Deployment(store=store, keys=keys, root=root, clock=clock)
+    return empty_template.copy(tmp_path)
+
+
+@pytest.fixture
+def deployment(published_template: Deployment, tmp_path: Path) -> Deployment:
+    """Keys and a repository with version 1 of the model "demo"."""
+    return published_template.copy(tmp_path)
+
+
+@pytest.fixture
+def bundle(deployment: Deployment) -> BundleFolder:
+    """The bundle that is published."""
+    return BundleFolder.open(deployment.folder / "demo-1-0")
+
+
+@pytest.fixture
+def service(deployment: Deployment) -> Iterator[DeliveryService]:
+    """What the handlers work on, without a socket."""
+    store, service = build_service(deployment.config(), deployment.clock)
+    yield service
+    store.close()
 
 
 class FolderFetcher(FetcherInterface):
@@ -149,26 +239,3 @@ class FolderFetcher(FetcherInterface):
         if not file.exists():
             raise DownloadHTTPError(f"{path} is not there", 404)
         yield file.read_bytes()
-
-
-@pytest.fixture
-def tuf_client(tmp_path: Path, deployment: Deployment) -> Callable[[], Updater]:
-    """Make a device's TUF client, each with an empty cache and the first root."""
-    count = 0
-
-    def connect() -> Updater:
-        nonlocal count
-        count += 1
-        folder = tmp_path / f"client-{count}"
-        folder.mkdir()
-        return Updater(
-            metadata_dir=str(folder),
-            metadata_base_url="store://metadata/",
-            target_dir=str(folder),
-            target_base_url="store://targets/",
-            fetcher=FolderFetcher(deployment.layout),
-            config=UpdaterConfig(prefix_targets_with_hash=False),
-            bootstrap=deployment.root,
-        )
-
-    return connect

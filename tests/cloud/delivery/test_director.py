@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from pocketrec.errors import InfeasibleBudgetError, RejectedError
+from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery.director import Director, PlanRequest
+from pocketrec_cloud.delivery.handlers import DeliveryService
+from pocketrec_cloud.delivery.keys import KeyFolder, Role
+from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_quantization.budget import budget_bytes, coded_bytes
+from pocketrec_quantization.bundle import BundleFolder
+from pocketrec_quantization.plan import check_applies, decode_plan, split_signature
+
+if TYPE_CHECKING:
+    from conftest import Deployment
+
+WEEK_S = 7 * 24 * 3600
+
+
+@pytest.fixture
+def director(service: DeliveryService) -> Director:
+    """The server's director."""
+    return service.director
+
+
+@pytest.fixture
+def request_(bundle: BundleFolder) -> PlanRequest:
+    """What a new device asks for."""
+    return PlanRequest(subject="alice", model_digest=bundle.model_digest)
+
+
+class TestPlans:
+    def test_plan_is_signed_by_the_director(
+        self, deployment: Deployment, director: Director, request_: PlanRequest
+    ) -> None:
+        """The signature covers all that precedes it, under the key the plan names."""
+        public = KeyFolder(deployment.keys).load(Role.DIRECTOR).public
+
+        container = director.issue(request_)
+
+        signed, signature = split_signature(container)
+        assert signature is not None
+        public.verify(signed, signature)
+        assert decode_plan(container).key_id == public.key_id
+
+    def test_plan_is_bound_and_dated(
+        self,
+        deployment: Deployment,
+        director: Director,
+        request_: PlanRequest,
+        bundle: BundleFolder,
+    ) -> None:
+        """A plan names its model, its subject and a week of validity."""
+        plan = decode_plan(director.issue(request_))
+
+        check_applies(plan, bundle.manifest.layers, bundle.model_digest)
+        assert (plan.subject, plan.planner, plan.version) == ("alice", "global", 1)
+        assert plan.issued_at_s == deployment.clock.now_s
+        assert plan.expires_at_s - plan.issued_at_s == WEEK_S
+
+    def test_default_budget_is_three_bits(
+        self, director: Director, request_: PlanRequest, bundle: BundleFolder
+    ) -> None:
+        """Left to the server, a plan stays within 3 bits a weight."""
+        plan = decode_plan(director.issue(request_))
+
+        assert plan.budget_bytes == budget_bytes(bundle.manifest.layers, 3.0)
+        assert coded_bytes(plan.layers, plan.widths) <= plan.budget_bytes
+
+    @pytest.mark.parametrize("bits", [2, 4, 8])
+    def test_uniform_planner_brings_its_own_budget(
+        self, director: Director, request_: PlanRequest, bits: int
+    ) -> None:
+        """A uniform plan needs no bits asked for: its name says them."""
+        plan = decode_plan(director.issue(replace(request_, planner=f"uniform-{bits}")))
+
+        assert set(plan.widths.tolist()) == {bits}
+        assert plan.budget_bytes == coded_bytes(plan.layers, plan.widths)
+
+    @pytest.mark.parametrize(
+        ("planner", "average_bits"), [("global", 1.5), ("uniform-8", 4.0), ("random", 0.5)]
+    )
+    def test_budget_below_the_smallest_plan_is_refused(
+        self, director: Director, request_: PlanRequest, planner: str, average_bits: float
+    ) -> None:
+        """A budget that was asked for is kept, or the request fails."""
+        with pytest.raises(InfeasibleBudgetError):
+            director.issue(replace(request_, planner=planner, average_bits=average_bits))
+
+    @pytest.mark.parametrize("average_bits", [-1.0, 8.5, float("nan"), float("inf")])
+    def test_impossible_bits_are_refused(
+        self, director: Director, request_: PlanRequest, average_bits: float
+    ) -> None:
+        """Bits outside 0..8 are the caller's mistake."""
+        with pytest.raises(RejectedError, match="average_bits between 0 and 8"):
+            director.issue(replace(request_, average_bits=average_bits))
+
+    def test_unknown_planner_is_refused_with_the_known_ones(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """The refusal lists what there is."""
+        with pytest.raises(RejectedError, match=r"global, random, uniform-2.*got 'best'"):
+            director.issue(replace(request_, planner="best"))
+
+    def test_unknown_model_is_not_found(self, director: Director, request_: PlanRequest) -> None:
+        """Nothing is planned for a model that was never published."""
+        with pytest.raises(RejectedError) as refusal:
+            director.issue(replace(request_, model_digest=b"?" * 32))
+
+        assert refusal.value.code == "NOT_FOUND"
+
+    def test_embedding_of_another_size_is_refused(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """An embedding has to be one of this model's."""
+        with pytest.raises(RejectedError, match="8 dimensions"):
+            director.issue(replace(request_, user_embedding=np.zeros(7, np.float32)))
+
+
+class TestVersions:
+    def test_current_plan_is_not_sent_again(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """A device that holds the plan gets nothing."""
+        director.issue(request_)
+
+        assert director.issue(replace(request_, installed_version=1)) == b""
+
+    def test_lost_answer_is_repeated_byte_for_byte(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """Asking again without having installed costs no version."""
+        assert director.issue(request_) == director.issue(request_)
+
+    def test_other_codes_get_the_next_version(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """A plan that says something else is newer than the one before."""
+        director.issue(request_)
+
+        changed = replace(request_, average_bits=6.0, installed_version=1)
+
+        assert decode_plan(director.issue(changed)).version == 2
+
+    def test_plan_past_half_its_life_is_renewed(
+        self, deployment: Deployment, director: Director, request_: PlanRequest
+    ) -> None:
+        """The same codes are issued again before the old plan expires."""
+        director.issue(request_)
+        deployment.clock.now_s += WEEK_S // 2
+        assert director.issue(replace(request_, installed_version=1)) == b""
+
+        deployment.clock.now_s += 1
+        renewed = decode_plan(director.issue(replace(request_, installed_version=1)))
+
+        assert renewed.version == 2
+        assert renewed.expires_at_s == deployment.clock.now_s + WEEK_S
+
+    def test_new_key_makes_a_new_plan(
+        self, deployment: Deployment, service: DeliveryService, request_: PlanRequest
+    ) -> None:
+        """After the director's key changed, old signatures are not handed out."""
+        service.director.issue(request_)
+        key = SigningKey.generate()
+        models = ModelCatalogue(deployment.layout, service.store)
+
+        other = Director(models=models, store=service.store, key=key, clock=deployment.clock)
+        plan = decode_plan(other.issue(replace(request_, installed_version=1)))
+
+        assert (plan.version, plan.key_id) == (2, key.public.key_id)
+
+    def test_subjects_count_apart(self, director: Director, request_: PlanRequest) -> None:
+        """Each subject's plans are numbered from 1."""
+        director.issue(request_)
+
+        plan = decode_plan(director.issue(replace(request_, subject="bob")))
+
+        assert (plan.subject, plan.version) == ("bob", 1)
+
+    def test_version_goes_above_what_the_device_holds(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """After the database was lost, devices are still given plans they accept."""
+        plan = decode_plan(director.issue(replace(request_, installed_version=7)))
+
+        assert plan.version == 8
+
+    def test_absurd_claim_is_ignored(self, director: Director, request_: PlanRequest) -> None:
+        """A claimed version cannot push the counter to its end."""
+        plan = decode_plan(director.issue(replace(request_, installed_version=2**64 - 1)))
+
+        assert plan.version == 1
+
+    def test_concurrent_requests_get_distinct_versions(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """Racing requests for different plans never share a version."""
+
+        def issue(bits: float) -> bytes:
+            return director.issue(replace(request_, average_bits=bits))
+
+        with ThreadPoolExecutor(4) as pool:
+            plans = [decode_plan(data) for data in pool.map(issue, [2.0, 4.0, 6.0, 8.0])]
+
+        assert sorted(plan.version for plan in plans) == [1, 2, 3, 4]
+
+    def test_new_bundle_of_the_same_model_keeps_the_plan(
+        self, deployment: Deployment, director: Director, request_: PlanRequest
+    ) -> None:
+        """A new item table leaves the frozen model, and so the plan, as it was."""
+        director.issue(request_)
+        deployment.publish(deployment.bundle(version=2))
+
+        assert director.issue(replace(request_, installed_version=1)) == b""
