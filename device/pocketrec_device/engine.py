@@ -81,17 +81,18 @@ class Engine:
             candidates: M item ids.
 
         Returns:
-            ``scores``: (M,) float64; meaningless where unknown.
+            ``scores``: (M,) float64; -inf where unknown.
             ``known``: (M,) bool, whether the item table has the candidate.
 
         Raises:
             BackendError: Inference failed.
         """
         indices = self.items.indices_of(candidates)
-        if not indices.size:
-            return np.zeros(0), np.zeros(0, np.bool_)
-        scores = self.backend.score(h, self.items.embed(indices))
-        return scores.astype(np.float64), indices > 0
+        known = indices > 0
+        scores = np.full(len(indices), -np.inf)
+        if known.any():
+            scores[known] = self.backend.score(h, self.items.embed(indices[known]))
+        return scores, known
 
 
 def build_engine(bundle: BundleFolder, plan_data: bytes, settings: EngineSettings) -> Engine:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from pocketrec_quantization.plan import Plan
 
-__all__ = ["LOAD_ERRORS", "OnnxBackend", "foreign_errors", "load_error"]
+__all__ = ["LOAD_ERRORS", "OnnxBackend", "foreign_errors", "import_onnxruntime", "load_error"]
 
 # What an error of onnxruntime means while a graph is loaded; while it runs, every one of
 # them is a BackendError.
@@ -76,7 +76,7 @@ class OnnxBackend:
     name = "onnxruntime"
 
     def __init__(self, bundle: BundleFolder, plan: Plan, *, threads: int = 1) -> None:
-        self._ort = _import_onnxruntime()
+        self._ort = import_onnxruntime()
         self._foreign_errors = foreign_errors(self._ort)
         self._plan = plan
         weights = bundle.read_frozen().adapt(plan.widths)
@@ -171,7 +171,12 @@ def load_error(exc: Exception) -> ArtifactError | BackendError:
     return ours(message)
 
 
-def _import_onnxruntime() -> ModuleType:
+def import_onnxruntime() -> ModuleType:
+    """Return onnxruntime with its telemetry off.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tiny model as a whole bundle, its graphs written by hand, and stores that hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from pocketrec_device.engine import EngineSettings
+from pocketrec_device.runtime import Runtime
+from pocketrec_device.store import Store
+from pocketrec_quantization.budget import budget_bytes
+from pocketrec_quantization.bundle import (
+    DEFAULT_PLAN,
+    FROZEN,
+    ITEMS,
+    PREFILL,
+    SCORE,
+    STEP,
+    VECTORS,
+    BackboneConfig,
+    BundleFolder,
+    ItemTableInfo,
+    Manifest,
+    write_bundle,
+)
+from pocketrec_quantization.frozen import FrozenModel
+from pocketrec_quantization.item_table import ItemTable
+from pocketrec_quantization.layers import total_channels
+from pocketrec_quantization.levels import DEFAULT_LEVELS
+from pocketrec_quantization.plan import Plan, encode_plan
+from pocketrec_quantization.quantizer import freeze_matrix
+from pocketrec_quantization.reference import ReferenceBackend, coded_layers, dense_shapes
+from pocketrec_quantization.vectors import TestVectors, VectorCase
+
+NOW_S = 1_800_000_000
+CONFIG = BackboneConfig(
+    kind="sasrec", embedding_dim=8, n_blocks=2, n_heads=2, window=5, ffn_multiplier=2
+)
+ITEM_IDS = tuple("abcdefghijkl")
+MASK = np.float32(-1e9)
+
+
+class Graph:
+    """An ONNX graph under construction; values are known by name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[TensorProto] = []
+
+    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+        """Add a node and return the name of its output."""
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, value: object, dtype: type = np.int64) -> str:
+        """Add a constant."""
+        return self.dense(f"c{len(self.initializers)}", np.asarray(value, dtype))
+
+    def dense(self, name: str, array: NDArray[np.generic]) -> str:
+        """Add a tensor that lies inside the file, once."""
+        if all(tensor.name != name for tensor in self.initializers):
+            self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def coded(self, name: str, shape: tuple[int, int]) -> str:
+        """Add a matrix that the runtime supplies."""
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="adapted")
+        self.initializers.append(tensor)
+        return name
+
+    def to_bytes(
+        self, inputs: dict[str, tuple[int, list[int | str]]], outputs: dict[str, str]
+    ) -> bytes:
+        for name, value in outputs.items():
+            self.nodes.append(helper.make_node("Identity", [value], [name]))
+        graph = helper.make_graph(
+            self.nodes,
+            "tiny",
+            [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            self.initializers,
+        )
+        opsets = [helper.make_opsetid("", 21)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+class Network(Graph):
+    """The backbone's blocks; ``dense`` tensors inside, coded matrices outside."""
+
+    def __init__(self, frozen: FrozenModel, config: BackboneConfig) -> None:
+        super().__init__()
+        self.frozen, self.config = frozen, config
+        self.keys: list[str] = []
+        self.values: list[str] = []
+
+    def linear(self, name: str, x: str) -> str:
+        """(T, N) -> (T, C)."""
+        matrix = self.frozen.matrices[name]
+        weight = self.coded(f"{name}.weight", (matrix.n_channels, matrix.n_elements))
+        bias = self.dense(f"{name}.bias", self.frozen.dense[f"{name}.bias"])
+        return self.op("Gemm", x, weight, bias, transB=1)
+
+    def norm(self, name: str, x: str) -> str:
+        """Layer normalisation."""
+        parts = [self.dense(n, self.frozen.dense[n]) for n in (f"{name}.weight", f"{name}.bias")]
+        return self.op("LayerNormalization", x, *parts, epsilon=1e-5)
+
+    def heads(self, x: str) -> str:
+        """(T, D) -> (H, T, dh)."""
+        head_dim = self.config.embedding_dim // self.config.n_heads
+        split = self.op("Reshape", x, self.constant([-1, self.config.n_heads, head_dim]))
+        return self.op("Transpose", split, perm=[1, 0, 2])
+
+    def block(self, i: int, x: str, distance: str, ring: tuple[str, str] | None = None) -> str:
+        """One block; ``distance`` (T, S), masked outside 0..L-1; ``ring`` precedes x in S."""
+        name, window = f"blocks.{i}", self.config.window
+        a = self.norm(f"{name}.attn_norm", x)
+        query, key, value = (self.heads(self.linear(f"{name}.{part}", a)) for part in "qkv")
+        self.keys.append(key)
+        self.values.append(value)
+        if ring is not None:
+            key = self.op("Concat", ring[0], key, axis=1)
+            value = self.op("Concat", ring[1], value, axis=1)
+        table = self.frozen.dense[f"{name}.relative_bias"]
+        hidden = np.full((len(table), 1), MASK)
+        padded = self.dense(f"{name}.bias", np.concatenate([table, hidden], axis=1))
+        # Future events and masked slots both read the extra column.
+        is_future = self.op("Less", distance, self.constant(0))
+        column = self.op("Where", is_future, self.constant(window), distance)
+        bias = self.op("Gather", padded, column, axis=1)  # (H, T, S)
+        turned = self.op("Transpose", key, perm=[0, 2, 1])
+        root = self.constant((self.config.embedding_dim // self.config.n_heads) ** 0.5, np.float32)
+        logits = self.op("Add", self.op("Div", self.op("MatMul", query, turned), root), bias)
+        mixed = self.op("MatMul", self.op("Softmax", logits, axis=-1), value)
+        merged = self.op("Transpose", mixed, perm=[1, 0, 2])
+        merged = self.op("Reshape", merged, self.constant([-1, self.config.embedding_dim]))
+        x = self.op("Add", x, self.linear(f"{name}.o", merged))
+        wide = self.op("Relu", self.linear(f"{name}.ffn1", self.norm(f"{name}.ffn_norm", x)))
+        return self.op("Add", x, self.linear(f"{name}.ffn2", wide))
+
+    def last(self, x: str) -> str:
+        """(T, D) -> h (D,)."""
+        row = self.op("Gather", x, self.constant(-1), axis=0)
+        return self.norm("final_norm", row)
+
+    def stack(self, arrays: list[str]) -> str:
+        """Join one array per block along a new first axis."""
+        zero = self.constant([0])
+        return self.op("Concat", *(self.op("Unsqueeze", a, zero) for a in arrays), axis=0)
+
+
+def prefill_graph(frozen: FrozenModel, config: BackboneConfig) -> bytes:
+    """A whole history at once."""
+    net = Network(frozen, config)
+    length = net.op("Gather", net.op("Shape", "x"), net.constant(0))
+    steps = net.op("Range", net.constant(0), length, net.constant(1))
+    rows, columns = (net.op("Unsqueeze", steps, net.constant([axis])) for axis in (1, 0))
+    distance = net.op("Sub", rows, columns)
+    x = "x"
+    for i in range(config.n_blocks):
+        x = net.block(i, x, distance)
+    outputs = {"keys": net.stack(net.keys), "values": net.stack(net.values), "h": net.last(x)}
+    return net.to_bytes({"x": (TensorProto.FLOAT, ["T", config.embedding_dim])}, outputs)
+
+
+def step_graph(frozen: FrozenModel, config: BackboneConfig) -> bytes:
+    """One event against the ring buffers."""
+    net = Network(frozen, config)
+    zero = net.constant([0])
+    distance = net.op("Unsqueeze", net.op("Concat", "distance", zero, axis=0), zero)
+    x = net.op("Unsqueeze", "x", zero)
+    for i in range(config.n_blocks):
+        index = net.constant(i)
+        ring = [net.op("Gather", name, index, axis=0) for name in ("keys", "values")]
+        x = net.block(i, x, distance, (ring[0], ring[1]))
+    one = net.constant([2])
+    new = [net.op("Squeeze", net.stack(arrays), one) for arrays in (net.keys, net.values)]
+    head_dim = config.embedding_dim // config.n_heads
+    shape = [config.n_blocks, config.n_heads, config.window, head_dim]
+    inputs = {
+        "x": (TensorProto.FLOAT, [config.embedding_dim]),
+        "keys": (TensorProto.FLOAT, shape),
+        "values": (TensorProto.FLOAT, shape),
+        "distance": (TensorProto.INT64, [config.window]),
+    }
+    return net.to_bytes(inputs, {"new_key": new[0], "new_value": new[1], "h": net.last(x)})
+
+
+def score_graph(config: BackboneConfig) -> bytes:
+    """Inner products."""
+    graph = Graph()
+    scores = graph.op("MatMul", "candidates", "h")
+    inputs = {
+        "h": (TensorProto.FLOAT, [config.embedding_dim]),
+        "candidates": (TensorProto.FLOAT, ["M", config.embedding_dim]),
+    }
+    return graph.to_bytes(inputs, {"scores": scores})
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A random model; the seed decides the weights."""
+
+    frozen: FrozenModel
+    graphs: dict[str, bytes]
+
+    def plan(self, **changes: object) -> Plan:
+        """The default plan, 8 bits everywhere, with changes."""
+        plan = Plan(
+            model_digest=self.frozen.digest,
+            levels=DEFAULT_LEVELS,
+            layers=self.frozen.layers,
+            codes=np.full(total_channels(self.frozen.layers), 3, np.uint8),
+            budget_bytes=budget_bytes(self.frozen.layers, 8.0),
+            subject="",
+            planner="uniform-8",
+            version=0,
+            issued_at_s=NOW_S,
+            expires_at_s=0,
+            key_id=b"",
+        )
+        return replace(plan, **changes)
+
+    def mixed_plan(self, **changes: object) -> Plan:
+        """A plan of random codes."""
+        rng = np.random.default_rng(7)
+        codes = rng.integers(1, 4, total_channels(self.frozen.layers)).astype(np.uint8)
+        return self.plan(codes=codes, planner="random", **changes)
+
+
+@cache
+def tiny_model(seed: int) -> TinyModel:
+    """Return the model of a seed."""
+    rng = np.random.default_rng(seed)
+    frozen = FrozenModel(
+        matrices={
+            layer.name: freeze_matrix(
+                rng.normal(0, 0.4, (layer.n_channels, layer.n_elements)).astype(np.float32)
+            )
+            for layer in coded_layers(CONFIG)
+        },
+        dense={
+            name: rng.normal(1 if "norm.weight" in name else 0, 0.3, shape).astype(np.float32)
+            for name, shape in dense_shapes(CONFIG).items()
+        },
+    )
+    graphs = {
+        PREFILL: prefill_graph(frozen, CONFIG),
+        STEP: step_graph(frozen, CONFIG),
+        SCORE: score_graph(CONFIG),
+    }
+    return TinyModel(frozen=frozen, graphs=graphs)
+
+
+@cache
+def tiny_items(version: int, item_ids: tuple[str, ...] = ITEM_IDS) -> ItemTable:
+    """Return random embeddings of a few items; the version decides them."""
+    rng = np.random.default_rng(100 + version)
+    embeddings = rng.normal(size=(len(item_ids) + 1, CONFIG.embedding_dim)).astype(np.float32)
+    return ItemTable.from_embeddings(embeddings, item_ids, version)
+
+
+def tiny_vectors(model: TinyModel, items: ItemTable) -> TestVectors:
+    """Return three cases as the reference computes them."""
+    reference = ReferenceBackend.from_model(model.frozen, model.plan().widths, CONFIG)
+    candidates = np.arange(1, 6, dtype=np.int32)
+    cases = []
+    for history in ([3], [1, 2, 3], [5, 4, 3, 2, 1]):
+        indices = np.array(history, np.int32)
+        h = reference.prefill(items.embed(indices)).h
+        scores = reference.score(h, items.embed(candidates))
+        cases.append(VectorCase(history=indices, candidates=candidates, scores=scores))
+    tolerance = {"numpy": 1e-4, "onnxruntime": 1e-3, "executorch": 1e-3}
+    return TestVectors(cases=tuple(cases), tolerance=tolerance)
+
+
+def write_tiny_bundle(
+    folder: Path,
+    *,
+    version: int = 1,
+    seed: int = 0,
+    items: ItemTable | None = None,
+    model_name: str = "demo",
+    parts: dict[str, bytes] | None = None,
+) -> BundleFolder:
+    """Write a bundle; ``parts`` replaces or adds contents."""
+    model, items = tiny_model(seed), items or tiny_items(1)
+    manifest = Manifest(
+        model_name=model_name,
+        version=version,
+        created_at_s=NOW_S,
+        backbone=CONFIG,
+        items=ItemTableInfo(
+            n_items=items.n_items, n_rows=items.n_rows, row_bits=8, version=items.version
+        ),
+        layers=model.frozen.layers,
+    )
+    contents = model.graphs | {
+        FROZEN: model.frozen.to_bytes(),
+        ITEMS: items.to_bytes(),
+        DEFAULT_PLAN: encode_plan(model.plan(), None),
+        VECTORS: tiny_vectors(model, items).to_bytes(),
+    }
+    write_bundle(folder, manifest, contents | (parts or {}))
+    return BundleFolder.open(folder)
+
+
+@pytest.fixture(scope="session")
+def model() -> TinyModel:
+    """The model of seed 0."""
+    return tiny_model(0)
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Callable[..., BundleFolder]:
+    """Writes a bundle; arguments as ``write_tiny_bundle``, without the folder."""
+
+    def make(**arguments: object) -> BundleFolder:
+        number = len(list(tmp_path.glob("bundle-*")))
+        return write_tiny_bundle(tmp_path / f"bundle-{number}", **arguments)
+
+    return make
+
+
+@pytest.fixture
+def make_items() -> Callable[..., ItemTable]:
+    """Makes an item table of random embeddings; the version decides them."""
+    return tiny_items
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleFolder:
+    """Version 1 of the tiny bundle; do not write into it."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, bundle: BundleFolder) -> Runtime:
+    """A runtime on the NumPy backend with version 1 installed."""
+    store = Store(tmp_path / "device")
+    store.create("demo", None)
+    runtime = Runtime(store, EngineSettings(backend="numpy"), clock=lambda: NOW_S)
+    runtime.bootstrap(bundle.path)
+    return runtime
