@@ -58,10 +58,10 @@ _SERVICE = device_service_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_
 _WORKERS = 4
 _MAX_CONCURRENT_CALLS = 256
 # A request is a digest, a pseudonym and one embedding; an answer at most a chunk, or a
-# metadata file, which a device takes up to gRPC's default of 4 MiB.
+# metadata file, of which TUF clients take up to 5 MB.
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024),
-    ("grpc.max_send_message_length", 4 * 1024 * 1024),
+    ("grpc.max_send_message_length", 6 * 1024 * 1024),
     ("grpc.so_reuseport", 0),
 )
 

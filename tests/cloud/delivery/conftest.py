@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,28 +23,20 @@ from pocketrec_cloud.delivery.repository import create_repository, publish_bundl
 from pocketrec_cloud.delivery.server import ServerConfig, build_service
 from pocketrec_cloud.delivery.store import ModelRecord
 from pocketrec_cloud.delivery.tuf_editor import Writer
-from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.bundle import (
     CARD,
     DEFAULT_PLAN,
     FROZEN,
     ITEMS,
-    BackboneConfig,
     BundleFolder,
-    ItemTableInfo,
-    Manifest,
     write_bundle,
 )
-from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.layers import total_channels
-from pocketrec_quantization.levels import DEFAULT_LEVELS
-from pocketrec_quantization.plan import Plan, encode_plan
+from pocketrec_quantization.plan import encode_plan
 from pocketrec_quantization.planners import sensitivity_to_bytes
-from pocketrec_quantization.quantizer import freeze_matrix
+from pocketrec_quantization.testing import tiny_frozen, tiny_items, tiny_manifest, tiny_plan
 
 NOW_S = 1_800_000_000
-DIM = 8
 CARD_BYTES = 600 * 1024  # more than one chunk
 
 
@@ -120,54 +112,16 @@ class Deployment:
         return client
 
 
-def make_model(seed: int) -> FrozenModel:
-    """Return a model of two coded matrices with random weights."""
-    rng = np.random.default_rng(seed)
-    shapes = {"blocks.0.q": (DIM, DIM), "blocks.0.ffn1": (4 * DIM, DIM)}
-    return FrozenModel(
-        matrices={
-            name: freeze_matrix(rng.normal(size=shape).astype(np.float32))
-            for name, shape in shapes.items()
-        },
-        dense={"final_norm.weight": np.ones(DIM, np.float32)},
-    )
-
-
 def make_bundle(folder: Path, *, version: int, seed: int, model_name: str) -> BundleFolder:
     """Write a bundle without graphs: the server never looks into them."""
-    model, rng = make_model(seed), np.random.default_rng(version)
-    table = rng.normal(size=(4, DIM)).astype(np.float32)
-    items = ItemTable.from_embeddings(table, ("a", "b", "c"), version=version)
-    default = Plan(
-        model_digest=model.digest,
-        levels=DEFAULT_LEVELS,
-        layers=model.layers,
-        codes=np.full(total_channels(model.layers), 2, np.uint8),
-        budget_bytes=budget_bytes(model.layers, 4.0),
-        subject="",
-        planner="uniform-4",
-        version=0,
-        issued_at_s=NOW_S,
-        expires_at_s=0,
-        key_id=b"",
-    )
-    manifest = Manifest(
-        model_name=model_name,
-        version=version,
-        created_at_s=NOW_S,
-        backbone=BackboneConfig(
-            kind="sasrec", embedding_dim=DIM, n_blocks=1, n_heads=2, window=16, ffn_multiplier=4
-        ),
-        items=ItemTableInfo(n_items=3, n_rows=4, row_bits=8, version=version),
-        layers=model.layers,
-    )
+    frozen = tiny_frozen(seed=seed)
     parts = {
-        FROZEN: model.to_bytes(),
-        ITEMS: items.to_bytes(),
-        DEFAULT_PLAN: encode_plan(default, None),
-        CARD: rng.bytes(CARD_BYTES),
+        FROZEN: frozen.to_bytes(),
+        ITEMS: tiny_items(seed=version).to_bytes(),
+        DEFAULT_PLAN: encode_plan(tiny_plan(frozen.layers, frozen.digest), None),
+        CARD: np.random.default_rng(version).bytes(CARD_BYTES),
     }
-    write_bundle(folder, manifest, parts)
+    write_bundle(folder, replace(tiny_manifest(), model_name=model_name, version=version), parts)
     return BundleFolder.open(folder)
 
 

@@ -121,8 +121,8 @@ class TestPlans:
         self, director: Director, request_: PlanRequest
     ) -> None:
         """An embedding has to be one of this model's."""
-        with pytest.raises(RejectedError, match="8 dimensions"):
-            director.issue(replace(request_, user_embedding=np.zeros(7, np.float32)))
+        with pytest.raises(RejectedError, match="of 4 dimensions"):
+            director.issue(replace(request_, user_embedding=np.zeros(5, np.float32)))
 
 
 class TestVersions:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from pocketrec.errors import ConfigError, RollbackError, StoreError
+from pocketrec_cloud.delivery.cli import bundle_publish, keys_init, keys_renew, serve
+from pocketrec_cloud.delivery.publication import read_publication
+
+if TYPE_CHECKING:
+    import click
+    from conftest import Deployment
+
+
+def run(command: click.Command, *args: object) -> dict[str, object]:
+    """Run a command with ``--json -`` and return what it printed."""
+    result = CliRunner().invoke(command, [*map(str, args), "--json", "-"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    printed: dict[str, object] = json.loads(result.stdout)
+    return printed
+
+
+def folders(deployment: Deployment) -> list[object]:
+    """Return the options that every command takes."""
+    return ["--store", deployment.store, "--keys", deployment.keys]
+
+
+@pytest.fixture
+def sensitivity(published_template: Deployment) -> Path:
+    """A file of sensitivities; every test model has the same layers."""
+    return next(published_template.layout.planners.iterdir())
+
+
+class TestKeysInit:
+    def test_root_of_trust_is_named(self, tmp_path: Path) -> None:
+        """The command says which file an app has to be built with."""
+        result = run(keys_init, "--store", tmp_path / "s", "--keys", tmp_path / "k")
+
+        root = Path(str(result["root"])).read_bytes()
+        assert result["root_sha256"] == hashlib.sha256(root).hexdigest()
+        assert (tmp_path / "k" / "offline" / "root.pem").exists()
+
+    def test_existing_keys_are_kept(self, tmp_path: Path, empty: Deployment) -> None:
+        """A second store may be signed with the same keys."""
+        before = (empty.keys / "offline" / "root.pem").read_bytes()
+
+        run(keys_init, "--store", tmp_path / "second", "--keys", empty.keys)
+
+        assert (empty.keys / "offline" / "root.pem").read_bytes() == before
+
+    def test_incomplete_keys_are_left_alone(self, tmp_path: Path, empty: Deployment) -> None:
+        """With some keys missing, none is replaced behind one's back."""
+        (empty.keys / "offline" / "root.pem").unlink()
+
+        with pytest.raises(StoreError, match="keys exist already"):
+            run(keys_init, "--store", tmp_path / "second", "--keys", empty.keys)
+
+    def test_existing_repository_is_kept(self, empty: Deployment) -> None:
+        """A repository is made once."""
+        with pytest.raises(StoreError, match="holds a repository already"):
+            run(keys_init, *folders(empty))
+
+
+class TestBundlePublish:
+    def test_bundle_is_published(self, empty: Deployment, sensitivity: Path) -> None:
+        """Folder in, publication out, digests named."""
+        bundle = empty.bundle()
+
+        result = run(bundle_publish, bundle.path, *folders(empty), "--sensitivity", sensitivity)
+
+        assert result == {
+            "model": "demo",
+            "version": 1,
+            "bundle_digest": bundle.digest.hex(),
+            "model_digest": bundle.model_digest.hex(),
+        }
+        assert "demo/manifest.pb" in read_publication(empty.layout).files
+
+    def test_older_bundle_is_refused(self, deployment: Deployment, sensitivity: Path) -> None:
+        """The command fails with the same error as the function."""
+        path = deployment.bundle(version=1, seed=1).path
+
+        with pytest.raises(RollbackError):
+            run(bundle_publish, path, *folders(deployment), "--sensitivity", sensitivity)
+
+
+def test_keys_renew_names_the_new_root(deployment: Deployment) -> None:
+    """Renewing signs the next version of the root metadata."""
+    assert run(keys_renew, *folders(deployment)) == {"root_version": 2}
+
+
+@pytest.mark.parametrize("option", ["--tls-cert", "--tls-key", "--tls-client-ca"])
+def test_half_a_certificate_is_refused(deployment: Deployment, option: str) -> None:
+    """A certificate without its key, or the other way round, serves nobody."""
+    file = deployment.keys / "online" / "director.pem"
+
+    with pytest.raises(ConfigError, match="--tls-cert and --tls-key together"):
+        CliRunner().invoke(
+            serve, [*map(str, folders(deployment)), option, str(file)], catch_exceptions=False
+        )
