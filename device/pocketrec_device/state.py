@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pocketrec.errors import ConfigError, MalformedArtifactError, StoreError
@@ -84,7 +84,7 @@ class DeviceState:
     model: str
     server: str = ""
     device_id: str = ""
-    token: str = ""
+    token: str = field(default="", repr=False)
     current: Pair | None = None
     previous: Pair | None = None
     bundle_version: int = 0

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 from pocketrec_device.engine import EngineSettings
 from pocketrec_device.runtime import Runtime
 from pocketrec_device.store import Store
-from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.bundle import (
     DEFAULT_PLAN,
     FROZEN,
@@ -35,10 +34,9 @@ from pocketrec_quantization.bundle import (
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.layers import total_channels
-from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.plan import Plan, encode_plan
-from pocketrec_quantization.quantizer import freeze_matrix
-from pocketrec_quantization.reference import ReferenceBackend, coded_layers, dense_shapes
+from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.testing import tiny_frozen, tiny_plan
 from pocketrec_quantization.vectors import TestVectors, VectorCase
 
 NOW_S = 1_800_000_000
@@ -83,6 +81,7 @@ class Graph:
     def to_bytes(
         self, inputs: dict[str, tuple[int, list[int | str]]], outputs: dict[str, str]
     ) -> bytes:
+        """Return the model; ``outputs`` says which value each output is."""
         for name, value in outputs.items():
             self.nodes.append(helper.make_node("Identity", [value], [name]))
         graph = helper.make_graph(
@@ -217,45 +216,21 @@ class TinyModel:
     graphs: dict[str, bytes]
 
     def plan(self, **changes: object) -> Plan:
-        """The default plan, 8 bits everywhere, with changes."""
-        plan = Plan(
-            model_digest=self.frozen.digest,
-            levels=DEFAULT_LEVELS,
-            layers=self.frozen.layers,
-            codes=np.full(total_channels(self.frozen.layers), 3, np.uint8),
-            budget_bytes=budget_bytes(self.frozen.layers, 8.0),
-            subject="",
-            planner="uniform-8",
-            version=0,
-            issued_at_s=NOW_S,
-            expires_at_s=0,
-            key_id=b"",
-        )
-        return replace(plan, **changes)
+        """8 bits everywhere, for everybody, unless changed."""
+        codes = np.full(total_channels(self.frozen.layers), 3, np.uint8)
+        return self.mixed_plan(**{"codes": codes, "planner": "uniform-8"} | changes)
 
     def mixed_plan(self, **changes: object) -> Plan:
-        """A plan of random codes."""
-        rng = np.random.default_rng(7)
-        codes = rng.integers(1, 4, total_channels(self.frozen.layers)).astype(np.uint8)
-        return self.plan(codes=codes, planner="random", **changes)
+        """Random codes, unless changed."""
+        n_channels = total_channels(self.frozen.layers)
+        codes = np.random.default_rng(7).integers(1, 4, n_channels).astype(np.uint8)
+        return tiny_plan(self.frozen.layers, self.frozen.digest, **{"codes": codes} | changes)
 
 
 @cache
 def tiny_model(seed: int) -> TinyModel:
     """Return the model of a seed."""
-    rng = np.random.default_rng(seed)
-    frozen = FrozenModel(
-        matrices={
-            layer.name: freeze_matrix(
-                rng.normal(0, 0.4, (layer.n_channels, layer.n_elements)).astype(np.float32)
-            )
-            for layer in coded_layers(CONFIG)
-        },
-        dense={
-            name: rng.normal(1 if "norm.weight" in name else 0, 0.3, shape).astype(np.float32)
-            for name, shape in dense_shapes(CONFIG).items()
-        },
-    )
+    frozen = tiny_frozen(CONFIG, seed=seed)
     graphs = {
         PREFILL: prefill_graph(frozen, CONFIG),
         STEP: step_graph(frozen, CONFIG),
