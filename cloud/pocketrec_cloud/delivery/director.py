@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec.errors import RejectedError, StoreError
+from pocketrec.errors import ConfigError, RejectedError, StoreError
 from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.models import ModelCatalogue, PlannedModel
 from pocketrec_cloud.delivery.store import DeliveryStore, PlanRecord
@@ -35,11 +35,21 @@ _MAX_CLAIMED_VERSION = 2**32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanPolicy:
-    """What a plan is like when the device does not say."""
+    """What a plan is like when the device does not say.
+
+    Raises:
+        ConfigError: ``average_bits`` is not within 2..8, or ``ttl_s`` is below a minute.
+    """
 
     planner: str = "global"
     average_bits: float = 3.0
     ttl_s: int = 7 * 24 * 3600
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.average_bits <= max(WIDTHS):
+            raise ConfigError(f"expected average_bits of 2..8, got {self.average_bits}")
+        if self.ttl_s < 60:
+            raise ConfigError(f"expected ttl_s of at least a minute, got {self.ttl_s}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

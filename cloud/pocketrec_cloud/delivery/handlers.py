@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each call answers: functions from a request to a response, without a socket.
 
-A handler raises pocketrec's errors only; ``error_catalogue`` says what a caller sees of
-them. Everything a caller sends is bounded here before it is used.
+A handler raises pocketrec's errors, or ``OSError``; ``error_catalogue`` says what a caller
+sees of them. Everything a caller sends is bounded here before it is used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import secrets
 import uuid
@@ -46,6 +45,7 @@ _PART_PATH = re.compile(r"parts/([0-9a-f]{64})")
 _BEARER = "Bearer "
 _MIN_CHUNK_BYTES = 256 * 1024
 _MAX_CHUNK_BYTES = 1024 * 1024
+_MAX_SCALE = float(np.finfo(np.float32).max) / 128  # every dequantized value stays finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,8 +282,9 @@ def _user_embedding(request: pb.GetPlanRequest) -> NDArray[np.float32] | None:
     if not request.HasField("user_embedding"):
         return None
     scale = request.user_embedding.scale
-    if not (math.isfinite(scale) and scale > 0):
+    if not 0 < scale <= _MAX_SCALE:
         raise RejectedError(
-            f"expected a positive user_embedding.scale, got {scale}", code="INVALID_ARGUMENT"
+            f"expected user_embedding.scale above 0 and at most {_MAX_SCALE:.3g}, got {scale}",
+            code="INVALID_ARGUMENT",
         )
     return np.frombuffer(request.user_embedding.codes, np.int8) * np.float32(scale)

@@ -22,10 +22,7 @@ from pocketrec.errors import RollbackError, StoreError, StoreLockedError
 from pocketrec.files import write_atomically
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.layout import StoreLayout
-from pocketrec_cloud.delivery.publication import (
-    Publication,
-    read_publication,
-)
+from pocketrec_cloud.delivery.publication import Publication, read_publication
 from pocketrec_cloud.delivery.store import ModelRecord, SqlStore
 from pocketrec_cloud.delivery.targets import (
     DIRECTOR_TARGET,
@@ -36,18 +33,10 @@ from pocketrec_cloud.delivery.targets import (
     targets_of_others,
 )
 from pocketrec_cloud.delivery.tuf_editor import LIFETIMES, TufEditor, Writer
-from pocketrec_quantization.bundle import (
-    BundleFolder,
-    encode_manifest,
-)
+from pocketrec_quantization.bundle import BundleFolder, encode_manifest
 from pocketrec_quantization.planners import GlobalPlanner, sensitivity_from_bytes
 
-__all__ = [
-    "create_repository",
-    "publish_bundle",
-    "refresh_timestamp",
-    "renew_repository",
-]
+__all__ = ["create_repository", "publish_bundle", "refresh_timestamp", "renew_repository"]
 
 _LOCK_TIMEOUT_S = 30.0
 
@@ -184,7 +173,8 @@ def renew_repository(
 ) -> int:
     """Sign everything again, naming the keys that lie in the folder now.
 
-    Run it well before a year is over, or after replacing any key but the root's.
+    Run it well before a year is over, or after replacing any key but the root's. If keys
+    were replaced and it is interrupted, devices refuse to sync until it is repeated.
 
     Args:
         store: Folder of the repository.

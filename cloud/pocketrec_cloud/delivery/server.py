@@ -32,9 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import SERVICE_NAME
-from grpc_health.v1.health import aio as health
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pocketrec.errors import ConfigError, PocketRecError
@@ -125,7 +123,7 @@ class DeliveryServer:
         clock: Unix seconds.
 
     Raises:
-        ConfigError: A key is absent, or the certificate cannot be read.
+        ConfigError: A key is absent.
         StoreError: The store has no repository, or its database cannot be used.
         ArtifactError: The store's metadata is damaged.
     """
@@ -135,14 +133,14 @@ class DeliveryServer:
         self._clock = clock
         self._store, service = build_service(config, clock)
         self._executor = ThreadPoolExecutor(_WORKERS, thread_name_prefix="pocketrec")
-        self._health = health.HealthServicer()
+        self._health = health.aio.HealthServicer()
         self._refresher: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             options=_CHANNEL_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS
         )
         add_DeviceServiceServicer_to_server(DeviceServicer(service, self._executor), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> str:
@@ -155,7 +153,11 @@ class DeliveryServer:
             ConfigError: The address cannot be listened on, or the certificate is unusable.
             OSError: A certificate file cannot be read.
         """
-        port = self._listen()
+        try:
+            port = self._listen()
+        except BaseException:
+            await self.stop()
+            raise
         await self._refresh()
         await self._server.start()
         await self._health.set(_SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -198,7 +200,7 @@ class DeliveryServer:
             _LOG.exception("the TUF timestamp stays as it is; devices refuse it once it expires")
 
 
-async def serve(config: ServerConfig, *, announce: Callable[[str], None] = print) -> None:
+async def serve(config: ServerConfig, *, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; call it on the main thread.
 
     Args:

@@ -245,7 +245,9 @@ class TestGetPlan:
             ({"planner": "x" * 65}, "planner: expected"),
             ({"model_digest": b"short"}, "model_digest of 32 bytes, got 5"),
             ({"average_bits": float("nan")}, "average_bits between"),
-            ({"user_embedding": pb.UserEmbedding(codes=b"x")}, "positive user_embedding.scale"),
+            ({"user_embedding": pb.UserEmbedding(codes=b"x")}, "user_embedding.scale above 0"),
+            ({"user_embedding": pb.UserEmbedding(codes=b"x", scale=3e38)}, "scale above 0"),
+            ({"user_embedding": pb.UserEmbedding(scale=1)}, "of 4 dimensions"),
             ({"user_embedding": pb.UserEmbedding(codes=b"x", scale=1)}, "of 4 dimensions"),
         ],
     )
