@@ -3,11 +3,12 @@
 
 ::
 
-    KEYS/offline/  root.pem  targets.pem                  vouch for bundles; keep them away
+    KEYS/offline/  root.pem  targets.pem                  vouch for bundles; keep them away from the server
     KEYS/online/   snapshot.pem  timestamp.pem  director.pem     the server needs these
 
-Whoever takes the server gets the online keys: they may sign plans and hold a bundle
-back for a while, but cannot make a device accept a bundle that was never published.
+Publishing takes both. Whoever takes the server gets the online keys: they can sign plans
+and hide newer bundles until the keys are replaced, but cannot make a device accept a bundle
+that was never published.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ Writer = Callable[[Path, bytes], None]
 __all__ = ["LIFETIMES", "TufEditor", "latest_root"]
 
 # Our choice: what needs an offline key lives a year, the snapshot survives a long weekend
-# without a server, and a day bounds how long an attacker can hide a newer bundle.
+# without a server, and a day bounds how long a network can hide a newer bundle.
 LIFETIMES = {
     Role.ROOT: timedelta(days=365),
     Role.TARGETS: timedelta(days=365),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from grpc import StatusCode
 
 from pocketrec import errors
-from pocketrec_cloud.delivery.error_catalogue import CATALOGUE, describe_error
+from pocketrec_cloud.delivery.error_catalogue import CATALOGUE, REFUSALS, describe_error
 
 SECRET = "/srv/keys/online/director.pem"
 
@@ -16,6 +18,17 @@ def test_every_error_has_an_entry() -> None:
     tree = {getattr(errors, name) for name in errors.__all__}
 
     assert set(CATALOGUE) == tree
+
+
+def test_documentation_lists_every_status() -> None:
+    """docs/protocol.md says of each error what the catalogue does."""
+    page = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text("utf-8")
+    for error, spec in CATALOGUE.items():
+        if spec.status is not StatusCode.INTERNAL:
+            reads = spec.public_message or "its message"
+            assert f"| `{error.__name__}` | `{spec.status.name}` | {reads} |" in page
+    for status in (*REFUSALS.values(), *(spec.status for spec in CATALOGUE.values())):
+        assert f"\n| `{status.name}` | " in page
 
 
 def test_refusal_goes_out_as_it_is() -> None:
