@@ -233,7 +233,7 @@ class Store:
         return False
 
     def prune(self, state: DeviceState) -> None:
-        """Delete every bundle, plan and download that ``state`` does not name.
+        """Delete everything that ``state`` does not name, half-written files included.
 
         Raises:
             OSError: Something cannot be deleted.
@@ -248,6 +248,8 @@ class Store:
             for path in self.path.glob(f"{folder}/*"):
                 if path.name not in names:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for half_written in self.path.rglob(".*"):  # by a writer that was killed
+            half_written.unlink()
 
     @property
     def _state_path(self) -> Path:

@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from pocketrec.errors import (
+    BackendError,
+    ConfigError,
+    HealthCheckError,
+    IncompatibleArtifactError,
+    IntegrityError,
+    RollbackError,
+    StoreError,
+)
+from pocketrec_device import Runtime
+from pocketrec_device.engine import EngineSettings
+from pocketrec_device.install import switch
+from pocketrec_device.store import Store
+from pocketrec_quantization.bundle import PREFILL, VECTORS, BundleFolder
+from pocketrec_quantization.item_table import ItemTable
+from pocketrec_quantization.plan import encode_plan
+from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.vectors import TestVectors, VectorCase
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import TinyModel
+
+MakeBundle = Callable[..., BundleFolder]
+NUMPY = EngineSettings(backend="numpy")
+EVERYTHING = tuple("abcdefghijkl")
+
+
+@pytest.fixture
+def store_path(runtime: Runtime) -> Path:
+    """The folder that ``runtime`` works on."""
+    return runtime._store.path
+
+
+def install_plan(runtime: Runtime, plan: bytes) -> None:
+    """Install a plan as a sync would, after it was accepted."""
+    store = runtime._store
+    with store.writing():
+        state = store.load()
+        assert state.current is not None
+        engine = switch(store, state, state.current.bundle, plan, NUMPY)
+    runtime._live.adopt(engine)
+
+
+class TestRanking:
+    def test_scores_are_those_of_the_reference(
+        self, runtime: Runtime, bundle: BundleFolder, model: TinyModel
+    ) -> None:
+        """A history and candidates give what the reference executor gives."""
+        items = bundle.read_items()
+        reference = ReferenceBackend.from_model(
+            model.frozen, model.plan().widths, bundle.manifest.backbone
+        )
+        h = reference.full_history(items.embed(items.indices_of("abcabcabd"))).h
+        expected = reference.score(h, items.embed(items.indices_of("efgh")))
+
+        runtime.observe_many(list("abcabcab"))
+        runtime.observe("d")
+        ranking = runtime.rerank(list("efgh"), 4)
+
+        by_item = dict(zip(ranking.items, ranking.scores, strict=True))
+        np.testing.assert_allclose([by_item[i] for i in "efgh"], expected, atol=1e-4)
+
+    def test_events_on_unknown_items_change_nothing(self, runtime: Runtime) -> None:
+        """What the item table lacks is reported and left out."""
+        runtime.observe_many(["a", "b"])
+        before = runtime.rerank(EVERYTHING, 12)
+
+        assert runtime.observe("never heard of") is False
+        assert runtime.observe_many(["?", "!"]) == 0
+
+        assert runtime.rerank(EVERYTHING, 12) == before
+
+    def test_unknown_candidates_come_last(self, runtime: Runtime) -> None:
+        """A candidate the item table lacks keeps its place behind all others."""
+        runtime.observe("a")
+
+        ranking = runtime.rerank(["?", "b", "!", "c"], 4)
+
+        assert set(ranking.items[:2]) == {"b", "c"}
+        assert ranking.items[2:] == ("?", "!")
+
+    def test_only_unknown_candidates_are_ranked_too(self, runtime: Runtime) -> None:
+        """Nothing to compute is no error."""
+        runtime.observe("a")
+
+        assert runtime.rerank(["?", "!"], 2).items == ("?", "!")
+
+    def test_seen_items_can_be_left_out(self, runtime: Runtime) -> None:
+        """The filter knows the last L events."""
+        runtime.observe_many(["a", "b", "c", "d", "e", "f"])
+
+        ranking = runtime.rerank(["a", "b", "f", "g"], 4, exclude_seen=True)
+
+        assert set(ranking.items) == {"a", "g"}  # L = 5: "a" has left the window
+
+    def test_without_a_history_the_server_decides(self, runtime: Runtime) -> None:
+        """Before the first event, and after a reset, server scores rank alone."""
+        runtime.observe("a")
+        runtime.reset()
+
+        assert runtime.rerank(["a", "b"], 2, server_scores=[1, 2]).items == ("b", "a")
+        assert runtime.rerank(["b", "a"], 2).items == ("b", "a")
+
+    def test_one_string_is_no_history(self, runtime: Runtime) -> None:
+        """A single id instead of a list would be taken letter by letter."""
+        with pytest.raises(ConfigError, match="sequence of item ids"):
+            runtime.observe_many("abc")
+
+
+class TestOpening:
+    def test_works_offline_from_what_is_installed(self, runtime: Runtime, store_path: Path) -> None:
+        """A second runtime on the folder ranks like the first."""
+        runtime.observe_many(["a", "b"])
+
+        with Runtime.open(store_path, backend="numpy") as second:
+            second.observe_many(["a", "b"])
+            assert second.rerank(EVERYTHING, 12) == runtime.rerank(EVERYTHING, 12)
+
+    def test_both_backends_rank_alike(self, runtime: Runtime, store_path: Path) -> None:
+        """The default backend gives the reference's order."""
+        runtime.observe_many(["a", "b"])
+
+        with Runtime.open(store_path) as other:
+            other.observe_many(["a", "b"])
+            assert other.rerank(EVERYTHING, 12).items == runtime.rerank(EVERYTHING, 12).items
+
+    def test_nowhere_says_to_create(self, tmp_path: Path) -> None:
+        """Opening a folder that is no store names what to do."""
+        with pytest.raises(StoreError, match=r"Runtime\.create"):
+            Runtime.open(tmp_path / "nowhere")
+
+    def test_an_empty_store_says_to_sync(self, tmp_path: Path) -> None:
+        """A store without a bundle can be created, not opened or ranked with."""
+        with Runtime.create(tmp_path / "device", model="demo") as runtime:
+            assert not runtime.is_ready
+            with pytest.raises(StoreError, match="sync"):
+                runtime.rerank(["a"], 1)
+
+        with pytest.raises(StoreError, match=r"nothing is installed.*sync"):
+            Runtime.open(tmp_path / "device")
+
+    def test_strict_refuses_float32(self, store_path: Path) -> None:
+        """Today everything computes in float32, so strict refuses every bundle."""
+        with pytest.raises(BackendError, match="strict"):
+            Runtime.open(store_path, strict=True)
+
+    def test_a_closed_runtime_ranks_no_more(self, runtime: Runtime) -> None:
+        """Closing lets go of everything."""
+        runtime.close()
+
+        with pytest.raises(StoreError, match="nothing is loaded"):
+            runtime.observe("a")
+
+    def test_another_process_may_have_synced(
+        self, runtime: Runtime, store_path: Path, make_bundle: MakeBundle
+    ) -> None:
+        """``load`` picks up what somebody else installed."""
+        other = Runtime.open(store_path, backend="numpy")
+        other.bootstrap(make_bundle(version=2).path)
+
+        runtime.load()
+
+        assert runtime._live.snapshot(with_seen=False).engine.manifest.version == 2
+
+
+class TestBootstrap:
+    def test_the_same_bundle_again_changes_nothing(
+        self, runtime: Runtime, bundle: BundleFolder
+    ) -> None:
+        """An app may bootstrap at every start."""
+        assert runtime.bootstrap(bundle.path) is False
+        assert runtime.status().previous is None
+
+    def test_a_newer_bundle_takes_over(self, runtime: Runtime, make_bundle: MakeBundle) -> None:
+        """An app update brings a newer bundle; the old one becomes the previous."""
+        assert runtime.bootstrap(make_bundle(version=2, seed=1).path) is True
+
+        status = runtime.status()
+        assert status.current is not None
+        assert status.previous is not None
+        assert (status.current.bundle_version, status.previous.bundle_version) == (2, 1)
+
+    def test_an_older_bundle_is_refused(self, runtime: Runtime, make_bundle: MakeBundle) -> None:
+        """A packaged bundle never replaces a newer one."""
+        runtime.bootstrap(make_bundle(version=3).path)
+
+        with pytest.raises(RollbackError, match="above version 3, got version 2") as caught:
+            runtime.bootstrap(make_bundle(version=2).path)
+
+        assert (caught.value.installed, caught.value.offered) == (3, 2)
+
+    def test_another_bundle_of_the_same_version_is_refused(
+        self, runtime: Runtime, make_bundle: MakeBundle
+    ) -> None:
+        """A version means one content."""
+        with pytest.raises(RollbackError, match="above version 1"):
+            runtime.bootstrap(make_bundle(version=1, seed=1).path)
+
+    def test_a_bundle_of_another_model_is_refused(
+        self, runtime: Runtime, make_bundle: MakeBundle
+    ) -> None:
+        """One store follows one model line."""
+        with pytest.raises(IncompatibleArtifactError, match=r"'demo'.*'other'"):
+            runtime.bootstrap(make_bundle(model_name="other", version=2).path)
+
+    def test_a_personal_plan_goes_on_with_a_new_item_table(
+        self, runtime: Runtime, model: TinyModel, make_bundle: MakeBundle
+    ) -> None:
+        """A plan is bound to the weights: new items do not invalidate it."""
+        install_plan(runtime, encode_plan(model.mixed_plan(version=4), None))
+
+        runtime.bootstrap(make_bundle(version=2).path)
+
+        status = runtime.status()
+        assert status.current is not None
+        assert (status.current.bundle_version, status.current.plan_version) == (2, 4)
+
+    def test_a_personal_plan_for_other_weights_is_dropped(
+        self, runtime: Runtime, model: TinyModel, make_bundle: MakeBundle
+    ) -> None:
+        """New weights start from their default plan."""
+        install_plan(runtime, encode_plan(model.mixed_plan(version=4), None))
+
+        runtime.bootstrap(make_bundle(version=2, seed=1).path)
+
+        status = runtime.status()
+        assert status.current is not None
+        assert status.current.plan_version == 0
+
+
+class TestHealth:
+    def test_wrong_vectors_keep_a_bundle_out(
+        self, runtime: Runtime, bundle: BundleFolder, make_bundle: MakeBundle
+    ) -> None:
+        """A bundle that does not compute what its exporter computed is not installed."""
+        good = bundle.read_vectors()
+        cases = tuple(
+            VectorCase(history=c.history, candidates=c.candidates, scores=c.scores + 0.5)
+            for c in good.cases
+        )
+        wrong = TestVectors(cases=cases, tolerance=good.tolerance)
+        runtime.observe("a")
+        before, status = runtime.rerank(EVERYTHING, 12), runtime.status()
+
+        with pytest.raises(HealthCheckError, match=r"got 0\.5"):
+            runtime.bootstrap(make_bundle(version=2, parts={VECTORS: wrong.to_bytes()}).path)
+
+        assert runtime.rerank(EVERYTHING, 12) == before
+        assert runtime.status() == status
+
+    def test_a_broken_graph_keeps_a_bundle_out(
+        self, tmp_path: Path, make_bundle: MakeBundle, model: TinyModel
+    ) -> None:
+        """A step graph in place of the prefill graph is found before the switch."""
+        with Runtime.create(tmp_path / "device", model="demo") as runtime:
+            swapped = make_bundle(parts={PREFILL: model.graphs["step.onnx"]})
+
+            with pytest.raises(HealthCheckError, match="cannot be computed"):
+                runtime.bootstrap(swapped.path)
+
+            assert not runtime.is_ready
+
+    def test_a_bundle_without_a_tolerance_for_the_backend_is_refused(
+        self, runtime: Runtime, bundle: BundleFolder, make_bundle: MakeBundle
+    ) -> None:
+        """A bundle that was never tried on this backend does not run on it."""
+        vectors = TestVectors(cases=bundle.read_vectors().cases, tolerance={"onnxruntime": 1e-3})
+
+        with pytest.raises(IncompatibleArtifactError, match="'numpy'"):
+            runtime.bootstrap(make_bundle(version=2, parts={VECTORS: vectors.to_bytes()}).path)
+
+
+class TestSwap:
+    def test_rebuilds_the_session_from_the_last_events(
+        self, runtime: Runtime, make_bundle: MakeBundle, make_items: Callable[..., ItemTable]
+    ) -> None:
+        """After a swap the user is who they were: the last L events are taken in again."""
+        newer = make_bundle(version=2, seed=1, items=make_items(2))
+        runtime.observe_many(["l", "k", "a", "b", "c", "d", "e"])
+        with Runtime.create(runtime._store.path.parent / "x", model="demo") as fresh:
+            fresh._settings = NUMPY
+            fresh.bootstrap(newer.path)
+            fresh.observe_many(["a", "b", "c", "d", "e"])
+            expected = fresh.rerank(EVERYTHING, 12)
+
+        runtime.bootstrap(newer.path)
+
+        assert runtime.rerank(EVERYTHING, 12) == expected
+
+    def test_leaves_out_events_the_new_items_lack(
+        self, runtime: Runtime, make_bundle: MakeBundle, make_items: Callable[..., ItemTable]
+    ) -> None:
+        """Items that a new table dropped are no part of the rebuilt session."""
+        runtime.observe_many(["a", "b"])
+
+        runtime.bootstrap(make_bundle(version=2, items=make_items(2, tuple("bzyxw"))).path)
+
+        assert runtime.rerank(["a", "z"], 2).items == ("z", "a")
+
+    def test_does_not_disturb_calls_in_flight(
+        self, runtime: Runtime, make_bundle: MakeBundle
+    ) -> None:
+        """Rankings made during swaps are whole: all scores come from one engine."""
+        bundles = [make_bundle(version=version, seed=version % 2) for version in range(2, 8)]
+        runtime.observe_many(["a", "b", "c"])
+        possible = {runtime.rerank(EVERYTHING, 12)}
+        with Runtime.create(runtime._store.path.parent / "x", model="demo") as other:
+            other._settings = NUMPY
+            other.bootstrap(bundles[1].path)
+            other.observe_many(["a", "b", "c"])
+            possible.add(other.rerank(EVERYTHING, 12))
+        seen, stop = set(), threading.Event()
+
+        def rank_on() -> None:
+            while not stop.is_set():
+                seen.add(runtime.rerank(EVERYTHING, 12))
+
+        threads = [threading.Thread(target=rank_on) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for newer in bundles:
+            runtime.bootstrap(newer.path)
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+        assert seen <= possible
+
+    def test_observing_from_threads_loses_no_event(self, runtime: Runtime) -> None:
+        """Events from several threads are taken in one after the other."""
+        threads = [
+            threading.Thread(target=lambda: [runtime.observe("a") for _ in range(50)])
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert runtime._live._running is not None
+        assert runtime._live._running[1].n_events == 200
+
+
+class TestRollback:
+    def test_returns_to_the_pair_before(self, runtime: Runtime, make_bundle: MakeBundle) -> None:
+        """The previous pair ranks again exactly as it did."""
+        runtime.observe("a")
+        before = runtime.rerank(EVERYTHING, 12)
+        runtime.bootstrap(make_bundle(version=2, seed=1).path)
+        assert runtime.rerank(EVERYTHING, 12) != before
+
+        runtime.rollback()
+
+        assert runtime.rerank(EVERYTHING, 12) == before
+        assert runtime.status().is_held_back
+
+    def test_needs_a_previous_pair(self, runtime: Runtime) -> None:
+        """After the first installation there is nothing to go back to."""
+        with pytest.raises(StoreError, match="no previous pair"):
+            runtime.rollback()
+
+    def test_to_a_damaged_pair_is_refused(
+        self, runtime: Runtime, store_path: Path, make_bundle: MakeBundle
+    ) -> None:
+        """What runs keeps running when the previous pair cannot be read."""
+        previous = runtime.status().current
+        assert previous is not None
+        runtime.bootstrap(make_bundle(version=2, seed=1).path)
+        for part in (store_path / "bundles" / previous.bundle / "parts").iterdir():
+            part.write_bytes(b"damaged")
+
+        with pytest.raises(IntegrityError):
+            runtime.rollback()
+
+        status = runtime.status()
+        assert status.current is not None
+        assert status.current.bundle_version == 2
+
+
+class TestStatus:
+    def test_separates_the_payload_of_a_plan(self, runtime: Runtime, model: TinyModel) -> None:
+        """Header, 2-bit codes and signature are told apart."""
+        install_plan(runtime, encode_plan(model.mixed_plan(version=4, subject="ann"), None))
+
+        current = runtime.status().current
+
+        assert current is not None
+        assert (current.plan_version, current.subject, current.planner) == (4, "ann", "random")
+        assert current.payload_bytes == -(-len(model.plan().codes) // 4)
+        assert current.signature_bytes == 0
+        assert 2 < current.effective_bits < 16
+
+    def test_shows_an_expired_plan_that_keeps_ranking(
+        self, runtime: Runtime, model: TinyModel
+    ) -> None:
+        """A plan that expires while offline is reported, and still ranks."""
+        plan = model.mixed_plan(version=4, issued_at_s=1_700_000_000, expires_at_s=1_700_000_001)
+        install_plan(runtime, encode_plan(plan, None))
+        runtime.observe("a")
+
+        current = runtime.status().current
+
+        assert current is not None
+        assert current.is_expired
+        assert len(runtime.rerank(EVERYTHING, 12)) == 12
+
+    def test_names_what_cannot_be_read(self, runtime: Runtime, store_path: Path) -> None:
+        """A damaged pair is a line in the status, not an error."""
+        next(store_path.glob("plans/*")).write_bytes(b"damaged")
+
+        status = runtime.status()
+
+        assert status.current is None
+        assert "has changed" in status.problems[0]
+
+
+def test_the_package_imports_without_what_only_syncing_needs() -> None:
+    """Importing loads no network, no TUF, no cryptography, no inference library, no torch."""
+    script = (
+        "import sys, pocketrec_device\n"
+        "heavy = {'torch', 'grpc', 'tuf', 'cryptography', 'onnxruntime', 'executorch', 'onnx',"
+        " 'pocketrec_cloud', 'pandas', 'sqlalchemy', 'rich', 'click'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert result.stdout.strip() == "[]"
+
+
+def test_nothing_of_a_history_is_written(runtime: Runtime, store_path: Path) -> None:
+    """Item ids stay in memory: the store's files do not change while events come in."""
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in store_path.rglob("*") if path.is_file()}
+
+    before = contents()
+    runtime.observe_many(["a", "b"])
+    runtime.rerank(EVERYTHING, 12)
+    runtime.close()
+
+    assert contents() == before
+
+
+def test_a_store_survives_another_settings_choice(runtime: Runtime, store_path: Path) -> None:
+    """What one backend installed, another one opens."""
+    del runtime
+    store = Store(store_path)
+
+    assert Runtime(store, NUMPY).is_ready is False
+    assert Runtime.open(store_path, threads=2).is_ready
