@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+import venv
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 import hypothesis
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 hypothesis.settings.register_profile("local", deadline=None, max_examples=50)
 hypothesis.settings.register_profile(
@@ -16,6 +21,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -32,3 +38,56 @@ def _only_this_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded)
         yield
+
+
+@pytest.fixture(scope="session")
+def make_installation(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Make an environment as ``pip install 'pocketrec[EXTRA]'`` would, without a network.
+
+    The function takes an extra, or "" for none, and returns the environment's Python. The
+    environment holds links to exactly the distributions that our requirements lead to.
+    """
+    made: dict[str, Path] = {}
+
+    def make(extra: str) -> Path:
+        if extra not in made:
+            folder = tmp_path_factory.mktemp(f"installation-{extra or 'base'}")
+            venv.create(folder, symlinks=True)
+            (site,) = folder.glob("lib/python*/site-packages")
+            for name in required_distributions("pocketrec", extra):
+                link_distribution(name, site)
+            made[extra] = folder / "bin" / "python"
+        return made[extra]
+
+    return make
+
+
+def required_distributions(name: str, extra: str = "") -> set[str]:
+    """Return the names of a distribution and of all that it requires, on this machine."""
+    found: set[str] = set()
+    waiting = [(name, extra)]
+    seen = set(waiting)
+    while waiting:
+        name, extra = waiting.pop()
+        try:
+            requirements = [Requirement(text) for text in distribution(name).requires or []]
+        except PackageNotFoundError:
+            pytest.skip(f"{name} is not installed: run scripts/install")
+        found.add(name)
+        for needed in requirements:
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                for each in ("", *needed.extras):
+                    pair = (canonicalize_name(needed.name), each)
+                    if pair not in seen:
+                        seen.add(pair)
+                        waiting.append(pair)
+    return found
+
+
+def link_distribution(name: str, site: Path) -> None:
+    """Link a distribution's top-level files and folders into another site-packages."""
+    files = distribution(name).files or []
+    for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+        source = Path(str(distribution(name).locate_file(top)))
+        if source.exists() and not (site / top).exists():
+            (site / top).symlink_to(source)

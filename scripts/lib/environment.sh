@@ -41,9 +41,9 @@ profile_extras() {
   esac
 }
 
-# A pip that says little unless something goes wrong.
+# A pip that speaks only of errors.
 quiet_pip() {
-  "$PYTHON" -m pip --disable-pip-version-check "$1" --quiet --no-input "${@:2}"
+  "$PYTHON" -m pip "$1" -qq --disable-pip-version-check --no-input "${@:2}"
 }
 
 ensure_environment() {
@@ -61,9 +61,10 @@ ensure_environment() {
     return
   fi
 
-  echo "environment: installing pocketrec[$extras] into $VENV (some minutes the first time)"
   # First and alone, so that exactly this release is chosen and nothing pulls in another.
+  echo "environment: installing PyTorch into $VENV (the first time takes some minutes)"
   quiet_pip install "torch==2.13.0"
+  echo "environment: installing pocketrec[$extras]"
   quiet_pip install --editable ".[$extras]"
   echo "$wanted" > "$VENV/.ready-$profile"
   if [ "$profile" = test ]; then

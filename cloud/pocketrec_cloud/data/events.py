@@ -59,9 +59,8 @@ def group_events(
 ) -> tuple[SequenceDataset, ReadReport]:
     """Put every user's events in order, drop short histories, and count both.
 
-    The sort is stable: events of one user at one time keep their order in the file. Users
-    keep the order in which the file names them. Item indices follow the sorted ids, so they
-    do not depend on the order of the file.
+    The sort is stable: events of one user at one time keep their order in the file, and so do
+    users. Item indices follow the sorted ids, so they do not depend on the file's order.
 
     Args:
         events: What was read.

@@ -117,13 +117,8 @@ def synthetic_interactions(config: SyntheticConfig | None = None) -> SyntheticCa
         Our own design; see the module.
     """
     config = config or SyntheticConfig()
-    rng = np.random.default_rng(config.seed)
     first_item = np.linspace(0, config.n_items, config.n_groups + 1).astype(np.int64)
-    walk = _Walk(config, rng, first_item)
-    lengths = _lengths(config, rng)
-    events = np.stack([walk.next_items() for _ in range(int(lengths.max()))], axis=1)  # (U, T)
-    is_kept = np.arange(events.shape[1]) < lengths[:, None]
-
+    offsets, items = _histories(config, first_item)
     group_of_item = np.repeat(np.arange(config.n_groups), np.diff(first_item))
     names = tuple(_group_name(group) for group in range(config.n_groups))
     places = np.arange(config.n_items) - first_item[group_of_item] + 1
@@ -136,8 +131,8 @@ def synthetic_interactions(config: SyntheticConfig | None = None) -> SyntheticCa
         user_ids=tuple(
             f"user-{user:0{len(str(config.n_users))}d}" for user in range(1, config.n_users + 1)
         ),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        items=(events[is_kept] + 1).astype(np.int32),
+        offsets=offsets,
+        items=items,
     )
     titles = tuple(
         f"{names[group]}, part {place}" for group, place in zip(group_of_item, places, strict=True)
@@ -145,6 +140,18 @@ def synthetic_interactions(config: SyntheticConfig | None = None) -> SyntheticCa
     return SyntheticCatalogue(
         dataset=dataset, titles=titles, group_names=names, group_of_item=group_of_item
     )
+
+
+def _histories(
+    config: SyntheticConfig, first_item: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    rng = np.random.default_rng(config.seed)
+    walk = _Walk(config, rng, first_item)
+    lengths = _lengths(config, rng)
+    events = np.stack([walk.next_items() for _ in range(int(lengths.max()))], axis=1)  # (U, T)
+    is_kept = np.arange(events.shape[1]) < lengths[:, None]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return offsets, (events[is_kept] + 1).astype(np.int32)
 
 
 class _Walk:
