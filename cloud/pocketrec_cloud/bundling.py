@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns a trained backbone into everything that is published or measured.
+
+The output folder holds ``bundle/``, which is what devices get, and three files that stay
+behind: ``sensitivity.safetensors`` for the planner on the server,
+``float.safetensors``, the float control of benchmarks, and ``cases.safetensors``, the
+held-out users.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pocketrec import __version__
+from pocketrec.errors import QuantizationError
+from pocketrec.files import write_atomically
+from pocketrec_cloud.calibration import collect_statistics, measure_sensitivity
+from pocketrec_cloud.export import (
+    coded_names,
+    device_form,
+    export_executorch,
+    export_onnx,
+    with_weights,
+)
+from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
+from pocketrec_quantization.bundle import (
+    CARD,
+    DEFAULT_PLAN,
+    FROZEN,
+    ITEMS,
+    PREFILL,
+    PROGRAM,
+    SCORE,
+    STEP,
+    VECTORS,
+    BundleFolder,
+    write_bundle,
+)
+from pocketrec_quantization.cases import EvaluationCases
+from pocketrec_quantization.float_twin import FloatTwin
+from pocketrec_quantization.frozen import FrozenModel
+from pocketrec_quantization.item_table import ROW_BITS, ItemTable
+from pocketrec_quantization.levels import DEFAULT_LEVELS
+from pocketrec_quantization.manifest import BackboneConfig, ItemTableInfo, Manifest
+from pocketrec_quantization.plan import Plan, encode_plan
+from pocketrec_quantization.planners import GlobalPlanner, sensitivity_to_bytes
+from pocketrec_quantization.quantizer import freeze_matrix
+from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.vectors import TestVectors, VectorCase
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
+    from pocketrec_cloud.data.split import LeaveOneOut
+
+__all__ = ["BUNDLE_FOLDER", "CASES", "FLOAT_TWIN", "SENSITIVITY", "BuildConfig", "build_bundle"]
+
+BUNDLE_FOLDER = "bundle"
+SENSITIVITY = "sensitivity.safetensors"
+FLOAT_TWIN = "float.safetensors"
+CASES = "cases.safetensors"
+
+N_VECTOR_CASES = 8
+N_VECTOR_CANDIDATES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """What the bundle is called and how its default plan is made.
+
+    Attributes:
+        model_name: Model line; one line has one current bundle.
+        version: Of the bundle; only ever goes up.
+        created_at_s: Unix seconds.
+        average_bits: Of the default plan, bits per coded weight, scales apart.
+        license: Terms of the weights, an SPDX identifier or free text.
+        has_program: Whether to add an ExecuTorch program.
+        max_cases: Held-out users to keep for benchmarks.
+        seed: Seed of every sample drawn.
+    """
+
+    model_name: str
+    version: int
+    created_at_s: int
+    average_bits: float = 3.0
+    license: str = ""
+    has_program: bool = False
+    max_cases: int = 10_000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Quantized:
+    """The backbone, split into what is coded and what is not."""
+
+    model: SASRec
+    frozen: FrozenModel
+    weights: dict[str, NDArray[np.float32]]
+    items: ItemTable
+    config: BackboneConfig
+
+
+def build_bundle(
+    model: SASRec,
+    item_ids: tuple[str, ...],
+    split: LeaveOneOut,
+    *,
+    out: Path,
+    config: BuildConfig,
+    facts: Mapping[str, object],
+) -> BundleFolder:
+    """Quantize, plan, export, check and write.
+
+    Args:
+        model: A trained backbone.
+        item_ids: V external ids in the order of the item indices.
+        split: The interactions it was trained on; training events calibrate, test
+            events become evaluation cases.
+        out: Folder for the bundle and the files beside it.
+        config: Names and budgets.
+        facts: Entries for the model card, such as measured quality.
+
+    Returns:
+        The bundle, verified.
+
+    Raises:
+        QuantizationError: An exported graph disagrees with the reference executor.
+        InfeasibleBudgetError: ``average_bits`` is below the smallest plan.
+        MissingExtraError: A program is wanted but executorch is not installed.
+    """
+    quantized = _quantize(device_form(model), item_ids, config.version)
+    frozen = quantized.frozen
+    sequences = [split.train_sequence(u) for u in range(split.dataset.n_users)]
+    statistics = collect_statistics(quantized.model, sequences, seed=config.seed)
+    sensitivity = measure_sensitivity(quantized.weights, frozen, statistics)
+    plan = _default_plan(frozen, sensitivity, config)
+    parts = {
+        FROZEN: frozen.to_bytes(),
+        ITEMS: quantized.items.to_bytes(),
+        DEFAULT_PLAN: encode_plan(plan, None),
+        VECTORS: _test_vectors(quantized, plan, split, config.seed).to_bytes(),
+    }
+    graphs = export_onnx(quantized.model)
+    parts |= {PREFILL: graphs["prefill"], STEP: graphs["step"], SCORE: graphs["score"]}
+    if config.has_program:
+        parts[PROGRAM] = export_executorch(
+            with_weights(quantized.model, frozen.adapt(plan.widths))
+        )
+    parts[CARD] = _card(config, plan, parts, facts)
+    out.mkdir(parents=True, exist_ok=True)
+    cases = _evaluation_cases(split, config)
+    twin = FloatTwin(weights=quantized.weights, item_embeddings=_embeddings(quantized.model))
+    write_atomically(out / SENSITIVITY, sensitivity_to_bytes(sensitivity))
+    write_atomically(out / CASES, cases.to_bytes())
+    write_atomically(out / FLOAT_TWIN, twin.to_bytes())
+    write_bundle(out / BUNDLE_FOLDER, _manifest(quantized, config), parts)
+    bundle = BundleFolder.open(out / BUNDLE_FOLDER)
+    bundle.verify()
+    return bundle
+
+
+def _quantize(model: SASRec, item_ids: tuple[str, ...], version: int) -> _Quantized:
+    arrays = {
+        name: np.ascontiguousarray(value.detach().numpy())
+        for name, value in model.named_parameters()
+        if name != "item_embedding.weight"
+    }
+    names = coded_names(model)
+    weights = {f"{name}.weight": arrays.pop(f"{name}.weight") for name in names}
+    frozen = FrozenModel(
+        matrices={name: freeze_matrix(weights[f"{name}.weight"]) for name in names}, dense=arrays
+    )
+    return _Quantized(
+        model=model,
+        frozen=frozen,
+        weights=weights,
+        items=ItemTable.from_embeddings(_embeddings(model), item_ids, version),
+        config=_backbone_config(model.config),
+    )
+
+
+def _embeddings(model: SASRec) -> NDArray[np.float32]:
+    table: NDArray[np.float32] = model.item_embedding.weight.detach().numpy()
+    return np.ascontiguousarray(table)
+
+
+def _backbone_config(config: SASRecConfig) -> BackboneConfig:
+    return BackboneConfig(
+        kind="sasrec",
+        embedding_dim=config.embedding_dim,
+        n_blocks=config.n_blocks,
+        n_heads=config.n_heads,
+        window=config.window,
+        ffn_multiplier=config.ffn_multiplier,
+    )
+
+
+def _default_plan(
+    frozen: FrozenModel, sensitivity: NDArray[np.float64], config: BuildConfig
+) -> Plan:
+    budget = budget_bytes(frozen.layers, config.average_bits)
+    planner = GlobalPlanner(frozen.layers, sensitivity)
+    return Plan(
+        model_digest=frozen.digest,
+        levels=DEFAULT_LEVELS,
+        layers=frozen.layers,
+        codes=planner.plan([None], budget)[0],
+        budget_bytes=budget,
+        subject="",
+        planner=planner.name,
+        version=0,
+        issued_at_s=config.created_at_s,
+        expires_at_s=0,
+        key_id=b"",
+    )
+
+
+def _test_vectors(quantized: _Quantized, plan: Plan, split: LeaveOneOut, seed: int) -> TestVectors:
+    """Score generated histories with the reference: a bundle holds nobody's real events."""
+    rng = np.random.default_rng(seed)
+    reference = ReferenceBackend.from_model(quantized.frozen, plan.widths, quantized.config)
+    window, n_items = quantized.config.window, split.dataset.n_items
+    cases = []
+    for number in range(N_VECTOR_CASES):
+        # The shortest and the longest history are always among them.
+        length = [1, window][number] if number < 2 else int(rng.integers(1, window + 1))
+        history = rng.integers(1, n_items + 1, length).astype(np.int32)
+        candidates = rng.integers(1, n_items + 1, N_VECTOR_CANDIDATES).astype(np.int32)
+        state = reference.prefill(quantized.items.embed(history))
+        scores = reference.score(state.h, quantized.items.embed(candidates))
+        cases.append(VectorCase(history=history, candidates=candidates, scores=scores))
+    tolerance = score_tolerance(quantized.config, max(np.abs(c.scores).max() for c in cases))
+    backends = ("numpy", "onnxruntime", "executorch")
+    vectors = TestVectors(cases=tuple(cases), tolerance=dict.fromkeys(backends, tolerance))
+    _check_against_torch(quantized, plan, vectors)
+    return vectors
+
+
+def score_tolerance(config: BackboneConfig, largest_score: float) -> float:
+    """Return how far float32 arithmetic may move a score.
+
+    Codes and scales are exact on every machine and products of them are rounded once, so
+    widths do not enter: what remains are the roundings of float32 accumulation, some D
+    terms in each of a block's eight products, relative to the largest score.
+
+    Args:
+        config: The backbone's shape.
+        largest_score: Largest absolute score of the cases.
+
+    Returns:
+        Largest absolute difference to accept.
+
+    Source:
+        The usual bound n u / (1 - n u) on sums of n terms (Higham 2002, chapter 3).
+    """
+    unit_roundoff = 2.0**-24
+    n_terms = 8 * config.n_blocks * config.embedding_dim * config.ffn_multiplier
+    return float(n_terms * unit_roundoff * max(largest_score, 1.0))
+
+
+def _check_against_torch(quantized: _Quantized, plan: Plan, vectors: TestVectors) -> None:
+    """Compare the reference executor with the model that was trained."""
+    adapted = with_weights(quantized.model, quantized.frozen.adapt(plan.widths)).eval()
+    everything = np.arange(quantized.items.n_items + 1, dtype=np.int32)
+    table = torch.from_numpy(quantized.items.embed(everything))
+    adapted.item_embedding.weight.data.copy_(table)
+    for case in vectors.cases:
+        with torch.inference_mode():
+            history = torch.from_numpy(case.history.astype(np.int64))[None]
+            h = adapted.last_states(history, torch.tensor([case.history.shape[0]]))[0]
+            scores = (table[case.candidates] @ h).numpy()
+        worst = float(np.abs(scores - case.scores).max())
+        if worst > vectors.tolerance_of("numpy"):
+            raise QuantizationError(
+                f"expected the reference executor within {vectors.tolerance_of('numpy'):.2g} of "
+                f"the trained model, found a score {worst:.2g} off; do not publish this bundle"
+            )
+
+
+def _evaluation_cases(split: LeaveOneOut, config: BuildConfig) -> EvaluationCases:
+    users = split.users
+    if users.shape[0] > config.max_cases:
+        rng = np.random.default_rng(config.seed)
+        users = np.sort(rng.choice(users, config.max_cases, replace=False))
+    histories = [split.history(int(u), "test") for u in users]
+    return EvaluationCases(
+        items=np.concatenate(histories),
+        offsets=np.concatenate([[0], np.cumsum([h.shape[0] for h in histories])]).astype(np.int64),
+        targets=np.array([split.target(int(u), "test") for u in users], dtype=np.int32),
+        n_items=split.dataset.n_items,
+    )
+
+
+def _card(
+    config: BuildConfig, plan: Plan, parts: Mapping[str, bytes], facts: Mapping[str, object]
+) -> bytes:
+    sizes = {name: len(content) for name, content in sorted(parts.items())}
+    card = {
+        "model_name": config.model_name,
+        "version": config.version,
+        "default_plan": {
+            "planner": plan.planner,
+            "coded_bytes": coded_bytes(plan.layers, plan.widths),
+            "effective_bits": effective_bits(plan.layers, plan.widths),
+        },
+        "part_bytes": sizes,
+        **facts,
+    }
+    return json.dumps(card, indent=2, sort_keys=True).encode()
+
+
+def _manifest(quantized: _Quantized, config: BuildConfig) -> Manifest:
+    items = quantized.items
+    return Manifest(
+        model_name=config.model_name,
+        version=config.version,
+        created_at_s=config.created_at_s,
+        backbone=quantized.config,
+        items=ItemTableInfo(
+            n_items=items.n_items,
+            n_rows=items.n_rows,
+            row_bits=ROW_BITS,
+            version=items.version,
+        ),
+        layers=quantized.frozen.layers,
+        license=config.license,
+        producer=f"pocketrec {__version__}",
+    )

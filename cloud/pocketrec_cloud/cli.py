@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands ``train``, ``bundle build`` and ``plan make``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import torch
+from rich.table import Table
+
+from pocketrec import __version__
+from pocketrec.console import emit, json_option, stderr_console
+from pocketrec.errors import ConfigError, IncompatibleArtifactError
+from pocketrec.files import write_atomically
+from pocketrec_cloud.backbones.sasrec import SASRec
+from pocketrec_cloud.bundling import SENSITIVITY, BuildConfig, build_bundle
+from pocketrec_cloud.checkpoint import load_backbone
+from pocketrec_cloud.data.readers import Columns, InteractionFormat, read_interactions
+from pocketrec_cloud.data.report import render_report
+from pocketrec_cloud.data.split import LeaveOneOut, leave_one_out
+from pocketrec_cloud.evaluation import SequenceModel, evaluate, popularity_scorer
+from pocketrec_cloud.presets import PRESETS, preset
+from pocketrec_cloud.training import TrainingResult
+from pocketrec_cloud.training import train as train_backbone
+from pocketrec_cloud.training_display import training_display
+from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
+from pocketrec_quantization.bundle import BundleFolder
+from pocketrec_quantization.levels import DEFAULT_LEVELS
+from pocketrec_quantization.plan import Plan, encode_plan, plan_sizes
+from pocketrec_quantization.planners import (
+    GlobalPlanner,
+    Planner,
+    RandomPlanner,
+    UniformPlanner,
+    sensitivity_from_bytes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+__all__ = ["bundle_build", "plan_make", "train"]
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which interactions to read, and how."""
+    formats = [str(name) for name in InteractionFormat]
+    options = [
+        click.option("--data", type=_FILE, required=True, help="File of interactions."),
+        click.option("--format", "data_format", type=click.Choice(formats), default="auto"),
+        click.option("--user-column", help="Name of the user column, for CSV and Parquet."),
+        click.option("--item-column", help="Name of the item column."),
+        click.option("--time-column", help="Name of the time column."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _read(data: Path, data_format: str, **columns: str | None) -> LeaveOneOut:
+    """Read the interactions, show what became of them, and split them."""
+    named = {name: value for name, value in columns.items() if value is not None}
+    dataset, report = read_interactions(
+        data, format=data_format, columns=Columns(**named) if named else None
+    )
+    stderr_console().print(render_report(report))
+    return leave_one_out(dataset)
+
+
+@click.command()
+@_data_options
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the checkpoints.")
+@click.option("--preset", "preset_name", type=click.Choice(sorted(PRESETS)), default="demo")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--max-epochs", type=click.IntRange(1), help="Instead of the preset's.")
+@click.option("--max-minutes", type=float, help="Instead of the preset's.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; all when left out.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@json_option
+def train(  # noqa: PLR0913  # one argument per option
+    *,
+    data: Path,
+    data_format: str,
+    user_column: str | None,
+    item_column: str | None,
+    time_column: str | None,
+    out: Path,
+    preset_name: str,
+    seed: int,
+    max_epochs: int | None,
+    max_minutes: float | None,
+    threads: int | None,
+    resume: bool,
+    json_path: str | None,
+) -> None:
+    """Train a backbone on interactions, and test the best one once."""
+    split = _read(data, data_format, user=user_column, item=item_column, time=time_column)
+    chosen = preset(preset_name)
+    changes = {"seed": seed, "max_epochs": max_epochs, "max_minutes": max_minutes}
+    config = replace(chosen.training, **{k: v for k, v in changes.items() if v is not None})
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with training_display(stderr_console(), config.max_epochs) as display:
+        result = train_backbone(
+            split,
+            chosen.backbone(split.dataset.n_items),
+            config,
+            folder=out,
+            progress=display,
+            resume=resume,
+        )
+    record = _training_record(result, split, preset_name, config.seed)
+    write_atomically(out / "training.json", json.dumps(record, indent=2).encode())
+    emit(record, render=lambda console: _draw_training(console, record), json_path=json_path)
+
+
+def _training_record(
+    result: TrainingResult, split: LeaveOneOut, preset_name: str, seed: int
+) -> dict[str, Any]:
+    """Test the model once, with the control beside it."""
+    model = SequenceModel(result.model, result.model.config.window)
+    quality = {
+        "sasrec": evaluate(model, split, stage="test", seed=seed),
+        "popularity": evaluate(popularity_scorer(split), split, stage="test", seed=seed),
+    }
+    return {
+        "preset": preset_name,
+        "seed": seed,
+        "n_users": split.dataset.n_users,
+        "n_items": split.dataset.n_items,
+        "n_events": split.dataset.n_events,
+        "backbone": asdict(result.model.config),
+        "stopped": result.stopped,
+        "best_epoch": result.best.epoch,
+        "epochs": len(result.history),
+        "training_minutes": sum(record.seconds for record in result.history) / 60,
+        "validation_ndcg@10": result.best.validation_ndcg10,
+        "test": {name: ranks.full.as_record() for name, ranks in quality.items()},
+        "test_1_to_99": {name: ranks.sampled.as_record() for name, ranks in quality.items()},
+        "versions": {"pocketrec": __version__, "torch": torch.__version__, "numpy": np.__version__},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _draw_training(console: Console, record: dict[str, Any]) -> None:
+    table = Table(title=f"Test users' last event, best of {record['epochs']} epochs")
+    for column in ("model", "ranked among", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "95 % interval"):
+        table.add_column(column)
+    for protocol, among in (("test", "all items"), ("test_1_to_99", "1 of 100")):
+        for model, values in record[protocol].items():
+            low, high = values["ndcg@10_interval"]
+            metrics = [f"{values[name]:.4f}" for name in ("hr@5", "hr@10", "ndcg@5", "ndcg@10")]
+            table.add_row(model, among, *metrics, f"{low:.4f} to {high:.4f}")
+    console.print(table)
+
+
+@click.command()
+@_data_options
+@click.option("--checkpoint", type=_FILE, required=True, help="best.safetensors of a training.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the bundle and its company.")
+@click.option("--name", default="demo", show_default=True, help="Model line.")
+@click.option("--version", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--average-bits", type=float, default=3.0, show_default=True)
+@click.option("--license", "license_name", default="", help="Terms of the weights.")
+@click.option("--executorch", is_flag=True, help="Add an ExecuTorch program.")
+@json_option
+def bundle_build(  # noqa: PLR0913  # one argument per option
+    *,
+    data: Path,
+    data_format: str,
+    user_column: str | None,
+    item_column: str | None,
+    time_column: str | None,
+    checkpoint: Path,
+    out: Path,
+    name: str,
+    version: int,
+    average_bits: float,
+    license_name: str,
+    executorch: bool,
+    json_path: str | None,
+) -> None:
+    """Quantize, plan and export a trained backbone as a bundle."""
+    model, item_ids, header = load_backbone(checkpoint)
+    split = _read(data, data_format, user=user_column, item=item_column, time=time_column)
+    if item_ids != split.dataset.item_ids:
+        raise IncompatibleArtifactError(
+            f"{checkpoint}: expected the catalogue of {data} ({split.dataset.n_items} items), "
+            f"found another one ({len(item_ids)}): name the file it was trained on"
+        )
+    config = BuildConfig(
+        model_name=name,
+        version=version,
+        created_at_s=int(time.time()),
+        average_bits=average_bits,
+        license=license_name,
+        has_program=executorch,
+    )
+    bundle = _build_with_status(model, item_ids, split, out, config, header)
+    parts = {part.name: part.length_bytes for part in bundle.manifest.parts}
+    result = {
+        "folder": bundle.path,
+        "digest": bundle.digest,
+        "bundle_bytes": sum(parts.values()),
+        "parts": parts,
+    }
+    emit(result, render=lambda console: _draw_parts(console, parts), json_path=json_path)
+
+
+def _build_with_status(
+    model: SASRec,
+    item_ids: tuple[str, ...],
+    split: LeaveOneOut,
+    out: Path,
+    config: BuildConfig,
+    header: dict[str, object],
+) -> BundleFolder:
+    facts = {"validation_ndcg@10": header.get("ndcg@10"), "trained_epochs": header.get("epoch")}
+    with stderr_console().status("quantizing, measuring sensitivity, exporting, checking"):
+        return build_bundle(model, item_ids, split, out=out, config=config, facts=facts)
+
+
+def _draw_parts(console: Console, parts: dict[str, int]) -> None:
+    table = Table(title="Bundle", show_footer=True)
+    table.add_column("part", footer="all")
+    table.add_column("bytes", justify="right", footer=f"{sum(parts.values()):,}")
+    for name, size in sorted(parts.items(), key=lambda part: -part[1]):
+        table.add_row(name, f"{size:,}")
+    console.print(table)
+
+
+@click.command()
+@click.option("--bundle", "folder", type=_FOLDER, required=True, help="The bundle's folder.")
+@click.option("--planner", default="global", show_default=True, help="global, uniform-B or random.")
+@click.option("--sensitivity", type=_FILE, help="The file beside the bundle, for 'global'.")
+@click.option("--average-bits", type=float, help="Budget in bits per weight, scales apart.")
+@click.option("--budget-bytes", type=click.IntRange(0), help="Budget in bytes, scales included.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For 'random'.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@json_option
+def plan_make(  # noqa: PLR0913  # one argument per option
+    *,
+    folder: Path,
+    planner: str,
+    sensitivity: Path | None,
+    average_bits: float | None,
+    budget_bytes: int | None,
+    seed: int,
+    out: Path,
+    json_path: str | None,
+) -> None:
+    """Make an unsigned plan for a budget, to look at or to measure.
+
+    Devices only accept plans that a server signed; this one is for ``plan show``,
+    ``plan diff`` and ``bench run``.
+    """
+    bundle = BundleFolder.open(folder)
+    maker = _planner(bundle, planner, sensitivity, seed)
+    budget = _budget(bundle, maker, average_bits, budget_bytes)
+    plan = Plan(
+        model_digest=bundle.model_digest,
+        levels=DEFAULT_LEVELS,
+        layers=bundle.manifest.layers,
+        codes=maker.plan([None], budget)[0],
+        budget_bytes=budget,
+        subject="",
+        planner=maker.name,
+        version=0,
+        issued_at_s=int(time.time()),
+        expires_at_s=0,
+        key_id=b"",
+    )
+    content = encode_plan(plan, None)
+    write_atomically(out, content)
+    sizes = plan_sizes(content)
+    result = {
+        "plan": out,
+        "planner": plan.planner,
+        "budget_bytes": budget,
+        "coded_bytes": coded_bytes(plan.layers, plan.widths),
+        "effective_bits": effective_bits(plan.layers, plan.widths),
+        "header_bytes": sizes.header_bytes,
+        "payload_bytes": sizes.payload_bytes,
+    }
+    emit(result, render=lambda console: _draw_plan(console, result), json_path=json_path)
+
+
+def _planner(bundle: BundleFolder, name: str, sensitivity: Path | None, seed: int) -> Planner:
+    layers = bundle.manifest.layers
+    if name == "random":
+        return RandomPlanner(layers, seed)
+    if name.startswith("uniform-") and name.removeprefix("uniform-").isdigit():
+        return UniformPlanner(layers, int(name.removeprefix("uniform-")))
+    if name != "global":
+        raise ConfigError(
+            f"expected the planner 'global', 'random' or 'uniform-2|4|8', found {name!r}"
+        )
+    path = sensitivity or bundle.path.parent / SENSITIVITY
+    return GlobalPlanner(layers, sensitivity_from_bytes(path.read_bytes()))
+
+
+def _budget(
+    bundle: BundleFolder, planner: Planner, average_bits: float | None, limit_bytes: int | None
+) -> int:
+    if average_bits is not None and limit_bytes is not None:
+        raise ConfigError("expected --average-bits or --budget-bytes, found both: leave one out")
+    if limit_bytes is not None:
+        return limit_bytes
+    if average_bits is None and isinstance(planner, UniformPlanner):
+        return planner.needed_bytes
+    return budget_bytes(bundle.manifest.layers, 3.0 if average_bits is None else average_bits)
+
+
+def _draw_plan(console: Console, result: dict[str, Any]) -> None:
+    table = Table(title=f"Plan by '{result['planner']}'", show_header=False)
+    for key in ("effective_bits", "coded_bytes", "budget_bytes", "payload_bytes", "header_bytes"):
+        value = result[key]
+        table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
+    console.print(table)
