@@ -3,8 +3,8 @@
 
 ::
 
-    KEYS/offline/  root.pem  targets.pem                  vouch for bundles; keep them away from the server
-    KEYS/online/   snapshot.pem  timestamp.pem  director.pem     the server needs these
+    KEYS/offline/   root.pem  targets.pem    vouch for bundles; the server never sees them
+    KEYS/online/    snapshot.pem  timestamp.pem  director.pem    the server needs these
 
 Publishing takes both. Whoever takes the server gets the online keys: they can sign plans
 and hide newer bundles until the keys are replaced, but cannot make a device accept a bundle

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pocketrec.errors import InfeasibleBudgetError, RejectedError
+from pocketrec.errors import ConfigError, InfeasibleBudgetError, RejectedError, StoreError
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.director import Director, PlanRequest
+from pocketrec_cloud.delivery.director import Director, PlanPolicy, PlanRequest
 from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_cloud.delivery.store import PlanRecord, SqlStore
 from pocketrec_quantization.budget import budget_bytes, coded_bytes
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.plan import check_applies, decode_plan, split_signature
@@ -125,6 +126,15 @@ class TestPlans:
             director.issue(replace(request_, user_embedding=np.zeros(5, np.float32)))
 
 
+@pytest.mark.parametrize(
+    "fields", [{"average_bits": 1.9}, {"average_bits": float("nan")}, {"ttl_s": 59}]
+)
+def test_impossible_policy_is_refused(fields: dict[str, float]) -> None:
+    """A server whose default plan could not be made, or kept, does not come to be."""
+    with pytest.raises(ConfigError):
+        PlanPolicy(**fields)  # type: ignore[arg-type]
+
+
 class TestVersions:
     def test_current_plan_is_not_sent_again(
         self, director: Director, request_: PlanRequest
@@ -211,6 +221,25 @@ class TestVersions:
             plans = [decode_plan(data) for data in pool.map(issue, [2.0, 4.0, 6.0, 8.0])]
 
         assert sorted(plan.version for plan in plans) == [1, 2, 3, 4]
+
+    def test_endless_competition_ends_in_an_error(
+        self, deployment: Deployment, service: DeliveryService, request_: PlanRequest
+    ) -> None:
+        """A writer that always comes too late gives up instead of spinning."""
+
+        class BusyStore(SqlStore):
+            def swap_plan(self, plan: PlanRecord, *, replaces: int | None) -> bool:
+                return False
+
+        store = BusyStore.open(deployment.layout.database)
+        models = ModelCatalogue(deployment.layout, store)
+        key = SigningKey.generate()
+        director = Director(models=models, store=store, key=key, clock=deployment.clock)
+
+        with pytest.raises(StoreError, match="met other writers"):
+            director.issue(request_)
+
+        store.close()
 
     def test_new_bundle_of_the_same_model_keeps_the_plan(
         self, deployment: Deployment, director: Director, request_: PlanRequest

@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from tuf.api.exceptions import ExpiredMetadataError
 from tuf.ngclient import Updater
 
-from pocketrec.errors import ConfigError, IntegrityError, RollbackError, StoreError
+from pocketrec.errors import (
+    ConfigError,
+    IntegrityError,
+    MalformedArtifactError,
+    RollbackError,
+    StoreError,
+    StoreLockedError,
+)
 from pocketrec.files import write_atomically
 from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery import repository
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.delivery.publication import PublicationCache, read_publication
@@ -268,6 +277,23 @@ class TestPublicationCache:
 
         with pytest.raises(IntegrityError, match=r"2\.snapshot\.json"):
             PublicationCache(deployment.layout).current()
+
+    def test_bytes_that_are_no_metadata_are_found(self, deployment: Deployment) -> None:
+        """A timestamp that cannot be read is named as such."""
+        deployment.layout.timestamp.write_bytes(b"{}")
+
+        with pytest.raises(MalformedArtifactError, match="expected TUF metadata"):
+            PublicationCache(deployment.layout).current()
+
+
+def test_second_writer_waits_and_then_gives_up(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishing and refreshing take turns; nobody waits forever."""
+    monkeypatch.setattr(repository, "_LOCK_TIMEOUT_S", 0)
+
+    with FileLock(deployment.layout.lock), pytest.raises(StoreLockedError, match="another process"):
+        deployment.publish(deployment.bundle(version=2))
 
 
 class FailingWriter:

@@ -280,6 +280,28 @@ class TestPublishing:
 
         deployment.tuf_client().refresh()
 
+    def test_failed_refresh_is_logged_and_serving_goes_on(
+        self, deployment: Deployment, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A key that vanished costs freshness, not the service."""
+        config = deployment.config(refresh_every_s=0.01)
+        with (
+            serve_in_thread(config, clock=deployment.clock) as target,
+            grpc.insecure_channel(target) as channel,
+        ):
+            stub = DeviceServiceStub(channel)
+            token = register(stub)
+            (deployment.keys / "online" / "timestamp.pem").unlink()
+            deployment.clock.now_s += 20 * 3600
+
+            request = pb.GetMetadataRequest(filename="timestamp.json")
+            for _ in range(MAX_POLLS):
+                stub.GetMetadata(request, metadata=token, timeout=DEADLINE_S)
+                if "the TUF timestamp stays as it is" in caplog.text:
+                    break
+
+        assert "the TUF timestamp stays as it is" in caplog.text
+
 
 class TestStandardServices:
     def test_health_is_answered(self, channel: grpc.Channel) -> None:
