@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -142,53 +142,38 @@ def allocate(
             requested_bytes=budget_bytes,
             minimum_bytes=budget_bytes - left,
         )
-    return _spend(_upgrades(gains.astype(np.float64), costs), n_channels, left)
+    codes = [1] * n_channels
+    for channel, from_code, to_code, cost in _upgrades(gains.astype(np.float64), costs):
+        if codes[channel] == from_code and cost <= left:
+            codes[channel] = to_code
+            left -= cost
+    return np.array(codes, np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
-class _Upgrades:
-    """Candidate upgrades in the order they are considered, as parallel lists."""
-
-    channel: list[int]
-    from_code: list[int]
-    to_code: list[int]
-    cost: list[int]
-
-
-def _upgrades(gains: NDArray[np.float64], costs: NDArray[np.int64]) -> _Upgrades:
-    """List the hull's upgrades by falling density, then the parts of merged ones."""
-    n_channels = len(gains)
-    density = _density(gains, costs)
-    merged = density[:, 1] > density[:, 0]
+def _upgrades(
+    gains: NDArray[np.float64], costs: NDArray[np.int64]
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (channel, from code, to code, bytes) of every upgrade, by falling gain per byte."""
+    first, second = _density(gains[:, 0], costs[:, 0]), _density(gains[:, 1], costs[:, 1])
     whole = _density(gains.sum(axis=1), costs.sum(axis=1))
-    channels = np.arange(n_channels)
-    # Three kinds of upgrade per channel: 1 -> 2, 2 -> 3 and, where it pays, 1 -> 3 at once.
-    order_by = np.stack([density[:, 0], density[:, 1], whole])
-    on_hull = np.stack([~merged, ~merged, merged])
-    from_code = np.repeat([[1], [2], [1]], n_channels, axis=1)
-    to_code = np.repeat([[2], [3], [3]], n_channels, axis=1)
+    is_merged = second > first
+    # Three kinds per channel: 1 -> 2, 2 -> 3, and 1 -> 3 at once where the second is denser.
+    # The first half of a merged upgrade is less dense than the whole, so it comes up later:
+    # it is taken when the whole did not fit.
+    density = np.stack([first, second, whole])
+    allowed = (density >= 0) & np.stack([np.ones_like(is_merged), ~is_merged, is_merged])
     cost = np.stack([costs[:, 0], costs[:, 1], costs.sum(axis=1)])
-    channel = np.stack([channels] * 3)
-    # A merged upgrade that did not fit may still be worth its first half.
-    keep = (on_hull | (np.array([True, False, False])[:, None] & merged)) & (order_by >= 0)
-    order = np.lexsort((from_code[keep], channel[keep], -order_by[keep], ~on_hull[keep]))
-    return _Upgrades(*(a[keep][order].tolist() for a in (channel, from_code, to_code, cost)))
+    kind, channel = np.nonzero(allowed)
+    from_code, to_code = np.array([1, 2, 1])[kind], np.array([2, 3, 3])[kind]
+    order = np.lexsort((-to_code, from_code, channel, -density[allowed]))
+    columns = (channel, from_code, to_code, cost[allowed])
+    return zip(*(column[order].tolist() for column in columns), strict=True)
 
 
 def _density(gains: NDArray[np.float64], costs: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return gain per byte; an upgrade that costs nothing is infinitely dense."""
     free = np.where(gains >= 0, np.inf, -np.inf)
     return np.divide(gains, costs, out=free, where=costs > 0)
-
-
-def _spend(upgrades: _Upgrades, n_channels: int, left: int) -> NDArray[np.uint8]:
-    codes = [1] * n_channels
-    columns = (upgrades.channel, upgrades.from_code, upgrades.to_code, upgrades.cost)
-    for channel, from_code, to_code, cost in zip(*columns, strict=True):
-        if codes[channel] == from_code and cost <= left:
-            codes[channel] = to_code
-            left -= cost
-    return np.array(codes, np.uint8)
 
 
 def _constant(n_channels: int, bits: int) -> NDArray[np.uint8]:

@@ -40,10 +40,7 @@ class LevelTable:
     bits: tuple[int, int, int, int]
 
     def __post_init__(self) -> None:
-        tiers = self.bits[1:]
-        known = all(type(width) is int and width in WIDTHS for width in self.bits)
-        rising = self.bits[:1] == (0,) and list(tiers) == sorted(tiers) and any(tiers)
-        if len(self.bits) != N_CODES or not known or not rising:
+        if not _is_level_table(self.bits):
             raise ConfigError(
                 "levels: expected 4 widths, the first 0 and reserved, the others from "
                 f"{WIDTHS} and never decreasing, such as (0, 2, 4, 8); got {self.bits!r}"
@@ -76,6 +73,16 @@ class LevelTable:
         raise ConfigError(
             f"no tier of {self.bits} stands for {bits} bits; use one of {self.bits[1:]}"
         )
+
+
+def _is_level_table(bits: tuple[object, ...]) -> bool:
+    widths = [width for width in bits if type(width) is int and width in WIDTHS]
+    return (
+        len(widths) == len(bits) == N_CODES
+        and widths[0] == 0
+        and widths == sorted(widths)
+        and any(widths)
+    )
 
 
 def check_codes(codes: NDArray[np.uint8]) -> None:
