@@ -28,7 +28,9 @@ def uniform(n_channels: int, bits: int) -> np.ndarray:
 def relative_errors(weights: np.ndarray, approximation: np.ndarray) -> np.ndarray:
     """|w - w'| / |w| per channel."""
     exact = weights.astype(np.float64)
-    return np.linalg.norm(exact - approximation, axis=1) / np.linalg.norm(exact, axis=1)
+    errors: np.ndarray = np.linalg.norm(exact - approximation, axis=1)
+    errors /= np.linalg.norm(exact, axis=1)
+    return errors
 
 
 def direct_errors(weights: np.ndarray, bits: int) -> np.ndarray:
@@ -44,7 +46,8 @@ def direct_errors(weights: np.ndarray, bits: int) -> np.ndarray:
             fitted = (exact * codes).sum(axis=1, keepdims=True) / np.maximum(norm, 1)
             scale = np.where(fitted > 0, fitted, scale)
         best = np.minimum(best, ((exact - codes * scale) ** 2).sum(axis=1))
-    return np.sqrt(best) / np.linalg.norm(exact, axis=1)
+    errors: np.ndarray = np.sqrt(best) / np.linalg.norm(exact, axis=1)
+    return errors
 
 
 def xavier_uniform(n_channels: int, n_elements: int) -> np.ndarray:

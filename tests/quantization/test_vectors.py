@@ -31,7 +31,7 @@ def test_a_part_holds_everything() -> None:
 def test_tolerances_are_per_backend() -> None:
     """A backend the exporter never measured cannot be judged."""
     assert VECTORS.tolerance_of("numpy") == 0.25
-    with pytest.raises(IncompatibleArtifactError, match="'numpy', 'onnxruntime'.* not 'coreml'"):
+    with pytest.raises(IncompatibleArtifactError, match=r"'numpy', 'onnxruntime'.* not 'coreml'"):
         VECTORS.tolerance_of("coreml")
 
 
