@@ -31,7 +31,7 @@ from pocketrec_quantization.reference import ReferenceBackend
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import TinyModel
+    from tests.device.conftest import TinyModel
 
     from pocketrec_device.backends import Backend
     from pocketrec_quantization.bundle import BackboneConfig, BundleFolder

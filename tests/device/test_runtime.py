@@ -33,7 +33,7 @@ from pocketrec_quantization.vectors import TestVectors, VectorCase
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import TinyModel
+    from tests.device.conftest import TinyModel
 
 MakeBundle = Callable[..., BundleFolder]
 NUMPY = EngineSettings(backend="numpy")

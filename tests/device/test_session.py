@@ -12,8 +12,8 @@ from pocketrec_device.backends import build_backend
 from pocketrec_device.session import SessionState, distance_bases
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
     from numpy.typing import NDArray
+    from tests.device.conftest import TinyModel
 
     from pocketrec_device.backends import Backend
     from pocketrec_quantization.bundle import BundleFolder

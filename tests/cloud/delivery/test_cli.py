@@ -16,7 +16,7 @@ from pocketrec_cloud.delivery.publication import read_publication
 
 if TYPE_CHECKING:
     import click
-    from conftest import Deployment
+    from tests.cloud.delivery.conftest import Deployment
 
 
 def run(command: click.Command, *args: object) -> dict[str, object]:

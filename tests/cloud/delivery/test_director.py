@@ -21,7 +21,7 @@ from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.plan import check_applies, decode_plan, split_signature
 
 if TYPE_CHECKING:
-    from conftest import Deployment
+    from tests.cloud.delivery.conftest import Deployment
 
 WEEK_S = 7 * 24 * 3600
 

@@ -19,7 +19,7 @@ from pocketrec_quantization.bundle import CARD, BundleFolder
 from pocketrec_quantization.plan import decode_plan
 
 if TYPE_CHECKING:
-    from conftest import Deployment
+    from tests.cloud.delivery.conftest import Deployment
 
 MAX_CHUNK_BYTES = 1024 * 1024
 

@@ -38,7 +38,7 @@ from pocketrec_quantization.bundle import CARD, BundleFolder, decode_manifest
 from pocketrec_quantization.planners import sensitivity_to_bytes
 
 if TYPE_CHECKING:
-    from conftest import Deployment
+    from tests.cloud.delivery.conftest import Deployment
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S

@@ -36,7 +36,7 @@ from pocketrec_quantization.bundle import CARD, BundleFolder
 from pocketrec_quantization.plan import decode_plan
 
 if TYPE_CHECKING:
-    from conftest import Deployment
+    from tests.cloud.delivery.conftest import Deployment
 
 DEADLINE_S = 20.0
 MAX_POLLS = 10_000
