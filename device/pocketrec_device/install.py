@@ -8,6 +8,7 @@ the store as it was. Callers hold the store's lock.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,8 @@ def switch(
     store.put_plan(plan_data)
     switched = state.switched(engine.pair, bundle_version=folder.manifest.version)
     store.save(switched)
-    store.prune(switched)
+    with contextlib.suppress(OSError):  # what cannot be deleted now is deleted next time
+        store.prune(switched)
     return engine
 
 

@@ -5,7 +5,7 @@
 
     STORE/
       state.json            what runs now and before, floors, token (state.py)
-      state.backup.json     the same content, written second
+      state.backup.json     the same content, written before it; read if state.json is damaged
       root.json             the TUF root of trust the app was shipped with
       bundles/<digest>/     manifest.pb and parts/<sha256>; complete once manifest.pb is there
       plans/<sha256>.plan
@@ -128,14 +128,14 @@ class Store:
         )
 
     def save(self, state: DeviceState) -> None:
-        """Replace the state; from here on it is what a restart finds.
+        """Replace the state; the second of two writes decides what a restart finds.
 
         Raises:
             OSError: It cannot be written; the old state stays.
         """
         data = encode_state(state)
-        self._write(self._state_path, data)
         self._write(self._backup_path, data)
+        self._write(self._state_path, data)
 
     def root(self) -> bytes:
         """Return the TUF root of trust.

@@ -3,17 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-import onnx
 import pytest
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
+from pocketrec_cloud.delivery.keys import KeyFolder
+from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
+from pocketrec_cloud.delivery.server import ServerConfig
+from pocketrec_cloud.delivery.testing import serve_in_thread
+from pocketrec_device.downloads import StepHook, no_step
 from pocketrec_device.engine import EngineSettings
 from pocketrec_device.runtime import Runtime
 from pocketrec_device.store import Store
@@ -35,6 +43,7 @@ from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.layers import total_channels
 from pocketrec_quantization.plan import Plan, encode_plan
+from pocketrec_quantization.planners import sensitivity_to_bytes
 from pocketrec_quantization.reference import ReferenceBackend
 from pocketrec_quantization.testing import tiny_frozen, tiny_plan
 from pocketrec_quantization.vectors import TestVectors, VectorCase
@@ -44,168 +53,21 @@ CONFIG = BackboneConfig(
     kind="sasrec", embedding_dim=8, n_blocks=2, n_heads=2, window=5, ffn_multiplier=2
 )
 ITEM_IDS = tuple("abcdefghijkl")
-MASK = np.float32(-1e9)
 
 
-class Graph:
-    """An ONNX graph under construction; values are known by name."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[TensorProto] = []
-
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
-        """Add a node and return the name of its output."""
-        name = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
-        return name
-
-    def constant(self, value: object, dtype: type = np.int64) -> str:
-        """Add a constant."""
-        return self.dense(f"c{len(self.initializers)}", np.asarray(value, dtype))
-
-    def dense(self, name: str, array: NDArray[np.generic]) -> str:
-        """Add a tensor that lies inside the file, once."""
-        if all(tensor.name != name for tensor in self.initializers):
-            self.initializers.append(numpy_helper.from_array(array, name))
-        return name
-
-    def coded(self, name: str, shape: tuple[int, int]) -> str:
-        """Add a matrix that the runtime supplies."""
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="adapted")
-        self.initializers.append(tensor)
-        return name
-
-    def to_bytes(
-        self, inputs: dict[str, tuple[int, list[int | str]]], outputs: dict[str, str]
-    ) -> bytes:
-        """Return the model; ``outputs`` says which value each output is."""
-        for name, value in outputs.items():
-            self.nodes.append(helper.make_node("Identity", [value], [name]))
-        graph = helper.make_graph(
-            self.nodes,
-            "tiny",
-            [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-            self.initializers,
-        )
-        opsets = [helper.make_opsetid("", 21)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+def _beside(name: str) -> ModuleType:
+    """Return the module in the file beside this one; tests are no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-class Network(Graph):
-    """The backbone's blocks; ``dense`` tensors inside, coded matrices outside."""
-
-    def __init__(self, frozen: FrozenModel, config: BackboneConfig) -> None:
-        super().__init__()
-        self.frozen, self.config = frozen, config
-        self.keys: list[str] = []
-        self.values: list[str] = []
-
-    def linear(self, name: str, x: str) -> str:
-        """(T, N) -> (T, C)."""
-        matrix = self.frozen.matrices[name]
-        weight = self.coded(f"{name}.weight", (matrix.n_channels, matrix.n_elements))
-        bias = self.dense(f"{name}.bias", self.frozen.dense[f"{name}.bias"])
-        return self.op("Gemm", x, weight, bias, transB=1)
-
-    def norm(self, name: str, x: str) -> str:
-        """Layer normalisation."""
-        parts = [self.dense(n, self.frozen.dense[n]) for n in (f"{name}.weight", f"{name}.bias")]
-        return self.op("LayerNormalization", x, *parts, epsilon=1e-5)
-
-    def heads(self, x: str) -> str:
-        """(T, D) -> (H, T, dh)."""
-        head_dim = self.config.embedding_dim // self.config.n_heads
-        split = self.op("Reshape", x, self.constant([-1, self.config.n_heads, head_dim]))
-        return self.op("Transpose", split, perm=[1, 0, 2])
-
-    def block(self, i: int, x: str, distance: str, ring: tuple[str, str] | None = None) -> str:
-        """One block; ``distance`` (T, S), masked outside 0..L-1; ``ring`` precedes x in S."""
-        name, window = f"blocks.{i}", self.config.window
-        a = self.norm(f"{name}.attn_norm", x)
-        query, key, value = (self.heads(self.linear(f"{name}.{part}", a)) for part in "qkv")
-        self.keys.append(key)
-        self.values.append(value)
-        if ring is not None:
-            key = self.op("Concat", ring[0], key, axis=1)
-            value = self.op("Concat", ring[1], value, axis=1)
-        table = self.frozen.dense[f"{name}.relative_bias"]
-        hidden = np.full((len(table), 1), MASK)
-        padded = self.dense(f"{name}.bias", np.concatenate([table, hidden], axis=1))
-        # Future events and masked slots both read the extra column.
-        is_future = self.op("Less", distance, self.constant(0))
-        column = self.op("Where", is_future, self.constant(window), distance)
-        bias = self.op("Gather", padded, column, axis=1)  # (H, T, S)
-        turned = self.op("Transpose", key, perm=[0, 2, 1])
-        root = self.constant((self.config.embedding_dim // self.config.n_heads) ** 0.5, np.float32)
-        logits = self.op("Add", self.op("Div", self.op("MatMul", query, turned), root), bias)
-        mixed = self.op("MatMul", self.op("Softmax", logits, axis=-1), value)
-        merged = self.op("Transpose", mixed, perm=[1, 0, 2])
-        merged = self.op("Reshape", merged, self.constant([-1, self.config.embedding_dim]))
-        x = self.op("Add", x, self.linear(f"{name}.o", merged))
-        wide = self.op("Relu", self.linear(f"{name}.ffn1", self.norm(f"{name}.ffn_norm", x)))
-        return self.op("Add", x, self.linear(f"{name}.ffn2", wide))
-
-    def last(self, x: str) -> str:
-        """(T, D) -> h (D,)."""
-        row = self.op("Gather", x, self.constant(-1), axis=0)
-        return self.norm("final_norm", row)
-
-    def stack(self, arrays: list[str]) -> str:
-        """Join one array per block along a new first axis."""
-        zero = self.constant([0])
-        return self.op("Concat", *(self.op("Unsqueeze", a, zero) for a in arrays), axis=0)
-
-
-def prefill_graph(frozen: FrozenModel, config: BackboneConfig) -> bytes:
-    """A whole history at once."""
-    net = Network(frozen, config)
-    length = net.op("Gather", net.op("Shape", "x"), net.constant(0))
-    steps = net.op("Range", net.constant(0), length, net.constant(1))
-    rows, columns = (net.op("Unsqueeze", steps, net.constant([axis])) for axis in (1, 0))
-    distance = net.op("Sub", rows, columns)
-    x = "x"
-    for i in range(config.n_blocks):
-        x = net.block(i, x, distance)
-    outputs = {"keys": net.stack(net.keys), "values": net.stack(net.values), "h": net.last(x)}
-    return net.to_bytes({"x": (TensorProto.FLOAT, ["T", config.embedding_dim])}, outputs)
-
-
-def step_graph(frozen: FrozenModel, config: BackboneConfig) -> bytes:
-    """One event against the ring buffers."""
-    net = Network(frozen, config)
-    zero = net.constant([0])
-    distance = net.op("Unsqueeze", net.op("Concat", "distance", zero, axis=0), zero)
-    x = net.op("Unsqueeze", "x", zero)
-    for i in range(config.n_blocks):
-        index = net.constant(i)
-        ring = [net.op("Gather", name, index, axis=0) for name in ("keys", "values")]
-        x = net.block(i, x, distance, (ring[0], ring[1]))
-    one = net.constant([2])
-    new = [net.op("Squeeze", net.stack(arrays), one) for arrays in (net.keys, net.values)]
-    head_dim = config.embedding_dim // config.n_heads
-    shape = [config.n_blocks, config.n_heads, config.window, head_dim]
-    inputs = {
-        "x": (TensorProto.FLOAT, [config.embedding_dim]),
-        "keys": (TensorProto.FLOAT, shape),
-        "values": (TensorProto.FLOAT, shape),
-        "distance": (TensorProto.INT64, [config.window]),
-    }
-    return net.to_bytes(inputs, {"new_key": new[0], "new_value": new[1], "h": net.last(x)})
-
-
-def score_graph(config: BackboneConfig) -> bytes:
-    """Inner products."""
-    graph = Graph()
-    scores = graph.op("MatMul", "candidates", "h")
-    inputs = {
-        "h": (TensorProto.FLOAT, [config.embedding_dim]),
-        "candidates": (TensorProto.FLOAT, ["M", config.embedding_dim]),
-    }
-    return graph.to_bytes(inputs, {"scores": scores})
+graphs = _beside("graphs")
+man_in_the_middle = _beside("man_in_the_middle")
 
 
 @dataclass(frozen=True)
@@ -231,12 +93,12 @@ class TinyModel:
 def tiny_model(seed: int) -> TinyModel:
     """Return the model of a seed."""
     frozen = tiny_frozen(CONFIG, seed=seed)
-    graphs = {
-        PREFILL: prefill_graph(frozen, CONFIG),
-        STEP: step_graph(frozen, CONFIG),
-        SCORE: score_graph(CONFIG),
+    written = {
+        PREFILL: graphs.prefill_graph(frozen, CONFIG),
+        STEP: graphs.step_graph(frozen, CONFIG),
+        SCORE: graphs.score_graph(CONFIG),
     }
-    return TinyModel(frozen=frozen, graphs=graphs)
+    return TinyModel(frozen=frozen, graphs=written)
 
 
 @cache
@@ -329,3 +191,83 @@ def runtime(tmp_path: Path, bundle: BundleFolder) -> Runtime:
     runtime = Runtime(store, EngineSettings(backend="numpy"), clock=lambda: NOW_S)
     runtime.bootstrap(bundle.path)
     return runtime
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A real server's folders: a repository with version 1 published, and its keys."""
+
+    folder: Path
+
+    @property
+    def root(self) -> bytes:
+        """The trust anchor."""
+        return (self.folder / "store" / "metadata" / "1.root.json").read_bytes()
+
+    @property
+    def config(self) -> ServerConfig:
+        """How to serve it."""
+        return ServerConfig(store=self.folder / "store", keys=self.folder / "keys")
+
+    def publish(self, bundle: BundleFolder, clock: Callable[[], float] = time.time) -> None:
+        """Make a bundle the current one of its model."""
+        n_channels = total_channels(bundle.manifest.layers)
+        losses = np.sort(np.random.default_rng(0).random((n_channels, 3)), axis=1)[:, ::-1]
+        publish_bundle(
+            self.config.store,
+            self.config.keys,
+            bundle,
+            sensitivity_to_bytes(losses.copy()),
+            clock=clock,
+        )
+
+    def serve(self, clock: Callable[[], float] = time.time) -> AbstractContextManager[str]:
+        """Serve while a ``with`` block runs; yields what a client dials."""
+        return serve_in_thread(self.config, clock=clock)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, bundle: BundleFolder) -> Deployment:
+    """A deployment to copy from."""
+    deployment = Deployment(tmp_path_factory.mktemp("deployment"))
+    KeyFolder(deployment.config.keys).create()
+    create_repository(deployment.config.store, deployment.config.keys)
+    deployment.publish(bundle)
+    return deployment
+
+
+@pytest.fixture
+def deployment(published: Deployment, tmp_path: Path) -> Deployment:
+    """A deployment of this test's own."""
+    return Deployment(shutil.copytree(published.folder, tmp_path / "deployment"))
+
+
+@pytest.fixture
+def target(deployment: Deployment) -> Iterator[str]:
+    """The address of a server for it."""
+    with deployment.serve() as target:
+        yield target
+
+
+@pytest.fixture
+def middle(target: str) -> Iterator[man_in_the_middle.ManInTheMiddle]:
+    """Somebody between the device and that server."""
+    with man_in_the_middle.ManInTheMiddle(target) as middle:
+        yield middle
+
+
+@pytest.fixture
+def make_device(tmp_path: Path, deployment: Deployment) -> Callable[..., Runtime]:
+    """Makes a device that trusts the deployment; the same name gives the same store."""
+
+    def make(
+        name: str = "device",
+        *,
+        clock: Callable[[], float] = time.time,
+        on_step: StepHook = no_step,
+    ) -> Runtime:
+        store = Store(tmp_path / name, on_step=on_step)
+        store.create("demo", deployment.root)
+        return Runtime(store, EngineSettings(backend="numpy"), clock=clock)
+
+    return make

@@ -65,6 +65,7 @@ class OnnxBackend:
         bundle: Where the graphs and the frozen weights are.
         plan: Which width each channel gets.
         threads: Threads per call, from 1.
+        weights: Matrices to use instead of the plan's, by name: the float control.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -75,11 +76,19 @@ class OnnxBackend:
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: BundleFolder, plan: Plan, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: BundleFolder,
+        plan: Plan,
+        *,
+        threads: int = 1,
+        weights: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
         self._ort = import_onnxruntime()
         self._foreign_errors = foreign_errors(self._ort)
         self._plan = plan
-        weights = bundle.read_frozen().adapt(plan.widths)
+        if weights is None:
+            weights = bundle.read_frozen().adapt(plan.widths)
         self._prefill = self._session(bundle.read(PREFILL), weights, threads)
         self._step = self._session(bundle.read(STEP), weights, threads)
         self._score = self._session(bundle.read(SCORE), weights, threads)

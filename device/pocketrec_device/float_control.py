@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The float model on the bundle's own graphs: the control beside every measured variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketrec.errors import BackendError
+from pocketrec_device.backends.onnx import OnnxBackend
+from pocketrec_device.engine import Engine, EngineSettings, build_engine
+from pocketrec_quantization.bundle import DEFAULT_PLAN
+from pocketrec_quantization.float_twin import FloatTwin
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pocketrec_quantization.bundle import BundleFolder
+    from pocketrec_quantization.item_table import ItemTable
+
+__all__ = ["FloatItems", "build_float_engine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FloatItems:
+    """An item table that was never quantized; the names are those of the bundle's.
+
+    Args:
+        table: The bundle's table, for its ids.
+        embeddings: (V + 1, D) float32, row 0 is padding.
+    """
+
+    table: ItemTable
+    embeddings: NDArray[np.float32]
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """V external ids."""
+        return self.table.item_ids
+
+    @property
+    def n_items(self) -> int:
+        """V, padding not counted."""
+        return self.table.n_items
+
+    def embed(self, item_indices: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (n, D) float32 for (n,) item indices."""
+        return self.embeddings[item_indices]
+
+    def index_of(self, item_id: str) -> int:
+        """Return an item's index, 0 when unknown."""
+        return self.table.index_of(item_id)
+
+    def indices_of(self, item_ids: Iterable[str]) -> NDArray[np.int32]:
+        """Return (n,) int32, 0 where unknown."""
+        return self.table.indices_of(item_ids)
+
+
+def build_float_engine(
+    bundle: BundleFolder, twin_path: Path, settings: EngineSettings
+) -> Engine:
+    """Return an engine whose weights and embeddings are the float originals.
+
+    Args:
+        bundle: Where the graphs are.
+        twin_path: The float twin that was written beside the bundle.
+        settings: Backend and threads.
+
+    Raises:
+        ArtifactError: The bundle or the twin cannot be used.
+        BackendError: The backend is another than ONNX Runtime, or cannot be made.
+    """
+    if settings.backend != OnnxBackend.name:
+        raise BackendError(
+            f"the float control runs on {OnnxBackend.name!r}, got {settings.backend!r}; "
+            "leave --float-twin out"
+        )
+    twin = FloatTwin.from_bytes(twin_path.read_bytes())
+    engine = build_engine(bundle, bundle.read(DEFAULT_PLAN), settings)
+    backend = OnnxBackend(bundle, engine.plan, threads=settings.threads, weights=twin.weights)
+    items = FloatItems(table=bundle.read_items(), embeddings=twin.item_embeddings)
+    return replace(engine, items=items, backend=backend)

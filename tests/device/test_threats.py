@@ -1,0 +1,697 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The threats a device meets, one test each, against a real server over a real socket.
+
+In every test the device has version 1 and a history. Whatever happens to it, it raises
+the error that names the cause, keeps its last good pair, and ranks exactly as before:
+in this process and after a restart.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pocketrec.errors import (
+    DeadlineError,
+    ExpiredArtifactError,
+    HealthCheckError,
+    IncompatibleArtifactError,
+    IntegrityError,
+    RollbackError,
+    ServiceUnavailableError,
+    StoreError,
+    StoreLockedError,
+)
+from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery.repository import create_repository
+from pocketrec_device import Ranking, Runtime
+from pocketrec_quantization.bundle import CARD, FROZEN, VECTORS, BundleFolder
+from pocketrec_quantization.plan import Plan, encode_plan
+from pocketrec_quantization.vectors import TestVectors
+
+if TYPE_CHECKING:
+    from conftest import Deployment, TinyModel
+    from man_in_the_middle import ManInTheMiddle
+
+    from pocketrec_proto.v1 import device_service_pb2 as pb
+
+MakeDevice = Callable[..., Runtime]
+MakeBundle = Callable[..., BundleFolder]
+HISTORY = tuple("abcab")  # L events: a swap rebuilds the session from no more
+CANDIDATES = tuple("abcdefghijkl")
+DAY_S = 24 * 3600
+
+
+def ranking_of(device: Runtime) -> Ranking:
+    """Rank everything."""
+    return device.rerank(CANDIDATES, len(CANDIDATES))
+
+
+def ranking_after_restart(device: Runtime) -> Ranking:
+    """Rank everything with what a new process would find."""
+    with Runtime.open(device._store.path, backend="numpy") as restarted:
+        restarted.observe_many(HISTORY)
+        return ranking_of(restarted)
+
+
+@contextmanager
+def unharmed(
+    device: Runtime, error: type[Exception], match: str | None = None
+) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Expect an error that changes neither what runs nor what a restart finds."""
+    before, status = ranking_of(device), device.status()
+    with pytest.raises(error, match=match) as caught:
+        yield caught
+    assert ranking_of(device) == before
+    assert ranking_after_restart(device) == before
+    assert (device.status().current, device.status().previous) == (status.current, status.previous)
+
+
+@pytest.fixture
+def device(make_device: MakeDevice, middle: ManInTheMiddle) -> Runtime:
+    """A device with version 1, a plan and a history."""
+    device = make_device()
+    device.sync(middle.target)
+    device.observe_many(HISTORY)
+    return device
+
+
+@dataclass(frozen=True)
+class Director:
+    """Whoever signs plans."""
+
+    key: SigningKey
+
+    def answer(self, plan: Plan) -> Callable[[pb.GetPlanRequest, pb.GetPlanResponse], None]:
+        """Return a meddler that answers with this plan, signed."""
+        signed = encode_plan(replace(plan, key_id=self.key.public.key_id), self.key.sign)
+        return lambda _, answer: setattr(answer, "plan", signed)
+
+
+@pytest.fixture
+def director(deployment: Deployment) -> Director:
+    """The director whose key the device trusts."""
+    return Director(SigningKey.load(deployment.config.keys / "online" / "director.pem"))
+
+
+class TestNetwork:
+    def test_server_down(self, device: Runtime) -> None:
+        """Nobody listens."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        with unharmed(device, ServiceUnavailableError, "Register at 127.0.0.1") as caught:
+            device.sync(f"127.0.0.1:{port}")
+
+        assert caught.value.retryable
+
+    def test_server_that_never_answers(self, device: Runtime) -> None:
+        """Somebody listens and keeps silent: the deadline ends it."""
+        with (
+            socket.create_server(("127.0.0.1", 0)) as silent,
+            unharmed(device, DeadlineError),
+        ):
+            device.sync(f"127.0.0.1:{silent.getsockname()[1]}", deadline_s=0.3)
+
+    def test_server_killed_in_mid_download_then_resumed(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """The process is killed after one chunk; the next sync goes on where it broke."""
+        size = 6 * 2**20
+        bundle = make_bundle(version=2, seed=1, parts={CARD: os.urandom(size)})
+        deployment.publish(bundle)
+        path = f"parts/{bundle.manifest.part(CARD).sha256.hex()}"
+        with server_process(deployment) as process:
+            middle.upstream = process.target
+
+            def kill(request: pb.FetchChunkRequest, answer: pb.FetchChunkResponse) -> None:
+                if request.target_path == path and answer.offset_bytes:
+                    process.kill()
+
+            middle.meddle["FetchChunk"] = kill
+            with unharmed(device, ServiceUnavailableError, "FetchChunk"):
+                device.sync(middle.target)
+        middle.meddle.clear()
+        middle.calls.clear()
+
+        with server_process(deployment) as process:
+            middle.upstream = process.target
+            report = device.sync(middle.target)
+
+        assert 0 < report.bytes_resumed < size
+        assert size - report.bytes_resumed <= report.bytes_downloaded < size
+        offsets = [r.offset_bytes for r in middle.requests("FetchChunk") if r.target_path == path]
+        assert offsets == [report.bytes_resumed]
+        assert report.bundle_version == 2
+
+    def test_stream_that_is_slower_than_the_deadline_goes_on(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """A large part may outlive many deadlines, as long as bytes keep coming."""
+        deployment.publish(make_bundle(version=2, seed=1, parts={CARD: os.urandom(2 * 2**20)}))
+        broken: list[int] = []
+
+        def stall(_: pb.FetchChunkRequest, answer: pb.FetchChunkResponse) -> None:
+            if answer.offset_bytes and answer.offset_bytes not in broken:
+                broken.append(answer.offset_bytes)
+                raise TimeoutError
+
+        middle.meddle["FetchChunk"] = stall
+
+        assert device.sync(middle.target).bundle_version == 2
+        assert len(broken) >= 3
+
+
+class TestBundle:
+    def test_flipped_byte_in_a_part(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """The digest gives it away; the next sync fetches the part from its beginning."""
+        bundle = make_bundle(version=2, seed=1)
+        deployment.publish(bundle)
+        path = f"parts/{bundle.manifest.part(FROZEN).sha256.hex()}"
+
+        def flip(request: pb.FetchChunkRequest, answer: pb.FetchChunkResponse) -> None:
+            if request.target_path == path:
+                answer.content = bytes([answer.content[0] ^ 1]) + answer.content[1:]
+
+        middle.meddle["FetchChunk"] = flip
+        with unharmed(device, IntegrityError, "damaged on the way"):
+            device.sync(middle.target)
+        middle.meddle.clear()
+        middle.calls.clear()
+
+        assert device.sync(middle.target).bundle_version == 2
+        offsets = [r.offset_bytes for r in middle.requests("FetchChunk") if r.target_path == path]
+        assert offsets == [0]
+
+    def test_part_that_never_ends(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """More bytes than were promised are not written to the disk."""
+        deployment.publish(make_bundle(version=2, seed=1))
+
+        def grow(request: pb.FetchChunkRequest, answer: pb.FetchChunkResponse) -> None:
+            if request.target_path.startswith("parts/"):
+                answer.content += bytes(2**20)
+
+        middle.meddle["FetchChunk"] = grow
+        with unharmed(device, IntegrityError, "got more"):
+            device.sync(middle.target)
+
+        downloads = device._store.path / "downloads"
+        assert all(path.stat().st_size < 2**20 for path in downloads.iterdir())
+
+    def test_chunks_out_of_order(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """A chunk that does not continue the last one is refused."""
+        deployment.publish(make_bundle(version=2, seed=1))
+
+        def skip(_: pb.FetchChunkRequest, answer: pb.FetchChunkResponse) -> None:
+            answer.offset_bytes += 1
+
+        middle.meddle["FetchChunk"] = skip
+        with unharmed(device, IntegrityError, "expected the chunk at byte 0"):
+            device.sync(middle.target)
+
+    def test_truncated_manifest(self, device: Runtime, middle: ManInTheMiddle) -> None:
+        """A manifest that is cut short is refused before it is parsed."""
+
+        def cut(request: pb.FetchChunkRequest, answer: pb.FetchChunkResponse) -> None:
+            if request.target_path.endswith("manifest.pb"):
+                answer.content = answer.content[:-5]
+
+        middle.meddle["FetchChunk"] = cut
+        with unharmed(device, IntegrityError, r"demo/manifest\.pb: expected"):
+            device.sync(middle.target)
+
+    def test_older_bundle_version_in_newer_metadata(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+        bundle: BundleFolder,
+    ) -> None:
+        """A repository made anew with the same keys cannot take a device back."""
+        deployment.publish(make_bundle(version=2, seed=1))
+        device.sync(middle.target)
+        shutil.rmtree(deployment.config.store)
+        create_repository(deployment.config.store, deployment.config.keys)
+        deployment.publish(bundle)
+        for name in ("other", "another"):  # metadata versions rise above those the device saw
+            deployment.publish(make_bundle(model_name=name))
+
+        with deployment.serve() as renewed:
+            middle.upstream = renewed
+            with unharmed(device, RollbackError, "above version 2, got version 1") as caught:
+                device.sync(middle.target)
+
+        assert (caught.value.installed, caught.value.offered) == (2, 1)
+
+    def test_older_metadata(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+        tmp_path: Path,
+    ) -> None:
+        """A server restored from a copy cannot take a device back either."""
+        past = replace(deployment, folder=tmp_path / "past")
+        shutil.copytree(deployment.folder, past.folder)
+        deployment.publish(make_bundle(version=2, seed=1))
+        device.sync(middle.target)
+
+        with past.serve() as restored:
+            middle.upstream = restored
+            with unharmed(device, RollbackError, "timestamp version 2 must be >= 3") as caught:
+                device.sync(middle.target)
+
+        assert (caught.value.installed, caught.value.offered) == (3, 2)
+
+    def test_expired_timestamp(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """A server that is frozen in the past, or that froze itself, is not believed."""
+
+        def ten_days_ago() -> float:
+            return time.time() - 10 * DAY_S
+
+        deployment.publish(make_bundle(version=2, seed=1), clock=ten_days_ago)
+        with deployment.serve(clock=ten_days_ago) as frozen:
+            middle.upstream = frozen
+            with unharmed(device, ExpiredArtifactError, r"timestamp\.json is expired"):
+                device.sync(middle.target)
+
+    def test_metadata_signed_by_nobody_we_trust(
+        self, device: Runtime, tmp_path: Path, make_bundle: MakeBundle, deployment: Deployment
+    ) -> None:
+        """Another deployment's server has other keys."""
+        from pocketrec_cloud.delivery.keys import KeyFolder
+
+        stranger = replace(deployment, folder=tmp_path / "stranger")
+        KeyFolder(stranger.config.keys).create()
+        create_repository(stranger.config.store, stranger.config.keys)
+        stranger.publish(make_bundle(version=2))
+
+        with stranger.serve() as target, unharmed(device, IntegrityError, "signed"):
+            device.sync(target)
+
+    def test_wrong_test_vectors(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """A bundle that does not compute here what it should is not switched to."""
+        good = make_bundle(version=9).read_vectors()
+        cases = tuple(replace(case, scores=case.scores + 1) for case in good.cases)
+        wrong = TestVectors(cases=cases, tolerance=good.tolerance)
+        deployment.publish(make_bundle(version=2, parts={VECTORS: wrong.to_bytes()}))
+
+        with unharmed(device, HealthCheckError, "test vector 0 by prefill"):
+            device.sync(middle.target)
+
+
+class TestPlan:
+    def test_older_plan_version(self, device: Runtime, middle: ManInTheMiddle) -> None:
+        """A replayed plan is refused, though it was good once."""
+        current = device.status().current
+        assert current is not None
+        first = device._store.read_plan(current.plan)
+        device.sync(middle.target, average_bits=6)
+
+        middle.meddle["GetPlan"] = lambda _, answer: setattr(answer, "plan", first)
+        with unharmed(device, RollbackError, "version 3 or above, got version 1") as caught:
+            device.sync(middle.target)
+
+        assert (caught.value.installed, caught.value.offered) == (2, 1)
+
+    def test_expired_plan(
+        self, device: Runtime, middle: ManInTheMiddle, deployment: Deployment
+    ) -> None:
+        """A server whose clock stands still hands out plans that are over."""
+        with deployment.serve(clock=lambda: time.time() - 30 * DAY_S) as late:
+            middle.upstream = late
+            with unharmed(device, ExpiredArtifactError, "expired"):
+                device.sync(middle.target, subject="ann")
+
+    def test_expired_plan_on_a_clock_set_back(
+        self, make_device: MakeDevice, middle: ManInTheMiddle, director: Director, model: TinyModel
+    ) -> None:
+        """Time signed by the director is a floor under the device's own clock."""
+        device = make_device(clock=lambda: 0.0)
+        device.sync(middle.target)
+        device.observe_many(HISTORY)
+
+        plan = model.mixed_plan(version=5, issued_at_s=1_000, expires_at_s=2_000)
+        middle.meddle["GetPlan"] = director.answer(plan)
+        with unharmed(device, ExpiredArtifactError):
+            device.sync(middle.target)
+
+    def test_plan_for_another_model(
+        self, device: Runtime, middle: ManInTheMiddle, director: Director, model: TinyModel
+    ) -> None:
+        """A plan is bound to the digest of the weights."""
+        plan = replace(model.mixed_plan(version=5), model_digest=b"m" * 32)
+        middle.meddle["GetPlan"] = director.answer(plan)
+
+        with unharmed(device, IncompatibleArtifactError, "digest"):
+            device.sync(middle.target)
+
+    def test_plan_for_another_subject(
+        self, device: Runtime, middle: ManInTheMiddle, director: Director, model: TinyModel
+    ) -> None:
+        """One user's plan is not another's."""
+        middle.meddle["GetPlan"] = director.answer(model.mixed_plan(version=5, subject="bob"))
+
+        with unharmed(device, IncompatibleArtifactError, "'ann', got one for 'bob'"):
+            device.sync(middle.target, subject="ann")
+
+    def test_plan_signed_by_another_key(
+        self, device: Runtime, middle: ManInTheMiddle, model: TinyModel
+    ) -> None:
+        """A stranger's signature counts for nothing."""
+        stranger = Director(SigningKey.generate())
+        middle.meddle["GetPlan"] = stranger.answer(model.mixed_plan(version=5))
+
+        with unharmed(device, IntegrityError, "signed by none of the 1 director keys"):
+            device.sync(middle.target)
+
+    def test_unsigned_plan(self, device: Runtime, middle: ManInTheMiddle, model: TinyModel) -> None:
+        """What is fine inside a bundle is not fine from the network."""
+        unsigned = encode_plan(model.mixed_plan(version=5), None)
+        middle.meddle["GetPlan"] = lambda _, answer: setattr(answer, "plan", unsigned)
+
+        with unharmed(device, IntegrityError, "signed by none"):
+            device.sync(middle.target)
+
+    @pytest.mark.parametrize("length", [1, 64, 200])
+    def test_truncated_plan(self, device: Runtime, middle: ManInTheMiddle, length: int) -> None:
+        """A plan that is cut short is refused before it is parsed."""
+
+        def cut(_: pb.GetPlanRequest, answer: pb.GetPlanResponse) -> None:
+            answer.plan = answer.plan[:length]
+
+        middle.meddle["GetPlan"] = cut
+        with unharmed(device, IntegrityError):
+            device.sync(middle.target, average_bits=6)
+
+
+class TestDisk:
+    @pytest.mark.parametrize(
+        "step", ["append", "move", "share", "write manifest.pb", "write plan", "write state"]
+    )
+    def test_disk_full(
+        self,
+        make_device: MakeDevice,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+        step: str,
+    ) -> None:
+        """Wherever the disk is full, the error is the system's and the old pair stays."""
+        deployment.publish(make_bundle(version=2, seed=1))
+
+        def fill(name: str) -> None:
+            if name.startswith(step) or (step == "write plan" and name.endswith(".plan")):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        full = make_device(on_step=fill)
+        full.load()
+        full.observe_many(HISTORY)
+        with unharmed(full, OSError, "No space left"):
+            full.sync(middle.target)
+
+        assert device.sync(middle.target).bundle_version == 2
+
+    def test_disk_that_cannot_delete(
+        self,
+        make_device: MakeDevice,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """Leftovers that cannot be deleted do not undo a switch."""
+        del device
+        deployment.publish(make_bundle(version=2, seed=1))
+
+        def refuse(name: str) -> None:
+            if name == "prune":
+                raise OSError(errno.EROFS, "Read-only file system")
+
+        assert make_device(on_step=refuse).sync(middle.target).bundle_version == 2
+
+    def test_power_cut_at_every_step(
+        self, device: Runtime, make_bundle: MakeBundle, tmp_path: Path
+    ) -> None:
+        """Killed at any write, flush or rename, a device comes back with one whole pair."""
+        newer = make_bundle(version=2, seed=1)
+        result = subprocess.run(
+            [sys.executable, "-c", POWER_CUTS, device._store.path, newer.path, tmp_path / "cut"],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+        versions = [int(word) for word in result.stdout.split()]
+        assert len(versions) > 20
+        assert versions == sorted(versions)  # the old pair up to one point, the new one after
+        assert set(versions) == {1, 2}
+
+    def test_power_cut_between_write_and_switch_of_a_sync(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """A sync that is killed with everything written leaves the old pair, and no debt."""
+        deployment.publish(make_bundle(version=2, seed=1))
+        before = ranking_of(device)
+
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_SYNC, device._store.path, middle.target],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            check=False,
+        )
+
+        assert killed.returncode == 9
+        assert ranking_after_restart(device) == before
+        report = device.sync(middle.target)
+        assert (report.bundle_version, report.parts_downloaded) == (2, 0)
+
+    def test_two_writers(self, device: Runtime, middle: ManInTheMiddle) -> None:
+        """A second process waits its turn; a killed one leaves no lock behind."""
+        script = (
+            "import sys, time\n"
+            "from pocketrec_device.store import Store\n"
+            "with Store(sys.argv[1]).writing():\n"
+            "    print('locked', flush=True)\n"
+            "    sys.stdin.read()\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script, device._store.path],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"locked\n"
+            with unharmed(device, StoreLockedError, "another process"):
+                device.sync(middle.target)
+            other.kill()
+
+        device.sync(middle.target)
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            pytest.param(b"", id="empty"),
+            pytest.param(b"{", id="cut-short"),
+            pytest.param(bytes(100), id="zeros"),
+            pytest.param(b'{"state": {}, "sha256": ""}', id="other-json"),
+        ],
+    )
+    def test_damaged_state(self, device: Runtime, damage: bytes) -> None:
+        """The second copy takes over."""
+        before = ranking_of(device)
+        (device._store.path / "state.json").write_bytes(damage)
+
+        assert ranking_after_restart(device) == before
+
+    def test_both_copies_of_the_state_damaged(self, device: Runtime) -> None:
+        """With nothing to trust left, the error says what to do."""
+        for name in ("state.json", "state.backup.json"):
+            (device._store.path / name).write_bytes(b"damaged")
+
+        with pytest.raises(StoreError, match="create it again and sync"):
+            Runtime.open(device._store.path)
+
+    def test_damaged_bundle(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """When the current pair went bad on disk, a restart runs the previous one and says so."""
+        before = ranking_of(device)
+        deployment.publish(make_bundle(version=2, seed=1))
+        device.sync(middle.target)
+        current = device.status().current
+        assert current is not None
+        for part in (device._store.path / "bundles" / current.bundle / "parts").iterdir():
+            if part.stat().st_nlink == 1:
+                part.write_bytes(b"damaged")
+
+        with Runtime.open(device._store.path, backend="numpy") as restarted:
+            restarted.observe_many(HISTORY)
+            assert ranking_of(restarted) == before
+            assert "fetch the bundle again" in restarted.problem
+
+            restarted.sync(middle.target)
+            assert restarted.problem == ""
+        assert ranking_after_restart(device) == ranking_of(device)
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    target: str
+
+    def kill(self) -> None:
+        """End it at once, in the middle of whatever it does."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def server_process(deployment: Deployment) -> Iterator[ServerProcess]:
+    """Run ``pocketrec serve`` while the block runs."""
+    arguments = ["--store", deployment.config.store, "--keys", deployment.config.keys]
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from pocketrec_cloud.delivery.cli import serve; serve()",
+            *arguments,
+            "--port",
+            "0",
+        ],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        try:
+            yield ServerProcess(process, line.split()[-1])
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+POWER_CUTS = textwrap.dedent(
+    """
+    import os, shutil, sys
+    from pocketrec_device.engine import EngineSettings
+    from pocketrec_device.runtime import Runtime
+    from pocketrec_device.store import Store
+
+    store, newer, work = sys.argv[1:]
+    numpy = EngineSettings(backend="numpy")
+
+    def install(folder, fatal_step):
+        steps = 0
+        def step(*_):
+            nonlocal steps
+            steps += 1
+            if steps == fatal_step:
+                os._exit(9)
+        def before(call):
+            return lambda *arguments: (step(), call(*arguments))[1]
+        os.fsync, os.replace, os.link = before(os.fsync), before(os.replace), before(os.link)
+        runtime = Runtime(Store(folder, on_step=step), numpy)
+        runtime.load()
+        runtime.bootstrap(newer)
+        os._exit(0)
+
+    fatal_step, status = 0, 9
+    while status == 9:
+        fatal_step += 1
+        shutil.copytree(store, work, symlinks=True)
+        child = os.fork()
+        if child == 0:
+            install(work, fatal_step)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with Runtime.open(work, backend="numpy") as runtime:
+            assert runtime.problem == ""
+            runtime.observe("a")
+            assert len(runtime.rerank("abc".split("x") + ["b"], 2)) == 2
+            print(runtime.status().current.bundle_version)
+        with Store(work).writing():
+            pass
+        shutil.rmtree(work)
+    assert status == 0
+    """
+)
+
+KILLED_SYNC = textwrap.dedent(
+    """
+    import os, sys
+    from pocketrec_device.engine import EngineSettings
+    from pocketrec_device.runtime import Runtime
+    from pocketrec_device.store import Store
+
+    def kill(step):
+        if step == "write state.json":
+            os._exit(9)
+
+    Runtime(Store(sys.argv[1], on_step=kill), EngineSettings(backend="numpy")).sync(sys.argv[2])
+    """
+)
