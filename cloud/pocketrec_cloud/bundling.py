@@ -277,7 +277,8 @@ def _check_against_torch(quantized: _Quantized, plan: Plan, vectors: TestVectors
         with torch.inference_mode():
             history = torch.from_numpy(case.history.astype(np.int64))[None]
             h = adapted.last_states(history, torch.tensor([case.history.shape[0]]))[0]
-            scores = (table[case.candidates] @ h).numpy()
+            candidates = torch.from_numpy(case.candidates.astype(np.int64))
+            scores = (table[candidates] @ h).numpy()
         worst = float(np.abs(scores - case.scores).max())
         if worst > vectors.tolerance_of("numpy"):
             raise QuantizationError(

@@ -55,7 +55,7 @@ class TrainingDisplay:
         self._bars.console.print(
             f"epoch {record.epoch:>3}  loss {record.loss:.4f}  {record.seconds:5.1f} s  "
             f"validation HR@10 {record.validation_hr10:.4f}  NDCG@10 "
-            f"{record.validation_ndcg10:.4f}{'  best so far' if is_best else ''}"
+            f"{record.validation_ndcg10:.4f}{'  best' if is_best else ''}"
         )
 
 

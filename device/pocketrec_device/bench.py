@@ -36,6 +36,7 @@ __all__ = ["BenchConfig", "Variant", "run_bench"]
 
 PERCENTILES = (50, 90, 95, 99)
 _FLOAT_BITS = 32.0
+_WORKER = Path(__file__).with_name("bench_worker.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,9 @@ def _job(
 
 
 def _measure_in_process(job: Mapping[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "pocketrec_device.bench_worker", json.dumps(job)]
+    # By path and without its folder on sys.path: "-m" would import the package, which is
+    # one of the things to be timed.
+    command = [sys.executable, "-P", str(_WORKER), json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]

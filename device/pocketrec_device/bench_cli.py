@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -89,17 +90,18 @@ def draw_summary(console: Console, result: dict[str, Any]) -> None:
         console: Where to.
         result: What ``run_bench`` returned.
     """
-    table = Table(title="Size and quality")
-    for column in ("variant", "effective bits", "plan B", "bundle B", "HR@10", "NDCG@10"):
-        table.add_column(column, justify="left" if column == "variant" else "right")
-    table.add_column("95 % interval")
-    table.add_column("rerank p50 µs", justify="right")
+    table = Table(title="Size and quality", box=SIMPLE_HEAD)
+    table.add_column("variant", no_wrap=True)
+    for column in ("effective\nbits", "plan\nbytes", "bundle\nbytes", "HR@10", "NDCG@10"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("95 %\ninterval", no_wrap=True)
+    table.add_column("rerank\np50 µs", justify="right")
     for record in result["records"]:
         quality = record["quality"]
         shown = ["", "", ""]
         if quality is not None:
             low, high = quality["ndcg@10_interval"]
-            shown = [f"{quality['hr@10']:.4f}", f"{quality['ndcg@10']:.4f}", f"{low:.4f}–{high:.4f}"]
+            shown = [f"{quality['hr@10']:.4f}", f"{quality['ndcg@10']:.4f}", f"{low:.3f}–{high:.3f}"]
         table.add_row(
             record["variant"],
             f"{record['effective_bits']:.2f}",
@@ -119,7 +121,7 @@ def draw_latency(console: Console, result: dict[str, Any]) -> None:
         console: Where to.
         result: What ``run_bench`` returned.
     """
-    table = Table(title="Time, µs per call")
+    table = Table(title="Time, µs per call", box=SIMPLE_HEAD)
     table.add_column("variant")
     table.add_column("operation")
     for percentile in PERCENTILES:
@@ -130,7 +132,7 @@ def draw_latency(console: Console, result: dict[str, Any]) -> None:
             table.add_row(record["variant"], name.replace("_", " + "), *cells)
         table.add_section()
     console.print(table)
-    start = Table(title="Start and memory")
+    start = Table(title="Start and memory", box=SIMPLE_HEAD)
     for column in ("variant", "import ms", "load ms", "first run ms", "peak MiB", "above idle MiB"):
         start.add_column(column, justify="left" if column == "variant" else "right")
     for record in result["records"]:
