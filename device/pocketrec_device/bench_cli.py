@@ -14,6 +14,7 @@ from rich.table import Table
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec_device.backends import BACKENDS
 from pocketrec_device.bench import PERCENTILES, BenchConfig, Variant, run_bench
+from pocketrec_quantization.bundle import BundleFolder
 
 __all__ = ["draw_latency", "draw_summary", "run"]
 
@@ -25,7 +26,7 @@ _DEFAULTS = BenchConfig()
 @click.option(
     "--bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True
 )
-@click.option("--plan", "plans", type=_FILE, multiple=True, help="Another row; may be repeated.")
+@click.option("--plan", "plans", type=_FILE, multiple=True, help="A row beside the default plan's; may be repeated.")
 @click.option("--float-twin", type=_FILE, help="The float control, as the first row.")
 @click.option("--cases", type=_FILE, help="Held-out users: adds HR and NDCG.")
 @click.option("--backend", type=click.Choice(sorted(BACKENDS)), default=_DEFAULTS.backend)
@@ -65,8 +66,8 @@ def run(  # noqa: PLR0913  # one argument per option
         seed=seed,
     )
     control = [] if float_twin is None else [Variant(name="float32", float_twin=float_twin)]
-    rows = [*control, Variant(name="default")]
-    rows += [Variant(name=path.stem, plan=path) for path in plans]
+    rows = [*control, *(Variant(name=path.stem, plan=path) for path in plans)]
+    rows.append(Variant(name=BundleFolder.open(bundle).read_default_plan().planner))
     with stderr_console().status("measuring") as status:
         result = run_bench(bundle, rows, config, cases=cases, progress=status.update)
     emit(result, render=lambda console: _draw(console, result), json_path=json_path)
