@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from tests.device.graphs import prefill_graph, score_graph, step_graph
+from tests.device.man_in_the_middle import ManInTheMiddle
 
 from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
@@ -55,21 +54,6 @@ CONFIG = BackboneConfig(
 ITEM_IDS = tuple("abcdefghijkl")
 
 
-def _beside(name: str) -> ModuleType:
-    """Return the module in the file beside this one; tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-graphs = _beside("graphs")
-man_in_the_middle = _beside("man_in_the_middle")
-
-
 @dataclass(frozen=True)
 class TinyModel:
     """A random model; the seed decides the weights."""
@@ -94,9 +78,9 @@ def tiny_model(seed: int) -> TinyModel:
     """Return the model of a seed."""
     frozen = tiny_frozen(CONFIG, seed=seed)
     written = {
-        PREFILL: graphs.prefill_graph(frozen, CONFIG),
-        STEP: graphs.step_graph(frozen, CONFIG),
-        SCORE: graphs.score_graph(CONFIG),
+        PREFILL: prefill_graph(frozen, CONFIG),
+        STEP: step_graph(frozen, CONFIG),
+        SCORE: score_graph(CONFIG),
     }
     return TinyModel(frozen=frozen, graphs=written)
 
@@ -250,9 +234,9 @@ def target(deployment: Deployment) -> Iterator[str]:
 
 
 @pytest.fixture
-def middle(target: str) -> Iterator[man_in_the_middle.ManInTheMiddle]:
+def middle(target: str) -> Iterator[ManInTheMiddle]:
     """Somebody between the device and that server."""
-    with man_in_the_middle.ManInTheMiddle(target) as middle:
+    with ManInTheMiddle(target) as middle:
         yield middle
 
 

@@ -32,8 +32,8 @@ from pocketrec_quantization.bundle import BundleFolder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Deployment
-    from man_in_the_middle import ManInTheMiddle
+    from tests.device.conftest import Deployment
+    from tests.device.man_in_the_middle import ManInTheMiddle
 
 MakeDevice = Callable[..., Runtime]
 MakeBundle = Callable[..., BundleFolder]

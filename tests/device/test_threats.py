@@ -44,8 +44,8 @@ from pocketrec_quantization.plan import Plan, encode_plan
 from pocketrec_quantization.vectors import TestVectors
 
 if TYPE_CHECKING:
-    from conftest import Deployment, TinyModel
-    from man_in_the_middle import ManInTheMiddle
+    from tests.device.conftest import Deployment, TinyModel
+    from tests.device.man_in_the_middle import ManInTheMiddle
 
     from pocketrec_proto.v1 import device_service_pb2 as pb
 

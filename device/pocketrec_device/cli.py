@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands ``device bootstrap|sync|status|rerank|rollback``: one store, one device.
+
+For trying things out and for fleets of small machines; an app embeds ``Runtime``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from pocketrec.console import emit, json_option
+from pocketrec.errors import ConfigError
+from pocketrec_device.backends import BACKENDS
+from pocketrec_device.engine import EngineSettings
+from pocketrec_device.ranking import Ranking
+from pocketrec_device.runtime import Runtime
+from pocketrec_device.status import PairStatus, Status, read_status
+from pocketrec_device.store import Store
+from pocketrec_device.tls import Tls
+
+__all__ = ["bootstrap", "rerank", "rollback", "status", "sync"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_MAX_LIST_BYTES = 64 * 2**20
+
+_store_option = click.option(
+    "--store", type=_FOLDER, required=True, help="Folder of the device's store."
+)
+_backend_option = click.option(
+    "--backend",
+    type=click.Choice(sorted(BACKENDS)),
+    default="onnxruntime",
+    show_default=True,
+    help="What computes.",
+)
+
+
+def _creation_options(command: Command) -> Command:
+    """Add what a store needs to know when it is made."""
+    model = click.option("--model", help="Model line to follow; needed once, to make the store.")
+    root = click.option(
+        "--root", type=_FILE, help="TUF root metadata to trust; needed once, before a sync."
+    )
+    return model(root(command))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_store_option
+@_creation_options
+@_backend_option
+@json_option
+def bootstrap(
+    *,
+    bundle: Path,
+    store: Path,
+    model: str | None,
+    root: Path | None,
+    backend: str,
+    json_path: str | None,
+) -> None:
+    """Install the bundle in folder BUNDLE without a network."""
+    runtime = _runtime(store, model, root, backend)
+    is_new = runtime.bootstrap(bundle)
+    shown = runtime.status()
+    emit(
+        {"is_bundle_new": is_new, "status": asdict(shown)},
+        render=lambda console: _draw_status(console, shown),
+        json_path=json_path,
+    )
+
+
+@click.command()
+@click.argument("target", metavar="HOST:PORT")
+@_store_option
+@_creation_options
+@click.option("--subject", default="", help="Pseudonym of the user; empty = everybody.")
+@click.option("--average-bits", type=float, help="Bits per coded weight; default: the server's.")
+@click.option("--deadline", type=float, default=10.0, show_default=True, help="Seconds per call.")
+@click.option("--tls-ca", type=_FILE, help="PEM of the authorities to trust; default: system's.")
+@click.option("--insecure", is_flag=True, help="Plain text also beyond this machine.")
+@_backend_option
+@json_option
+def sync(
+    *,
+    target: str,
+    store: Path,
+    model: str | None,
+    root: Path | None,
+    subject: str,
+    average_bits: float | None,
+    deadline: float,
+    tls_ca: Path | None,
+    insecure: bool,
+    backend: str,
+    json_path: str | None,
+) -> None:
+    """Fetch the newest bundle and plan from the server at HOST:PORT."""
+    runtime = _runtime(store, model, root, backend)
+    report = runtime.sync(
+        target,
+        subject=subject,
+        average_bits=average_bits,
+        tls=_tls(tls_ca, is_insecure=insecure),
+        deadline_s=deadline,
+    )
+    result = asdict(report)
+    emit(result, render=lambda console: _draw_facts(console, result), json_path=json_path)
+
+
+@click.command()
+@_store_option
+@json_option
+def status(store: Path, json_path: str | None) -> None:
+    """Show what the store holds."""
+    shown = read_status(Store(store), int(time.time()))
+    emit(asdict(shown), render=lambda console: _draw_status(console, shown), json_path=json_path)
+
+
+@click.command()
+@_store_option
+@click.option("--history", default="", metavar="A,B,...|@FILE", help="Events, oldest first.")
+@click.option("--candidates", required=True, metavar="A,B,...|@FILE", help="What to rank.")
+@click.option("-k", "n_best", type=int, default=10, show_default=True, help="How many to show.")
+@click.option("--exclude-seen", is_flag=True, help="Leave out what the history holds.")
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads per call.")
+@click.option("--strict", is_flag=True, help="Refuse layers not computed in their widths.")
+@_backend_option
+@json_option
+def rerank(
+    *,
+    store: Path,
+    history: str,
+    candidates: str,
+    n_best: int,
+    exclude_seen: bool,
+    threads: int,
+    strict: bool,
+    backend: str,
+    json_path: str | None,
+) -> None:
+    """Rank candidates for a history, offline.
+
+    A list is given as A,B,C or as @FILE, a file with one item id per line ('@-' is stdin).
+    """
+    with Runtime.open(store, backend=backend, threads=threads, strict=strict) as runtime:
+        events = read_ids(history)
+        n_known = runtime.observe_many(events)
+        ranking = runtime.rerank(read_ids(candidates), n_best, exclude_seen=exclude_seen)
+        problem = runtime.problem
+    result = {
+        "items": list(ranking.items),
+        "scores": [score if math.isfinite(score) else None for score in ranking.scores],
+        "n_events": len(events),
+        "n_events_known": n_known,
+        "problem": problem,
+    }
+    emit(result, render=lambda console: _draw_ranking(console, ranking), json_path=json_path)
+
+
+@click.command()
+@_store_option
+@_backend_option
+@json_option
+def rollback(store: Path, backend: str, json_path: str | None) -> None:
+    """Go back to the bundle and plan that ran before.
+
+    A sync does not bring the bundle back that was left; a newer one ends that.
+    """
+    runtime = _runtime(store, None, None, backend)
+    runtime.rollback()
+    shown = runtime.status()
+    emit(asdict(shown), render=lambda console: _draw_status(console, shown), json_path=json_path)
+
+
+def read_ids(text: str) -> list[str]:
+    """Return the item ids in ``A,B,C``, or in the lines of the file in ``@FILE``.
+
+    Args:
+        text: What the user typed; ``@-`` reads stdin.
+
+    Raises:
+        ConfigError: The file is larger than 64 MiB or no UTF-8.
+        OSError: It cannot be read.
+    """
+    if not text.startswith("@"):
+        return [item_id for item_id in text.split(",") if item_id]
+    with click.open_file(text[1:], "rb") as file:
+        data = file.read(_MAX_LIST_BYTES + 1)
+    if len(data) > _MAX_LIST_BYTES:
+        raise ConfigError(f"{text[1:]}: expected at most {_MAX_LIST_BYTES} bytes of item ids")
+    try:
+        return [line for line in data.decode().splitlines() if line]
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{text[1:]}: expected item ids in UTF-8, one per line") from exc
+
+
+def _runtime(store: Path, model: str | None, root: Path | None, backend: str) -> Runtime:
+    """Return a runtime that has loaded nothing; makes the store when asked to."""
+    folder = Store(store)
+    if model is not None:
+        folder.create(model, None if root is None else root.read_bytes())
+    elif root is not None:
+        raise ConfigError("--root is for a store that is being made; pass --model too")
+    return Runtime(folder, EngineSettings(backend=backend))
+
+
+def _tls(tls_ca: Path | None, *, is_insecure: bool) -> Tls | None:
+    if tls_ca is None:
+        return Tls(enabled=False) if is_insecure else None
+    return Tls(enabled=not is_insecure, root_certificates=tls_ca.read_bytes())
+
+
+def _draw_facts(console: Console, facts: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), str(value))
+    console.print(table)
+
+
+def _draw_ranking(console: Console, ranking: Ranking) -> None:
+    table = Table("rank", "item", "score", box=None)
+    for position, (item, score) in enumerate(
+        zip(ranking.items, ranking.scores, strict=True), start=1
+    ):
+        table.add_row(str(position), item, f"{score:.4f}")
+    console.print(table)
+
+
+def _draw_status(console: Console, shown: Status) -> None:
+    console.print(f"model {shown.model}, device {shown.device_id or 'not registered'}")
+    table = Table("", "bundle", "version", "items", "plan", "subject", "bits", "expires", box=None)
+    for name, pair in (("current", shown.current), ("previous", shown.previous)):
+        if pair is not None:
+            table.add_row(name, *_pair_row(pair))
+    console.print(table)
+    if shown.is_held_back:
+        console.print("a bundle is held back after a rollback, until a newer one is published")
+    for problem in shown.problems:
+        console.print(f"problem: {problem}", soft_wrap=True)
+
+
+def _pair_row(pair: PairStatus) -> list[str]:
+    expiry = time.strftime("%Y-%m-%d", time.gmtime(pair.expires_at_s))
+    return [
+        pair.bundle[:12],
+        str(pair.bundle_version),
+        str(pair.n_items),
+        f"{pair.planner} v{pair.plan_version}",
+        pair.subject or "everybody",
+        f"{pair.effective_bits:.2f}",
+        f"{expiry}{' (expired)' if pair.is_expired else ''}" if pair.expires_at_s else "never",
+    ]
