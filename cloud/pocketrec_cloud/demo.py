@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import BackendError, ConfigError, ServiceUnavailableError
 from pocketrec_cloud.bundling import BUNDLE_FOLDER, CASES, FLOAT_TWIN, SENSITIVITY
+from pocketrec_cloud.data.readers import read_interactions
+from pocketrec_cloud.data.synthetic import SyntheticConfig, synthetic_interactions
 from pocketrec_cloud.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -96,7 +99,7 @@ class _Steps:
         self.announce(why, *words)
         started = time.monotonic()
         stdout = None if is_result else sys.stderr.fileno()
-        done = subprocess.run(_command(*words), check=False, stdout=stdout)
+        done = subprocess.run(_command(*words), check=False, stdout=stdout)  # noqa: S603  # our own command
         if done.returncode != 0:
             raise BackendError(
                 f"expected 'pocketrec {words[0]}' to end with 0, it ended with "
@@ -164,11 +167,6 @@ def _empty(work: Path) -> None:
 
 def _generate(space: Workspace, console: Console) -> Path:
     """Write the generated catalogue as a file, so that the next steps read real input."""
-    from pocketrec_cloud.data.synthetic import (  # noqa: PLC0415
-        SyntheticConfig,
-        synthetic_interactions,
-    )
-
     dataset = synthetic_interactions(SyntheticConfig()).dataset
     path = space.root / "interactions.txt"
     lines = (
@@ -231,7 +229,9 @@ def _server(steps: _Steps, *cloud: str | Path) -> Iterator[str]:
     """Run ``pocketrec serve`` on a free port of the loopback while the body runs."""
     words = ("serve", *cloud, "--port", "0")
     steps.announce("Cloud: serve bundles and plans", *words)
-    process = subprocess.Popen(_command(*words), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(  # noqa: S603  # our own command
+        _command(*words), stdout=subprocess.PIPE, text=True
+    )
     try:
         yield _await_address(process)
     finally:
@@ -251,8 +251,6 @@ def _await_address(process: subprocess.Popen[str]) -> str:
 
 def _sample_user(source: Path) -> tuple[list[str], list[str]]:
     """Return one user's recent items, and 20 candidates spread over the catalogue."""
-    from pocketrec_cloud.data.readers import read_interactions  # noqa: PLC0415
-
     dataset, _ = read_interactions(source)
     events = [dataset.item_ids[i - 1] for i in dataset.sequence(0)]
     spread = range(0, dataset.n_items, max(1, dataset.n_items // 19))
@@ -270,9 +268,7 @@ def _measure(steps: _Steps, space: Workspace, *, is_shown: bool) -> dict[str, An
         )
     answer = space.root / "bench.json"
     plans: Sequence[str | Path] = [
-        word
-        for planner in PLANNERS
-        for word in ("--plan", space.root / f"{planner}.plan")
+        word for planner in PLANNERS for word in ("--plan", space.root / f"{planner}.plan")
     ]
     steps.run(
         "Bench: quality, bytes and time of all of them",

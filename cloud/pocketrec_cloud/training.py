@@ -43,7 +43,10 @@ class TrainingConfig:
         evaluate_every: Epochs between two evaluations.
         max_minutes: Wall-clock limit, checked after every epoch; None = no limit.
         tokens_per_batch: Bound on users times longest history of a batch.
-        learning_rate: Adam's step size.
+        learning_rate: Adam's step size at the start.
+        decay: Factor on the step size after every ``decay_patience`` evaluations
+            without a better one.
+        decay_patience: See ``decay``.
         weight_decay: Decoupled (AdamW).
         n_negatives: Sampled softmax negatives per batch; V or more = whole catalogue.
         max_gradient_norm: Gradients are scaled down to this norm.
@@ -56,6 +59,8 @@ class TrainingConfig:
     max_minutes: float | None = None
     tokens_per_batch: int = 12_800
     learning_rate: float = 1e-3
+    decay: float = 0.5
+    decay_patience: int = 3
     weight_decay: float = 0.0
     n_negatives: int = 512
     max_gradient_norm: float = 5.0
@@ -63,10 +68,12 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         counts = (self.max_epochs, self.patience, self.evaluate_every, self.n_negatives)
-        if min(counts) < 1 or self.tokens_per_batch < 1:
+        if min(counts) < 1 or min(self.tokens_per_batch, self.decay_patience) < 1:
             raise ConfigError(f"expected every count to be at least 1, found {self}")
         if self.learning_rate <= 0 or self.max_gradient_norm <= 0 or self.weight_decay < 0:
             raise ConfigError(f"expected positive rates, found {self}")
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"expected a decay within (0, 1], found {self.decay}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +133,18 @@ class _Run:
 
     def best_ndcg(self) -> float:
         return max((record.validation_ndcg10 or 0.0 for record in self.history), default=0.0)
+
+    def n_decays(self, patience: int) -> int:
+        """Count the stretches of ``patience`` evaluations without a better one."""
+        best, waited, decays = 0.0, 0, 0
+        for record in self.history:
+            if record.validation_ndcg10 is None:
+                continue
+            improved = record.validation_ndcg10 > best
+            best, waited = max(best, record.validation_ndcg10), 0 if improved else waited + 1
+            if waited == patience:
+                waited, decays = 0, decays + 1
+        return decays
 
     def evaluations_since_best(self) -> int:
         values = [r.validation_ndcg10 for r in self.history if r.validation_ndcg10 is not None]
@@ -229,6 +248,9 @@ def _train_epoch(
     run: _Run, config: TrainingConfig, progress: Progress, epoch: int, rng: np.random.Generator
 ) -> float:
     run.model.train()
+    step_size = config.learning_rate * config.decay ** run.n_decays(config.decay_patience)
+    for group in run.optimizer.param_groups:
+        group["lr"] = step_size
     total, n_targets, n_tokens_done = 0.0, 0, 0
     window = run.model.config.window
     n_tokens = sum(max(0, min(row.shape[0] - 1, window)) for row in run.sequences)
