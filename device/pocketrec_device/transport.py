@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 
     from pocketrec_device.tls import Tls
 
-__all__ = ["STATUS_ERRORS", "PlanRequest", "Registration", "ServiceClient", "service_error"]
+__all__ = [
+    "STATUS_ERRORS",
+    "PlanRequest",
+    "Registration",
+    "ServiceClient",
+    "is_plain_text",
+    "service_error",
+]
 
 STATUS_ERRORS: Mapping[grpc.StatusCode, type[ServiceError]] = {
     grpc.StatusCode.CANCELLED: ServiceUnavailableError,
@@ -247,18 +254,24 @@ def service_error(exc: grpc.RpcError, call: str) -> ServiceError:
     return ours(f"{call} failed with {code.name}: {status.details()}", code=code.name)
 
 
+def is_plain_text(target: str, tls: Tls | None) -> bool:
+    """Whether a connection is not encrypted: when asked for, or on this machine by default.
+
+    Args:
+        target: ``"host:port"``.
+        tls: What the app chose, if it chose.
+    """
+    return _is_this_machine(_host(target)) if tls is None else not tls.enabled
+
+
 def _open_channel(target: str, tls: Tls | None) -> grpc.Channel:
-    host, separator, port = target.rpartition(":")
-    if not separator or not host or not port.isdigit():
-        raise ConfigError(f"target: expected 'host:port', got {target!r}")
+    _host(target)  # refuses what is no address
     options = [
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.enable_retries", 1),
         ("grpc.service_config", json.dumps(_RETRIES)),
     ]
-    if tls is None and _is_this_machine(host):
-        return grpc.insecure_channel(target, options)
-    if tls is not None and not tls.enabled:
+    if is_plain_text(target, tls):
         return grpc.insecure_channel(target, options)
     credentials = grpc.ssl_channel_credentials(
         root_certificates=None if tls is None else tls.root_certificates,
@@ -266,6 +279,13 @@ def _open_channel(target: str, tls: Tls | None) -> grpc.Channel:
         certificate_chain=None if tls is None else tls.certificate_chain,
     )
     return grpc.secure_channel(target, credentials, options)
+
+
+def _host(target: str) -> str:
+    host, _, port = target.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"target: expected 'host:port', got {target!r}")
+    return host
 
 
 def _is_this_machine(host: str) -> bool:

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -23,8 +24,9 @@ from pocketrec.errors import (
 )
 from pocketrec_device.backends import BACKENDS, build_backend
 from pocketrec_device.backends.base import refuse_fallbacks
+from pocketrec_device.backends.onnx_graph import external_initializers
 from pocketrec_device.session import SessionState
-from pocketrec_quantization.bundle import DEFAULT_PLAN, PROGRAM, SCORE, STEP
+from pocketrec_quantization.bundle import DEFAULT_PLAN, PREFILL, PROGRAM, SCORE, STEP
 from pocketrec_quantization.plan import encode_plan
 from pocketrec_quantization.reference import ReferenceBackend
 
@@ -171,6 +173,19 @@ class TestContract:
 
 
 class TestOnnxRuntime:
+    def test_reads_which_matrices_a_graph_expects(self, model: TinyModel) -> None:
+        """The names agree with what the onnx package finds."""
+        for name in (PREFILL, STEP, SCORE):
+            graph = onnx.load_from_string(model.graphs[name]).graph
+            expected = [
+                tensor.name
+                for tensor in graph.initializer
+                if tensor.data_location == onnx.TensorProto.EXTERNAL
+            ]
+
+            assert external_initializers(model.graphs[name]) == tuple(expected)
+        assert len(external_initializers(model.graphs[STEP])) == len(model.frozen.layers)
+
     def test_a_matrix_the_bundle_lacks_is_refused_before_loading(
         self, make_bundle: Callable[..., BundleFolder], model: TinyModel
     ) -> None:
