@@ -242,6 +242,9 @@ def _from_message(message: artifacts_pb2.BundleManifest) -> Manifest:
     backbone, items = message.backbone, message.items
     if len(message.parts) > MAX_PARTS:
         raise ConfigError(f"parts: expected at most {MAX_PARTS}, got {len(message.parts)}")
+    names = [part.name for part in message.parts]
+    if names != sorted(names):
+        raise ConfigError("parts: expected them in the order of their names")
     return Manifest(
         schema_major=message.schema_major,
         schema_minor=message.schema_minor,

@@ -29,7 +29,7 @@ VECTORS_KIND = "pocketrec.vectors"
 """What a test vectors part declares to be."""
 
 _TOLERANCE = "tolerance."
-_DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?(e-?[0-9]+)?")
+_DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bytes that version 1 of every artifact has: they may be added to, never changed.
+
+Other languages test their readers and writers against the same literals. Changing one
+is changing the format: bump a version and say so in docs/format.md and the changelog.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketrec.signing import SigningKey
+from pocketrec_quantization.bitpack import pack_codes, unpack_codes
+from pocketrec_quantization.frozen import FrozenModel
+from pocketrec_quantization.item_table import ItemTable
+from pocketrec_quantization.layers import LayerShape
+from pocketrec_quantization.levels import DEFAULT_LEVELS
+from pocketrec_quantization.manifest import (
+    BackboneConfig,
+    ItemTableInfo,
+    Manifest,
+    PartInfo,
+    decode_manifest,
+    encode_manifest,
+    manifest_digest,
+)
+from pocketrec_quantization.plan import Plan, decode_plan, encode_plan, split_signature
+from pocketrec_quantization.plan_json import plan_from_json, plan_to_json
+from pocketrec_quantization.planners import sensitivity_from_bytes, sensitivity_to_bytes
+from pocketrec_quantization.quantizer import FrozenMatrix
+from pocketrec_quantization.vectors import TestVectors, VectorCase
+
+FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
+DIGEST = bytes(range(32))
+LAYERS = (LayerShape("a", 3, 4), LayerShape("b", 2, 8))
+
+PLAN = Plan(
+    model_digest=DIGEST,
+    levels=DEFAULT_LEVELS,
+    layers=LAYERS,
+    codes=np.array([1, 2, 3, 1, 2], np.uint8),
+    budget_bytes=60,
+    subject="",
+    planner="global",
+    version=0,
+    issued_at_s=1_700_000_000,
+    expires_at_s=0,
+    key_id=b"",
+)
+PLAN_BYTES = bytes.fromhex(
+    "504b525001004c00"
+    "0a20000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+    "12060a0400020408"
+    "1a070a016110031804"
+    "1a070a016210021808"
+    "203c"
+    "3206676c6f62616c"
+    "4080e2cfaa06"
+    "7902"
+)
+
+KEY = SigningKey(DIGEST)
+SIGNED_PLAN = replace(
+    PLAN,
+    subject="u-1",
+    version=7,
+    expires_at_s=1_700_604_800,
+    key_id=bytes.fromhex("56475aa75463474c0285df5dbf2bcab7"),
+)
+SIGNED_PLAN_BYTES = bytes.fromhex(
+    "504b525001006b00"
+    "0a20000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+    "12060a0400020408"
+    "1a070a016110031804"
+    "1a070a016210021808"
+    "203c"
+    "2a03752d31"
+    "3206676c6f62616c"
+    "3807"
+    "4080e2cfaa06"
+    "4880d7f4aa06"
+    "521056475aa75463474c0285df5dbf2bcab7"
+    "7902"
+    "858c60e8dafb544d9ddb88c3b7e70cd8862095207dba1c80c1fa67a4c77751be"
+    "f7dc3d07cbcea2202e059334fb76800d2976b5624ad5babd2cee6100e2af3d02"
+)
+
+MANIFEST = Manifest(
+    model_name="demo",
+    version=3,
+    created_at_s=1_700_000_000,
+    backbone=BackboneConfig(
+        kind="sasrec", embedding_dim=4, n_blocks=1, n_heads=2, window=5, ffn_multiplier=2
+    ),
+    items=ItemTableInfo(n_items=2, n_rows=3, row_bits=8, version=1),
+    layers=LAYERS,
+    parts=(PartInfo(name="frozen", sha256=DIGEST, length_bytes=1000),),
+    license="CC0-1.0",
+    producer="pocketrec",
+)
+MANIFEST_BYTES = bytes.fromhex(
+    "0801"
+    "1a0464656d6f"
+    "2003"
+    "2880e2cfaa06"
+    "32120a0673617372656310041801200228053002"
+    "3a080802100318082001"
+    "42070a016110031804"
+    "42070a016210021808"
+    "4a2d0a0666726f7a656e"
+    "1220000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+    "18e807"
+    "52074343302d312e30"
+    "5a09706f636b6574726563"
+)
+
+FROZEN = FrozenModel(
+    matrices={
+        "a": FrozenMatrix(
+            codes=np.array([[127, -64, 0], [1, 2, -3]], np.int8),
+            scales=np.array([[1, 0.5], [0.25, 0.125], [0.0625, 0]], np.float32),
+            multipliers=np.array([[516, 600], [3612, 4000]], np.uint16),
+        )
+    },
+    dense={"a.bias": np.array([0.5, -1], np.float32)},
+)
+FROZEN_BYTES = (
+    b"\x50\x01\0\0\0\0\0\0"
+    b'{"__metadata__":{"format":"pocketrec.frozen","layers":"a","version":"1.0"},'
+    b'"dense/a.bias":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+    b'"scales/a":{"dtype":"F32","shape":[3,2],"data_offsets":[8,32]},'
+    b'"multipliers/a":{"dtype":"U16","shape":[2,2],"data_offsets":[32,40]},'
+    b'"codes/a":{"dtype":"I8","shape":[2,3],"data_offsets":[40,46]}}   '
+    b"\0\0\0\x3f\0\0\x80\xbf"
+    b"\0\0\x80\x3f\0\0\0\x3f\0\0\x80\x3e\0\0\0\x3e\0\0\x80\x3d\0\0\0\0"
+    b"\x04\x02\x58\x02\x1c\x0e\xa0\x0f"
+    b"\x7f\xc0\0\x01\x02\xfd"
+)
+
+ITEMS = ItemTable(
+    rows=np.array([[0, 0], [1, -2]], np.int8),
+    scales=np.array([0, 0.5], np.float32),
+    row_of_item=np.array([0, 1, 1], np.int32),
+    item_ids=("é", "b"),
+    version=9,
+)
+ITEMS_BYTES = (
+    b"\x88\x01\0\0\0\0\0\0"
+    b'{"__metadata__":{"format":"pocketrec.items","table_version":"9","version":"1.0"},'
+    b'"id_offsets":{"dtype":"I64","shape":[3],"data_offsets":[0,24]},'
+    b'"row_of_item":{"dtype":"I32","shape":[3],"data_offsets":[24,36]},'
+    b'"scales":{"dtype":"F32","shape":[2],"data_offsets":[36,44]},'
+    b'"id_bytes":{"dtype":"U8","shape":[3],"data_offsets":[44,47]},'
+    b'"rows":{"dtype":"I8","shape":[2,2],"data_offsets":[47,51]}}   '
+    b"\0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0"
+    b"\0\0\0\0\x01\0\0\0\x01\0\0\0"
+    b"\0\0\0\0\0\0\0\x3f"
+    b"\xc3\xa9b"
+    b"\0\0\x01\xfe"
+)
+
+VECTORS = TestVectors(
+    cases=(
+        VectorCase(
+            history=np.array([1, 2], np.int32),
+            candidates=np.array([2], np.int32),
+            scores=np.array([0.5], np.float32),
+        ),
+    ),
+    tolerance={"numpy": 1e-6},
+)
+VECTORS_BYTES = (
+    b"\x28\x01\0\0\0\0\0\0"
+    b'{"__metadata__":{"format":"pocketrec.vectors","n_cases":"1","tolerance.numpy":"1e-06",'
+    b'"version":"1.0"},'
+    b'"candidates/0":{"dtype":"I32","shape":[1],"data_offsets":[0,4]},'
+    b'"history/0":{"dtype":"I32","shape":[2],"data_offsets":[4,12]},'
+    b'"scores/0":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}}     '
+    b"\x02\0\0\0"
+    b"\x01\0\0\0\x02\0\0\0"
+    b"\0\0\0\x3f"
+)
+
+SENSITIVITY = np.array([[3, 2, 1]], np.float64)
+SENSITIVITY_BYTES = (
+    b"\x88\0\0\0\0\0\0\0"
+    b'{"__metadata__":{"format":"pocketrec.sensitivity","version":"1.0"},'
+    b'"sensitivity":{"dtype":"F64","shape":[1,3],"data_offsets":[0,24]}}   '
+    b"\0\0\0\0\0\0\x08\x40\0\0\0\0\0\0\0\x40\0\0\0\0\0\0\xf0\x3f"
+)
+
+
+def test_codes() -> None:
+    """Five codes take two bytes, the first code in the lowest bits."""
+    codes = np.array([1, 2, 3, 1, 2], np.uint8)
+
+    assert pack_codes(codes) == b"\x79\x02"
+    assert unpack_codes(b"\x79\x02", 5).tolist() == codes.tolist()
+
+
+@pytest.mark.parametrize(
+    ("bits", "multiplier", "expected"),
+    [
+        (2, 516, "0" * 64 + "1" * 64),
+        (
+            4,
+            3612,
+            "0" * 10 + "1" * 18 + "2" * 18 + "3" * 18 + "4" * 18 + "5" * 18 + "6" * 18 + "7" * 10,
+        ),
+        (4, 65535, "01234567" + "7" * 120),
+    ],
+)
+def test_nested_codes(bits: int, multiplier: int, expected: str) -> None:
+    """What each 8-bit code of 0 to 127 reads as, and its negative likewise."""
+    magnitudes = np.arange(128, dtype=np.int8)
+    matrix = FrozenMatrix(
+        codes=np.stack([magnitudes, -magnitudes]),
+        scales=np.ones((3, 2), np.float32),
+        multipliers=np.full((2, 2), multiplier, np.uint16),
+    )
+
+    positive, negative = matrix.codes_at(np.full(2, bits, np.uint8)).tolist()
+
+    assert "".join(map(str, positive)) == expected
+    assert negative == [-code for code in positive]
+
+
+def test_unsigned_plan() -> None:
+    """The plan container without a signature."""
+    assert encode_plan(PLAN, None) == PLAN_BYTES
+    assert decode_plan(PLAN_BYTES) == PLAN
+
+
+def test_signed_plan() -> None:
+    """The plan container with the Ed25519 signature of the key whose seed is 00 01 .. 1f."""
+    signed, signature = split_signature(SIGNED_PLAN_BYTES)
+
+    assert KEY.public.key_id == SIGNED_PLAN.key_id
+    assert encode_plan(SIGNED_PLAN, KEY.sign) == SIGNED_PLAN_BYTES
+    assert decode_plan(SIGNED_PLAN_BYTES) == SIGNED_PLAN
+    assert signature is not None
+    KEY.public.verify(signed, signature)
+
+
+def test_plan_json() -> None:
+    """The JSON twin of the unsigned plan."""
+    document = {
+        "schema": "pocketrec.plan/1",
+        "model_digest": "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+        "levels": [0, 2, 4, 8],
+        "layers": [
+            {"name": "a", "n_channels": 3, "n_elements": 4, "codes": "123"},
+            {"name": "b", "n_channels": 2, "n_elements": 8, "codes": "12"},
+        ],
+        "budget_bytes": 60,
+        "subject": "",
+        "planner": "global",
+        "version": 0,
+        "issued_at_s": 1700000000,
+        "expires_at_s": 0,
+        "key_id": "",
+    }
+
+    assert plan_to_json(PLAN) == document
+    assert plan_from_json(document) == PLAN
+
+
+def test_manifest() -> None:
+    """manifest.pb, and the bundle digest that follows from it."""
+    digest = "4ea1c2d69148cc6874f74d737babf494bb8afb00f6a30292b4ac69674c0af225"
+
+    assert encode_manifest(MANIFEST) == MANIFEST_BYTES
+    assert decode_manifest(MANIFEST_BYTES) == MANIFEST
+    assert manifest_digest(MANIFEST_BYTES).hex() == digest
+
+
+def test_frozen_part() -> None:
+    """The frozen part, its digest, and the weights it stands for."""
+    read = FrozenModel.from_bytes(FROZEN_BYTES)
+
+    assert FROZEN.to_bytes() == FROZEN_BYTES
+    assert read.digest == hashlib.sha256(FROZEN_BYTES).digest()
+    # 127 * 3612 / 65536 = 7.0, -64 * ... = -3.53; scale 1/4. 2 * 600 / 65536 rounds to 0.
+    weights = read.adapt(np.array([4, 2], np.uint8))["a.weight"]
+    assert weights.tolist() == [[1.75, -1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_items_part() -> None:
+    """The item table part: two items that share a row."""
+    read = ItemTable.from_bytes(ITEMS_BYTES)
+
+    assert ITEMS.to_bytes() == ITEMS_BYTES
+    assert read.item_ids == ("é", "b")
+    assert read.embed(np.array([2])).tolist() == [[0.5, -1.0]]
+
+
+def test_vectors_part() -> None:
+    """The test vectors part."""
+    assert VECTORS.to_bytes() == VECTORS_BYTES
+    assert TestVectors.from_bytes(VECTORS_BYTES).cases[0].scores.tolist() == [0.5]
+
+
+def test_sensitivity_file() -> None:
+    """The planner's sensitivities."""
+    assert sensitivity_to_bytes(SENSITIVITY) == SENSITIVITY_BYTES
+    assert sensitivity_from_bytes(SENSITIVITY_BYTES).tolist() == [[3.0, 2.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("title", "content"),
+    [("signed plan", SIGNED_PLAN_BYTES), ("manifest", MANIFEST_BYTES), ("items", ITEMS_BYTES)],
+)
+def test_documented_examples_are_these(title: str, content: bytes) -> None:
+    """The worked examples of docs/format.md hold the golden bytes, annotated."""
+    pattern = rf"```hex {re.escape(title)}\n(.*?)```"
+    block = re.search(pattern, FORMAT.read_text("utf-8"), re.DOTALL)
+
+    assert block is not None
+    digits = [line.split("#")[0] for line in block[1].splitlines()]
+    assert bytes.fromhex("".join(digits)) == content
