@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation cases: held-out histories and targets, so that a device can measure quality.
 
-They hold people's interactions, so they are never part of a bundle. ``docs/format.md`` §7.
+They hold people's interactions, so they are never part of a bundle. ``docs/format.md`` §8.
 """
 
 from __future__ import annotations
