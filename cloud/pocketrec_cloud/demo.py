@@ -214,7 +214,7 @@ def _deliver(steps: _Steps, space: Workspace, source: Path) -> dict[str, Any]:
     with _server(steps, *cloud) as target:
         steps.run(
             "Device: fetch bundle and plan over gRPC, verify, adapt",
-            *("device", "sync", "--store", space.device, "--target", target),
+            *("device", "sync", target, "--store", space.device),
             *("--root", space.repository / "metadata" / "1.root.json"),
             *("--model", MODEL, "--subject", SUBJECT),
         )

@@ -19,6 +19,7 @@ from pocketrec.errors import (
     MalformedArtifactError,
     StoreError,
 )
+from pocketrec_device.backends import DEFAULT_PLAN_ONLY
 from pocketrec_device.engine import Engine, EngineSettings, build_engine
 from pocketrec_device.health import build_healthy_engine
 from pocketrec_device.state import DeviceState, Pair
@@ -101,7 +102,8 @@ def bootstrap(store: Store, packaged: Path, settings: EngineSettings) -> Engine 
         if not store.has_part(digest, part.sha256.hex()):
             store.put_part(digest, source.read(part.name))
     store.put_manifest(manifest_data)
-    plan_data = held_plan(store, state, source) or source.read(DEFAULT_PLAN)
+    held = None if settings.backend in DEFAULT_PLAN_ONLY else held_plan(store, state, source)
+    plan_data = held or source.read(DEFAULT_PLAN)
     return switch(store, state, digest, plan_data, settings)
 
 

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pocketrec.errors import ConfigError, RejectedError
+from pocketrec.errors import ConfigError, IncompatibleArtifactError, RejectedError
+from pocketrec_device.backends import DEFAULT_PLAN_ONLY
 from pocketrec_device.engine import Engine, EngineSettings
 from pocketrec_device.install import accepted_bundles, held_plan, switch
 from pocketrec_device.transport import PlanRequest, ServiceClient
@@ -120,6 +121,7 @@ def synchronise(
         clock: Unix seconds.
 
     Raises:
+        IncompatibleArtifactError: A plan is wished for that the backend cannot run.
         ArtifactError: Something that was offered cannot be accepted.
         RejectedError: The server refused, or has nothing for this model.
         ServiceError: The server could not be asked.
@@ -127,6 +129,11 @@ def synchronise(
         StoreError: The store has no root of trust, or is damaged.
         OSError: The store cannot be written.
     """
+    if settings.backend in DEFAULT_PLAN_ONLY and wish != PlanWish():
+        raise IncompatibleArtifactError(
+            f"the backend {settings.backend!r} runs the default plan only; sync without a subject "
+            "and average_bits, or use backend='onnxruntime'"
+        )
     root = store.root()
     state = store.load()
     had_token = state.server == client.target and bool(state.token)
@@ -223,6 +230,8 @@ class _Sync:
         self, targets: PublishedTargets, bundle: BundleFolder, wish: PlanWish, state: DeviceState
     ) -> tuple[bytes, DeviceState]:
         """Return the plan to run, and a state that accepts no older one any more."""
+        if self._settings.backend in DEFAULT_PLAN_ONLY:
+            return bundle.read(DEFAULT_PLAN), state
         keys_target = _required(targets, "director.json")
         keys = read_director_keys(self._fetch_small(keys_target, _MAX_DIRECTOR_BYTES))
         now_s = max(int(self._clock()), state.time_floor_s)

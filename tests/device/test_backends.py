@@ -62,7 +62,14 @@ def program(model: TinyModel) -> bytes:
     params=[
         "numpy",
         "onnxruntime",
-        pytest.param("executorch", marks=[pytest.mark.executorch, pytest.mark.slow]),
+        pytest.param(
+            "executorch",
+            marks=[
+                pytest.mark.executorch,
+                pytest.mark.slow,
+                pytest.mark.filterwarnings("ignore"),  # its own imports use what is deprecated
+            ],
+        ),
     ]
 )
 def backend(

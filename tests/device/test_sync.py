@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from pocketrec.errors import (
     ConfigError,
+    IncompatibleArtifactError,
     RejectedError,
     ServiceUnavailableError,
     StoreError,
@@ -271,6 +272,27 @@ class TestAfterRollback:
 
         assert (held.bundle_version, held.is_held_back) == (1, True)
         assert (freed.bundle_version, freed.is_held_back) == (3, False)
+
+
+class TestDefaultPlanOnly:
+    @pytest.fixture(autouse=True)
+    def _numpy_is_such_a_backend(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        only = frozenset({"numpy"})
+        monkeypatch.setattr("pocketrec_device.sync.DEFAULT_PLAN_ONLY", only)
+
+    def test_fetches_bundles_without_asking_for_plans(
+        self, middle: ManInTheMiddle, make_device: MakeDevice
+    ) -> None:
+        """A backend with weights baked in is kept up to date with bundles alone."""
+        report = make_device().sync(middle.target)
+
+        assert (report.bundle_version, report.plan_version) == (1, 0)
+        assert not middle.requests("GetPlan")
+
+    def test_refuses_a_wish_for_a_plan(self, target: str, make_device: MakeDevice) -> None:
+        """Nobody is led to believe that a personal plan runs."""
+        with pytest.raises(IncompatibleArtifactError, match="default plan only"):
+            make_device().sync(target, subject="ann")
 
 
 class TestArguments:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pocketrec_quantization.bundle import BundleFolder
     from pocketrec_quantization.plan import Plan
 
-__all__ = ["BACKENDS", "Backend", "LayerReport", "build_backend"]
+__all__ = ["BACKENDS", "DEFAULT_PLAN_ONLY", "Backend", "LayerReport", "build_backend"]
 
 # Name -> module and class: a new backend is one file and one line. A library is imported
 # only when its backend is built.
@@ -22,6 +22,9 @@ BACKENDS = {
     "numpy": ("pocketrec_device.backends.numpy", "NumpyBackend"),
     "onnxruntime": ("pocketrec_device.backends.onnx", "OnnxBackend"),
 }
+
+# These cannot be given other weights than their bundle's default plan makes.
+DEFAULT_PLAN_ONLY = frozenset({"executorch"})
 
 
 def build_backend(name: str, bundle: BundleFolder, plan: Plan, *, threads: int = 1) -> Backend:

@@ -54,8 +54,9 @@ class ExecuTorchBackend:
         # The methods of a program share one arena of memory: one call at a time.
         self._lock = threading.Lock()
         try:
-            program = runtime.Runtime.get().load_program(bundle.read(PROGRAM))
-            self._methods = {name: program.load_method(name) for name in _METHODS}
+            # Methods read the program's bytes, and only the program keeps those alive.
+            self._program = runtime.Runtime.get().load_program(bundle.read(PROGRAM))
+            self._methods = {name: self._program.load_method(name) for name in _METHODS}
         except (RuntimeError, KeyError) as exc:
             raise IncompatibleArtifactError(
                 f"executorch {self.version} cannot load the bundle's program: {exc}; build the "
