@@ -27,6 +27,8 @@ __all__ = [
     "rank_of_target",
 ]
 
+_CELLS_AT_ONCE = 2**23  # resamples times users held in memory: 64 MiB of int64, twice
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
@@ -43,7 +45,7 @@ def rank_of_target(
     """Rank each row's target among all columns, ties broken at random.
 
     Args:
-        scores: (B, V) float32; minus infinity takes a column out of the ranking.
+        scores: (B, V) float32, no NaN; minus infinity takes a column out of the ranking.
         targets: (B,) integer, the column of each row's target.
         rng: Source of the tie-break.
 
@@ -51,15 +53,18 @@ def rank_of_target(
         (B,) int64, the number of columns placed above the target.
 
     Raises:
-        ConfigError: A target's own score is not finite.
+        ConfigError: A target's own score is not finite, or any score is NaN.
     """
     own = scores[np.arange(scores.shape[0]), targets][:, None]
     if not np.all(np.isfinite(own)):
         row = int(np.flatnonzero(~np.isfinite(own[:, 0]))[0])
         raise ConfigError(f"expected a finite score for every target, row {row} has {own[row, 0]}")
-    above = np.sum(scores > own, axis=1)
-    tied = np.sum(scores == own, axis=1) - 1
-    return (above + rng.integers(0, tied + 1)).astype(np.int64)
+    if np.isnan(scores).any():  # it would compare as below every target, and flatter the model
+        raise ConfigError("expected scores to be numbers, found NaN")
+    above = np.sum(scores > own, axis=1, dtype=np.int64)
+    tied = np.sum(scores == own, axis=1, dtype=np.int64) - 1
+    ranks: NDArray[np.int64] = above + rng.integers(0, tied + 1)
+    return ranks
 
 
 def hit_rate(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
@@ -94,9 +99,13 @@ def bootstrap_mean(
     if values.size == 0:
         raise ConfigError("expected at least one value to average, found none")
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(values.size, np.full(values.size, 1 / values.size), size=n_resamples)
-    means = counts @ values / values.size
-    low, high = np.percentile(means, [2.5, 97.5])
+    shares = np.full(values.size, 1 / values.size)
+    at_once = max(1, _CELLS_AT_ONCE // values.size)
+    means = [
+        rng.multinomial(values.size, shares, size=min(at_once, n_resamples - done)) @ values
+        for done in range(0, n_resamples, at_once)
+    ]
+    low, high = np.percentile(np.concatenate(means) / values.size, [2.5, 97.5])
     return Interval(mean=float(values.mean()), low=float(low), high=float(high))
 
 
