@@ -51,7 +51,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
             header = file.metadata() or {}
         return tensors, {key: json.loads(value) for key, value in header.items()}
     except (SafetensorError, ValueError) as error:
@@ -100,15 +101,30 @@ def load_backbone(path: Path) -> tuple[SASRec, tuple[str, ...], dict[str, object
         raise IncompatibleArtifactError(
             f"{path}: expected a backbone of kind 'sasrec', found {header.get('kind')!r}"
         )
-    config = header["config"]
-    item_ids = header["item_ids"]
-    if not isinstance(config, dict) or not isinstance(item_ids, list):
-        raise MalformedArtifactError(
-            "expected config and item_ids, found other types", field=str(path)
-        )
-    model = SASRec(SASRecConfig(**config))
+    config, item_ids = _read_header(header, path)
+    model = SASRec(config)
     _load_state(model, tensors, path)
-    return model.eval(), tuple(item_ids), header
+    return model.eval(), item_ids, header
+
+
+def _read_header(header: dict[str, object], path: Path) -> tuple[SASRecConfig, tuple[str, ...]]:
+    """Return the shape and the catalogue, which must be of one size."""
+    fields, ids = header.get("config"), header.get("item_ids")
+    if not isinstance(fields, dict) or not isinstance(ids, list):
+        raise MalformedArtifactError(
+            "expected entries config and item_ids; train again or name another file",
+            field=str(path),
+        )
+    try:
+        config = SASRecConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise MalformedArtifactError(f"config: {error}", field=str(path)) from error
+    if len(ids) != config.n_items or not all(isinstance(item_id, str) for item_id in ids):
+        raise MalformedArtifactError(
+            f"item_ids: expected {config.n_items} texts, found {len(ids)} entries",
+            field=str(path),
+        )
+    return config, tuple(ids)
 
 
 def _load_state(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

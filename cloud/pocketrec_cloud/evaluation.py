@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,11 +14,23 @@ from pocketrec_cloud.batches import bucket_by_length, pad
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor, nn
 
     from pocketrec.metrics import Interval
     from pocketrec_cloud.data.split import LeaveOneOut, Stage
 
-__all__ = ["Quality", "Ranks", "Scorer", "SequenceModel", "evaluate", "popularity_scorer"]
+__all__ = [
+    "Metric",
+    "Quality",
+    "Ranks",
+    "Scorer",
+    "SequenceBackbone",
+    "SequenceModel",
+    "evaluate",
+    "popularity_scorer",
+]
+
+Metric = Literal["hr", "ndcg"]
 
 TOKENS_PER_BATCH = 50_000
 CELLS_PER_BATCH = 2**24
@@ -33,11 +45,29 @@ class Scorer(Protocol):
         ...
 
 
+class SequenceBackbone(Protocol):
+    """A torch module that turns histories into states, which rank items by inner product."""
+
+    @property
+    def item_embedding(self) -> nn.Embedding:
+        """(V + 1, D) float32, row 0 is padding."""
+        ...
+
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Return (B, D) float32, the state after the last of each row's ``lengths`` events."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SequenceModel:
-    """Scores with a torch backbone; only the last ``window`` events are seen."""
+    """Scores with a torch backbone; only the last ``window`` events are seen.
 
-    model: torch.nn.Module
+    Attributes:
+        model: The backbone, in evaluation mode.
+        window: L.
+    """
+
+    model: SequenceBackbone
     window: int
 
     def __call__(self, histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
@@ -60,18 +90,25 @@ class Quality:
 
     ranks: NDArray[np.int64]
 
-    def interval(self, metric: str, k: int) -> Interval:
-        """Return the mean of ``"hr"`` or ``"ndcg"`` at ``k`` with its 95 % interval."""
-        values = hit_rate(self.ranks, k) if metric == "hr" else ndcg(self.ranks, k)
-        return bootstrap_mean(values)
+    def per_user(self, metric: Metric, k: int) -> NDArray[np.float64]:
+        """Return one metric at ``k`` for every user: (U_eval,) float64."""
+        return hit_rate(self.ranks, k) if metric == "hr" else ndcg(self.ranks, k)
+
+    def mean(self, metric: Metric, k: int) -> float:
+        """Return the mean of one metric at ``k``."""
+        return float(self.per_user(metric, k).mean())
+
+    def interval(self, metric: Metric, k: int) -> Interval:
+        """Return the mean of one metric at ``k`` with its 95 % interval."""
+        return bootstrap_mean(self.per_user(metric, k))
 
     def as_record(self) -> dict[str, float | list[float]]:
         """Return HR and NDCG at 5 and 10, NDCG@10 with its interval."""
         best = self.interval("ndcg", 10)
         return {
-            "hr@5": float(hit_rate(self.ranks, 5).mean()),
-            "hr@10": float(hit_rate(self.ranks, 10).mean()),
-            "ndcg@5": float(ndcg(self.ranks, 5).mean()),
+            "hr@5": self.mean("hr", 5),
+            "hr@10": self.mean("hr", 10),
+            "ndcg@5": self.mean("ndcg", 5),
             "ndcg@10": best.mean,
             "ndcg@10_interval": [best.low, best.high],
         }
