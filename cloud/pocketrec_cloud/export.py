@@ -11,10 +11,9 @@ weights from outside, so it carries those of one plan.
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import onnx
 import torch
@@ -36,6 +35,9 @@ OPSET = 21
 IR_VERSION = 10
 EXAMPLE_EVENTS = 3
 EXAMPLE_CANDIDATES = 5
+
+_Function: TypeAlias = tuple[str, nn.Module, dict[str, Tensor], dict[str, Any] | None]
+"""A name, what computes, example inputs by name, and the axes that vary."""
 
 
 def coded_names(model: SASRec) -> list[str]:
@@ -89,13 +91,20 @@ def with_weights(model: SASRec, weights: Mapping[str, NDArray[np.float32]]) -> S
     return adapted
 
 
-class _Prefill(nn.Module):
-    """A whole history at once; the last block computes one query row only."""
+class _Blocks(nn.Module):
+    """A backbone's own blocks and final norm, under their own names."""
 
     def __init__(self, model: SASRec) -> None:
         super().__init__()
         self.blocks = model.blocks
         self.final_norm = model.final_norm
+
+    def numbered(self) -> list[tuple[int, Block]]:
+        return list(enumerate(cast("list[Block]", list(self.blocks))))
+
+
+class _Prefill(_Blocks):
+    """A whole history at once; the last block computes one query row only."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(T, D) -> keys (n_blocks, H, T, dh), values (the same), h (D,)."""
@@ -103,7 +112,7 @@ class _Prefill(nn.Module):
         offset = steps[:, None] - steps[None, :]
         distance, future = offset.clamp(min=0), offset < 0
         keys, values = [], []
-        for number, block in enumerate(self.blocks):
+        for number, block in self.numbered():
             is_last = number == len(self.blocks) - 1
             a = block.attn_norm(x)
             keys.append(block.heads(block.k(a)))
@@ -120,15 +129,13 @@ class _Prefill(nn.Module):
         return torch.stack(keys), torch.stack(values), self.final_norm(x)[0]
 
 
-class _Step(nn.Module):
+class _Step(_Blocks):
     """One event more, against the keys and values of those before it."""
 
     def __init__(self, model: SASRec) -> None:
-        super().__init__()
-        self.blocks = model.blocks
-        self.final_norm = model.final_norm
+        super().__init__(model)
         # A distance of L selects the extra column, which hides a slot.
-        for number, block in enumerate(model.blocks):
+        for number, block in self.numbered():
             hidden = torch.full((block.n_heads, 1), float("-inf"))
             bias = torch.cat([block.relative_bias.detach(), hidden], dim=1)
             self.register_buffer(f"bias_{number}", bias)
@@ -150,7 +157,7 @@ class _Step(nn.Module):
         """(D,), ring buffers (n_blocks, H, L, dh), (L,) -> new key, new value, h (D,)."""
         row = x[None, :]
         new_keys, new_values = [], []
-        for number, block in enumerate(self.blocks):
+        for number, block in self.numbered():
             bias = getattr(self, f"bias_{number}")[:, distance]
             a = block.attn_norm(row)
             attended, key, value = self._attend(block, a, keys[number], values[number], bias)
@@ -169,8 +176,8 @@ class _Score(nn.Module):
         return (candidates @ h[:, None])[:, 0]
 
 
-def _functions(model: SASRec) -> Iterator[tuple[str, nn.Module, dict[str, Tensor], object]]:
-    """Yield name, module, example inputs and dynamic shapes of every function."""
+def _functions(model: SASRec) -> Iterator[_Function]:
+    """Yield what is exported, function by function."""
     config = model.config
     ring = (config.n_blocks, config.n_heads, config.window, config.head_dim)
     x = torch.zeros(EXAMPLE_EVENTS, config.embedding_dim)
@@ -212,14 +219,13 @@ def export_onnx(model: SASRec) -> dict[str, bytes]:
     """
     coded = {f"{name}.weight" for name in coded_names(model)}
     return {
-        name: _without_coded(_onnx_graph(name, module, inputs, shapes), coded, name)
-        for name, module, inputs, shapes in _functions(model)
+        function[0]: _without_coded(_onnx_graph(function), coded, function[0])
+        for function in _functions(model)
     }
 
 
-def _onnx_graph(
-    name: str, module: nn.Module, inputs: dict[str, Tensor], shapes: object
-) -> onnx.ModelProto:
+def _onnx_graph(function: _Function) -> onnx.ModelProto:
+    name, module, inputs, shapes = function
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -238,9 +244,9 @@ def _onnx_graph(
             )
     finally:
         quiet.setLevel(level)
-    buffer = io.BytesIO()
-    program.save(buffer)
-    graph = onnx.load_from_string(buffer.getvalue())
+    if program is None:
+        raise QuantizationError(f"{name}.onnx: expected a program, the exporter returned none")
+    graph = program.model_proto
     graph.ir_version = IR_VERSION
     onnx.checker.check_model(graph, full_check=True)
     return graph
@@ -256,15 +262,10 @@ def _without_coded(graph: onnx.ModelProto, coded: set[str], name: str) -> bytes:
             tensor.ClearField("float_data")
             tensor.data_location = onnx.TensorProto.EXTERNAL
             tensor.external_data.add(key="location", value="adapted")
-    expected = set() if name == "score" else coded
-    if name == "prefill":
-        missing = expected - present
-    else:
-        missing = expected ^ present
+    missing = (set() if name == "score" else coded) - present
     if missing:
         raise QuantizationError(
-            f"{name}.onnx: expected the coded matrices to stay initializers, "
-            f"lost {sorted(missing)}"
+            f"{name}.onnx: expected the coded matrices to stay initializers, lost {sorted(missing)}"
         )
     for node in graph.graph.node:
         node.ClearField("metadata_props")

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from pocketrec.errors import ConfigError
 
-__all__ = ["CODED_MATRICES", "SASRec", "SASRecConfig"]
+__all__ = ["CODED_MATRICES", "Block", "SASRec", "SASRecConfig"]
 
 CODED_MATRICES = ("q", "k", "v", "o", "ffn1", "ffn2")
 """The matrices of a block whose output channels a plan codes, in plan order."""
@@ -107,15 +107,17 @@ class Block(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """Split channels into heads: (..., T, D) -> (..., H, T, D / H)."""
-        return x.unflatten(-1, (self.n_heads, self.head_dim)).transpose(-3, -2)
+        return torch.unflatten(x, -1, (self.n_heads, self.head_dim)).transpose(-3, -2)
 
     def mix(self, weights: Tensor, values: Tensor) -> Tensor:
         """Average values and merge heads: (..., H, T, S), (..., H, S, dh) -> (..., T, D)."""
-        return self.o((weights @ values).transpose(-3, -2).flatten(-2))
+        mixed: Tensor = self.o((weights @ values).transpose(-3, -2).flatten(-2))
+        return mixed
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Return the second sublayer's contribution, (..., D)."""
-        return self.ffn2(functional.relu(self.ffn1(self.ffn_norm(x))))
+        out: Tensor = self.ffn2(functional.relu(self.ffn1(self.ffn_norm(x))))
+        return out
 
     def forward(self, x: Tensor, distance: Tensor, future: Tensor) -> Tensor:
         """Let every event attend to itself and to those before it.
@@ -133,7 +135,8 @@ class Block(nn.Module):
         query = self.heads(self.q(a)) * self.head_dim**-0.5
         logits = query @ self.heads(self.k(a)).transpose(-2, -1) + bias
         x = x + self.dropout(self.mix(logits.softmax(-1), self.heads(self.v(a))))
-        return x + self.dropout(self.feed_forward(x))
+        out: Tensor = x + self.dropout(self.feed_forward(x))
+        return out
 
 
 class SASRec(nn.Module):
@@ -151,9 +154,7 @@ class SASRec(nn.Module):
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__()
         self.config = config
-        self.item_embedding = nn.Embedding(
-            config.n_items + 1, config.embedding_dim, padding_idx=0
-        )
+        self.item_embedding = nn.Embedding(config.n_items + 1, config.embedding_dim, padding_idx=0)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
         self.final_norm = nn.LayerNorm(config.embedding_dim)
         self.dropout = nn.Dropout(config.dropout)
@@ -185,7 +186,8 @@ class SASRec(nn.Module):
         x = self.dropout(self.item_embedding(items) * self.input_scale)
         for block in self.blocks:
             x = block(x, offset.clamp(min=0), offset < 0)
-        return self.final_norm(x)
+        states: Tensor = self.final_norm(x)
+        return states
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Return the state after each history's last event.
@@ -198,4 +200,5 @@ class SASRec(nn.Module):
             (B, D) float32.
         """
         rows = torch.arange(items.shape[0], device=items.device)
-        return self(items)[rows, lengths - 1]
+        states: Tensor = self(items)
+        return states[rows, lengths - 1]
