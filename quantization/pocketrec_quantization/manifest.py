@@ -167,7 +167,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """Write ``manifest.pb``; equal manifests give equal bytes.
 
     Raises:
-        ConfigError: The manifest is of another major version, or larger than 1 MiB.
+        ConfigError: The manifest is of another major version.
     """
     if manifest.schema_major != MANIFEST_VERSION[0]:
         raise ConfigError(f"schema_major: expected {MANIFEST_VERSION[0]} to write")
@@ -200,10 +200,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         license=manifest.license,
         producer=manifest.producer,
     )
-    content = serialize_message(message)
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise ConfigError(f"manifest: expected at most {MAX_MANIFEST_BYTES} bytes")
-    return content
+    return serialize_message(message)
 
 
 def decode_manifest(data: bytes) -> Manifest:

@@ -27,7 +27,7 @@ _Message = TypeVar("_Message", bound=Message)
 
 
 def serialize_message(message: Message) -> bytes:
-    """Write a message in the one encoding that :func:`parse_message` accepts."""
+    """Write a message in the one encoding that :func:`check_canonical` accepts."""
     return message.SerializeToString(deterministic=True)
 
 

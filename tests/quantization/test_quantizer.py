@@ -130,6 +130,16 @@ class TestValues:
             fitted[fitted < 2.0**-126] = 0
             np.testing.assert_allclose(scales, fitted, rtol=1e-6)
 
+    def test_large_matrices_are_searched_in_blocks(self) -> None:
+        """How many channels there are does not change what any of them becomes."""
+        weights = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+
+        together, last = freeze_matrix(weights), freeze_matrix(weights[-1:])
+
+        np.testing.assert_array_equal(together.codes[-1:], last.codes)
+        np.testing.assert_array_equal(together.multipliers[:, -1:], last.multipliers)
+        np.testing.assert_allclose(together.scales[:, -1:], last.scales, rtol=1e-6)
+
     def test_pruned_channels_are_zeros(self) -> None:
         """0 bits leaves nothing of a channel."""
         matrix = freeze_matrix(xavier_uniform(2, 8))
