@@ -128,26 +128,32 @@ def allocate(
         ConfigError: ``gains`` has another shape or is not finite.
         InfeasibleBudgetError: Not even the lowest tier everywhere fits.
     """
-    n_channels = total_channels(layers)
-    if gains.shape != (n_channels, 2) or not np.isfinite(gains).all():
-        raise ConfigError(f"gains: expected finite ({n_channels}, 2), got shape {gains.shape}")
-    n_elements = elements_per_channel(layers)
-    sizes = np.stack([channel_bytes(n_elements, _constant(n_channels, b)) for b in levels.bits[1:]])
-    costs = np.diff(sizes, axis=0).T  # (C, 2)
-    left = budget_bytes - int(sizes[0].sum())
+    minimum, costs = _tier_costs(layers, levels)
+    if gains.shape != costs.shape or not np.isfinite(gains).all():
+        raise ConfigError(f"gains: expected finite {costs.shape}, got shape {gains.shape}")
+    left = budget_bytes - minimum
     if left < 0:
         raise InfeasibleBudgetError(
-            f"expected at least {budget_bytes - left} bytes for {levels.bits[1]} bits everywhere, "
-            f"got {budget_bytes}; raise the budget",
+            f"expected at least {minimum} bytes for {levels.bits[1]} bits everywhere, got "
+            f"{budget_bytes}; raise the budget",
             requested_bytes=budget_bytes,
-            minimum_bytes=budget_bytes - left,
+            minimum_bytes=minimum,
         )
-    codes = [1] * n_channels
+    codes = [1] * len(costs)
     for channel, from_code, to_code, cost in _upgrades(gains.astype(np.float64), costs):
         if codes[channel] == from_code and cost <= left:
             codes[channel] = to_code
             left -= cost
     return np.array(codes, np.uint8)
+
+
+def _tier_costs(layers: LayerTable, levels: LevelTable) -> tuple[int, NDArray[np.int64]]:
+    """Return the bytes of the lowest tier everywhere, and (C, 2) what each upgrade adds."""
+    n_elements = elements_per_channel(layers)
+    sizes = [
+        channel_bytes(n_elements, _constant(n_elements.size, bits)) for bits in levels.bits[1:]
+    ]
+    return int(sizes[0].sum()), np.diff(np.stack(sizes, axis=1), axis=1)
 
 
 def _upgrades(
