@@ -150,10 +150,10 @@ def allocate(
 def _tier_costs(layers: LayerTable, levels: LevelTable) -> tuple[int, NDArray[np.int64]]:
     """Return the bytes of the lowest tier everywhere, and (C, 2) what each upgrade adds."""
     n_elements = elements_per_channel(layers)
-    sizes = [
+    low, middle, high = (
         channel_bytes(n_elements, _constant(n_elements.size, bits)) for bits in levels.bits[1:]
-    ]
-    return int(sizes[0].sum()), np.diff(np.stack(sizes, axis=1), axis=1)
+    )
+    return int(low.sum()), np.stack([middle - low, high - middle], axis=1)
 
 
 def _upgrades(
