@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from pocketrec import __version__
-from pocketrec.errors import QuantizationError
 from pocketrec.files import write_atomically
 from pocketrec_cloud.calibration import collect_statistics, measure_sensitivity
 from pocketrec_cloud.export import (
@@ -27,6 +25,7 @@ from pocketrec_cloud.export import (
     export_onnx,
     with_weights,
 )
+from pocketrec_cloud.proving import make_vectors
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
 from pocketrec_quantization.bundle import (
     CARD,
@@ -50,8 +49,6 @@ from pocketrec_quantization.manifest import BackboneConfig, ItemTableInfo, Manif
 from pocketrec_quantization.plan import Plan, encode_plan
 from pocketrec_quantization.planners import GlobalPlanner, sensitivity_to_bytes
 from pocketrec_quantization.quantizer import freeze_matrix
-from pocketrec_quantization.reference import ReferenceBackend
-from pocketrec_quantization.vectors import TestVectors, VectorCase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,9 +65,6 @@ BUNDLE_FOLDER = "bundle"
 SENSITIVITY = "sensitivity.safetensors"
 FLOAT_TWIN = "float.safetensors"
 CASES = "cases.safetensors"
-
-N_VECTOR_CASES = 8
-N_VECTOR_CANDIDATES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,18 +137,19 @@ def build_bundle(
     statistics = collect_statistics(quantized.model, sequences, seed=config.seed)
     sensitivity = measure_sensitivity(quantized.weights, frozen, statistics)
     plan = _default_plan(frozen, sensitivity, config)
+    vectors = make_vectors(
+        quantized.model, frozen, quantized.items, plan, config=quantized.config, seed=config.seed
+    )
     parts = {
         FROZEN: frozen.to_bytes(),
         ITEMS: quantized.items.to_bytes(),
         DEFAULT_PLAN: encode_plan(plan, None),
-        VECTORS: _test_vectors(quantized, plan, split, config.seed).to_bytes(),
+        VECTORS: vectors.to_bytes(),
     }
     graphs = export_onnx(quantized.model)
     parts |= {PREFILL: graphs["prefill"], STEP: graphs["step"], SCORE: graphs["score"]}
     if config.has_program:
-        parts[PROGRAM] = export_executorch(
-            with_weights(quantized.model, frozen.adapt(plan.widths))
-        )
+        parts[PROGRAM] = export_executorch(with_weights(quantized.model, frozen.adapt(plan.widths)))
     parts[CARD] = _card(config, plan, parts, facts)
     out.mkdir(parents=True, exist_ok=True)
     cases = _evaluation_cases(split, config)
@@ -222,69 +217,6 @@ def _default_plan(
         expires_at_s=0,
         key_id=b"",
     )
-
-
-def _test_vectors(quantized: _Quantized, plan: Plan, split: LeaveOneOut, seed: int) -> TestVectors:
-    """Score generated histories with the reference: a bundle holds nobody's real events."""
-    rng = np.random.default_rng(seed)
-    reference = ReferenceBackend.from_model(quantized.frozen, plan.widths, quantized.config)
-    window, n_items = quantized.config.window, split.dataset.n_items
-    cases = []
-    for number in range(N_VECTOR_CASES):
-        # The shortest and the longest history are always among them.
-        length = [1, window][number] if number < 2 else int(rng.integers(1, window + 1))
-        history = rng.integers(1, n_items + 1, length).astype(np.int32)
-        candidates = rng.integers(1, n_items + 1, N_VECTOR_CANDIDATES).astype(np.int32)
-        state = reference.prefill(quantized.items.embed(history))
-        scores = reference.score(state.h, quantized.items.embed(candidates))
-        cases.append(VectorCase(history=history, candidates=candidates, scores=scores))
-    tolerance = score_tolerance(quantized.config, max(np.abs(c.scores).max() for c in cases))
-    backends = ("numpy", "onnxruntime", "executorch")
-    vectors = TestVectors(cases=tuple(cases), tolerance=dict.fromkeys(backends, tolerance))
-    _check_against_torch(quantized, plan, vectors)
-    return vectors
-
-
-def score_tolerance(config: BackboneConfig, largest_score: float) -> float:
-    """Return how far float32 arithmetic may move a score.
-
-    Codes and scales are exact on every machine and products of them are rounded once, so
-    widths do not enter: what remains are the roundings of float32 accumulation, some D
-    terms in each of a block's eight products, relative to the largest score.
-
-    Args:
-        config: The backbone's shape.
-        largest_score: Largest absolute score of the cases.
-
-    Returns:
-        Largest absolute difference to accept.
-
-    Source:
-        The usual bound n u / (1 - n u) on sums of n terms (Higham 2002, chapter 3).
-    """
-    unit_roundoff = 2.0**-24
-    n_terms = 8 * config.n_blocks * config.embedding_dim * config.ffn_multiplier
-    return float(n_terms * unit_roundoff * max(largest_score, 1.0))
-
-
-def _check_against_torch(quantized: _Quantized, plan: Plan, vectors: TestVectors) -> None:
-    """Compare the reference executor with the model that was trained."""
-    adapted = with_weights(quantized.model, quantized.frozen.adapt(plan.widths)).eval()
-    everything = np.arange(quantized.items.n_items + 1, dtype=np.int32)
-    table = torch.from_numpy(quantized.items.embed(everything))
-    adapted.item_embedding.weight.data.copy_(table)
-    for case in vectors.cases:
-        with torch.inference_mode():
-            history = torch.from_numpy(case.history.astype(np.int64))[None]
-            h = adapted.last_states(history, torch.tensor([case.history.shape[0]]))[0]
-            candidates = torch.from_numpy(case.candidates.astype(np.int64))
-            scores = (table[candidates] @ h).numpy()
-        worst = float(np.abs(scores - case.scores).max())
-        if worst > vectors.tolerance_of("numpy"):
-            raise QuantizationError(
-                f"expected the reference executor within {vectors.tolerance_of('numpy'):.2g} of "
-                f"the trained model, found a score {worst:.2g} off; do not publish this bundle"
-            )
 
 
 def _evaluation_cases(split: LeaveOneOut, config: BuildConfig) -> EvaluationCases:

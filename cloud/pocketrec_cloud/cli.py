@@ -4,31 +4,24 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 import torch
-from rich.table import Table
 
-from pocketrec import __version__
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError, IncompatibleArtifactError
 from pocketrec.files import write_atomically
-from pocketrec_cloud.backbones.sasrec import SASRec
 from pocketrec_cloud.bundling import SENSITIVITY, BuildConfig, build_bundle
 from pocketrec_cloud.checkpoint import load_backbone
 from pocketrec_cloud.data.readers import Columns, InteractionFormat, read_interactions
 from pocketrec_cloud.data.report import render_report
 from pocketrec_cloud.data.split import LeaveOneOut, leave_one_out
-from pocketrec_cloud.evaluation import SequenceModel, evaluate, popularity_scorer
 from pocketrec_cloud.presets import PRESETS, preset
-from pocketrec_cloud.training import TrainingResult
+from pocketrec_cloud.results import draw_parts, draw_plan, draw_training, training_record
 from pocketrec_cloud.training import train as train_backbone
 from pocketrec_cloud.training_display import training_display
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
@@ -36,17 +29,14 @@ from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.plan import Plan, encode_plan, plan_sizes
 from pocketrec_quantization.planners import (
-    GlobalPlanner,
     Planner,
-    RandomPlanner,
     UniformPlanner,
+    named_planners,
     sensitivity_from_bytes,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rich.console import Console
 
 __all__ = ["bundle_build", "plan_make", "train"]
 
@@ -89,7 +79,7 @@ def _read(data: Path, data_format: str, **columns: str | None) -> LeaveOneOut:
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; all when left out.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @json_option
-def train(  # noqa: PLR0913  # one argument per option
+def train(
     *,
     data: Path,
     data_format: str,
@@ -108,8 +98,12 @@ def train(  # noqa: PLR0913  # one argument per option
     """Train a backbone on interactions, and test the best one once."""
     split = _read(data, data_format, user=user_column, item=item_column, time=time_column)
     chosen = preset(preset_name)
-    changes = {"seed": seed, "max_epochs": max_epochs, "max_minutes": max_minutes}
-    config = replace(chosen.training, **{k: v for k, v in changes.items() if v is not None})
+    config = replace(
+        chosen.training,
+        seed=seed,
+        max_epochs=max_epochs or chosen.training.max_epochs,
+        max_minutes=chosen.training.max_minutes if max_minutes is None else max_minutes,
+    )
     if threads is not None:
         torch.set_num_threads(threads)
     with training_display(stderr_console(), config.max_epochs) as display:
@@ -121,50 +115,9 @@ def train(  # noqa: PLR0913  # one argument per option
             progress=display,
             resume=resume,
         )
-    record = _training_record(result, split, preset_name, config.seed)
+    record = training_record(result, split, preset_name=preset_name, seed=config.seed)
     write_atomically(out / "training.json", json.dumps(record, indent=2).encode())
-    emit(record, render=lambda console: _draw_training(console, record), json_path=json_path)
-
-
-def _training_record(
-    result: TrainingResult, split: LeaveOneOut, preset_name: str, seed: int
-) -> dict[str, Any]:
-    """Test the model once, with the control beside it."""
-    model = SequenceModel(result.model, result.model.config.window)
-    quality = {
-        "sasrec": evaluate(model, split, stage="test", seed=seed),
-        "popularity": evaluate(popularity_scorer(split), split, stage="test", seed=seed),
-    }
-    return {
-        "preset": preset_name,
-        "seed": seed,
-        "n_users": split.dataset.n_users,
-        "n_items": split.dataset.n_items,
-        "n_events": split.dataset.n_events,
-        "backbone": asdict(result.model.config),
-        "stopped": result.stopped,
-        "best_epoch": result.best.epoch,
-        "epochs": len(result.history),
-        "training_minutes": sum(record.seconds for record in result.history) / 60,
-        "validation_ndcg@10": result.best.validation_ndcg10,
-        "test": {name: ranks.full.as_record() for name, ranks in quality.items()},
-        "test_1_to_99": {name: ranks.sampled.as_record() for name, ranks in quality.items()},
-        "versions": {"pocketrec": __version__, "torch": torch.__version__, "numpy": np.__version__},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _draw_training(console: Console, record: dict[str, Any]) -> None:
-    table = Table(title=f"Test users' last event, best of {record['epochs']} epochs")
-    for column in ("model", "ranked among", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "95 % interval"):
-        table.add_column(column)
-    for protocol, among in (("test", "all items"), ("test_1_to_99", "1 of 100")):
-        for model, values in record[protocol].items():
-            low, high = values["ndcg@10_interval"]
-            metrics = [f"{values[name]:.4f}" for name in ("hr@5", "hr@10", "ndcg@5", "ndcg@10")]
-            table.add_row(model, among, *metrics, f"{low:.4f} to {high:.4f}")
-    console.print(table)
+    emit(record, render=lambda console: draw_training(console, record), json_path=json_path)
 
 
 @click.command()
@@ -177,7 +130,7 @@ def _draw_training(console: Console, record: dict[str, Any]) -> None:
 @click.option("--license", "license_name", default="", help="Terms of the weights.")
 @click.option("--executorch", is_flag=True, help="Add an ExecuTorch program.")
 @json_option
-def bundle_build(  # noqa: PLR0913  # one argument per option
+def bundle_build(
     *,
     data: Path,
     data_format: str,
@@ -209,7 +162,9 @@ def bundle_build(  # noqa: PLR0913  # one argument per option
         license=license_name,
         has_program=executorch,
     )
-    bundle = _build_with_status(model, item_ids, split, out, config, header)
+    facts = {"validation_ndcg@10": header.get("ndcg@10"), "trained_epochs": header.get("epoch")}
+    with stderr_console().status("quantizing, measuring sensitivity, exporting, checking"):
+        bundle = build_bundle(model, item_ids, split, out=out, config=config, facts=facts)
     parts = {part.name: part.length_bytes for part in bundle.manifest.parts}
     result = {
         "folder": bundle.path,
@@ -217,41 +172,21 @@ def bundle_build(  # noqa: PLR0913  # one argument per option
         "bundle_bytes": sum(parts.values()),
         "parts": parts,
     }
-    emit(result, render=lambda console: _draw_parts(console, parts), json_path=json_path)
-
-
-def _build_with_status(
-    model: SASRec,
-    item_ids: tuple[str, ...],
-    split: LeaveOneOut,
-    out: Path,
-    config: BuildConfig,
-    header: dict[str, object],
-) -> BundleFolder:
-    facts = {"validation_ndcg@10": header.get("ndcg@10"), "trained_epochs": header.get("epoch")}
-    with stderr_console().status("quantizing, measuring sensitivity, exporting, checking"):
-        return build_bundle(model, item_ids, split, out=out, config=config, facts=facts)
-
-
-def _draw_parts(console: Console, parts: dict[str, int]) -> None:
-    table = Table(title="Bundle", show_footer=True)
-    table.add_column("part", footer="all")
-    table.add_column("bytes", justify="right", footer=f"{sum(parts.values()):,}")
-    for name, size in sorted(parts.items(), key=lambda part: -part[1]):
-        table.add_row(name, f"{size:,}")
-    console.print(table)
+    emit(result, render=lambda console: draw_parts(console, parts), json_path=json_path)
 
 
 @click.command()
 @click.option("--bundle", "folder", type=_FOLDER, required=True, help="The bundle's folder.")
-@click.option("--planner", default="global", show_default=True, help="global, uniform-B or random.")
+@click.option(
+    "--planner", default="global", show_default=True, help="global, uniform-BITS or random."
+)
 @click.option("--sensitivity", type=_FILE, help="The file beside the bundle, for 'global'.")
 @click.option("--average-bits", type=float, help="Budget in bits per weight, scales apart.")
 @click.option("--budget-bytes", type=click.IntRange(0), help="Budget in bytes, scales included.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For 'random'.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
 @json_option
-def plan_make(  # noqa: PLR0913  # one argument per option
+def plan_make(
     *,
     folder: Path,
     planner: str,
@@ -295,21 +230,24 @@ def plan_make(  # noqa: PLR0913  # one argument per option
         "header_bytes": sizes.header_bytes,
         "payload_bytes": sizes.payload_bytes,
     }
-    emit(result, render=lambda console: _draw_plan(console, result), json_path=json_path)
+    emit(result, render=lambda console: draw_plan(console, result), json_path=json_path)
 
 
 def _planner(bundle: BundleFolder, name: str, sensitivity: Path | None, seed: int) -> Planner:
-    layers = bundle.manifest.layers
-    if name == "random":
-        return RandomPlanner(layers, seed)
-    if name.startswith("uniform-") and name.removeprefix("uniform-").isdigit():
-        return UniformPlanner(layers, int(name.removeprefix("uniform-")))
-    if name != "global":
-        raise ConfigError(
-            f"expected the planner 'global', 'random' or 'uniform-2|4|8', found {name!r}"
-        )
-    path = sensitivity or bundle.path.parent / SENSITIVITY
-    return GlobalPlanner(layers, sensitivity_from_bytes(path.read_bytes()))
+    losses = None
+    if name == "global":
+        path = sensitivity or bundle.path.parent / SENSITIVITY
+        if not path.exists():
+            raise ConfigError(
+                f"expected the model's sensitivity in {path}, found nothing: "
+                "name the file with --sensitivity"
+            )
+        losses = sensitivity_from_bytes(path.read_bytes())
+    planners = named_planners(bundle.manifest.layers, losses, seed)
+    if name not in planners:
+        known = ", ".join(sorted({"global", *planners}))
+        raise ConfigError(f"expected a planner among {known}, found {name!r}")
+    return planners[name]
 
 
 def _budget(
@@ -322,11 +260,3 @@ def _budget(
     if average_bits is None and isinstance(planner, UniformPlanner):
         return planner.needed_bytes
     return budget_bytes(bundle.manifest.layers, 3.0 if average_bits is None else average_bits)
-
-
-def _draw_plan(console: Console, result: dict[str, Any]) -> None:
-    table = Table(title=f"Plan by '{result['planner']}'", show_header=False)
-    for key in ("effective_bits", "coded_bytes", "budget_bytes", "payload_bytes", "header_bytes"):
-        value = result[key]
-        table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
-    console.print(table)

@@ -7,8 +7,9 @@ that a personal planner is measured against.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "RandomPlanner",
     "UniformPlanner",
     "UserEmbeddings",
+    "named_planners",
     "sensitivity_from_bytes",
     "sensitivity_to_bytes",
 ]
@@ -163,6 +165,26 @@ class GlobalPlanner:
         gains = -np.diff(self.sensitivity.astype(np.float64), axis=1)
         codes = allocate(gains, self.layers, budget_bytes)
         return _stacked([codes] * len(user_embeddings), self.layers)
+
+
+def named_planners(
+    layers: LayerTable, sensitivity: NDArray[np.float64] | None, seed: int
+) -> Mapping[str, Planner]:
+    """Return every planner there is for a model, by the name that its plans carry.
+
+    Args:
+        layers: The model's layers.
+        sensitivity: (C_total, 3) float, for ``global``; without it there is no ``global``.
+        seed: For ``random``.
+
+    Raises:
+        ConfigError: ``sensitivity`` has another shape or is not finite.
+    """
+    planners: list[Planner] = [UniformPlanner(layers, bits) for bits in DEFAULT_LEVELS.bits[1:]]
+    planners.append(RandomPlanner(layers, seed))
+    if sensitivity is not None:
+        planners.append(GlobalPlanner(layers, sensitivity))
+    return MappingProxyType({planner.name: planner for planner in planners})
 
 
 def sensitivity_to_bytes(sensitivity: NDArray[np.float64]) -> bytes:

@@ -7,20 +7,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.delivery.store import DeliveryStore, ModelRecord
 from pocketrec_quantization.bundle import decode_manifest
 from pocketrec_quantization.layers import LayerTable
-from pocketrec_quantization.planners import (
-    GlobalPlanner,
-    Planner,
-    RandomPlanner,
-    UniformPlanner,
-    sensitivity_from_bytes,
-)
+from pocketrec_quantization.planners import Planner, named_planners, sensitivity_from_bytes
 
 __all__ = ["ModelCatalogue", "PlannedModel"]
 
@@ -76,17 +69,13 @@ class ModelCatalogue:
     def _load(self, record: ModelRecord) -> PlannedModel:
         manifest = decode_manifest(self._layout.target(record.bundle_digest.hex()).read_bytes())
         data = self._layout.sensitivity(record.model_digest).read_bytes()
-        layers = manifest.layers
-        planners: dict[str, Planner] = {
-            "global": GlobalPlanner(layers, sensitivity_from_bytes(data)),
-            "uniform-2": UniformPlanner(layers, 2),
-            "uniform-4": UniformPlanner(layers, 4),
-            "uniform-8": UniformPlanner(layers, 8),
-            "random": RandomPlanner(layers, seed=int.from_bytes(record.model_digest[:4], "big")),
-        }
         return PlannedModel(
             model_digest=record.model_digest,
-            layers=layers,
+            layers=manifest.layers,
             embedding_dim=manifest.backbone.embedding_dim,
-            planners=MappingProxyType(planners),
+            planners=named_planners(
+                manifest.layers,
+                sensitivity_from_bytes(data),
+                seed=int.from_bytes(record.model_digest[:4], "big"),
+            ),
         )

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the test vectors of a bundle, after comparing reference and trained model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pocketrec.errors import QuantizationError
+from pocketrec_cloud.export import with_weights
+from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.vectors import TestVectors, VectorCase
+
+if TYPE_CHECKING:
+    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_quantization.frozen import FrozenModel
+    from pocketrec_quantization.item_table import ItemTable
+    from pocketrec_quantization.manifest import BackboneConfig
+    from pocketrec_quantization.plan import Plan
+
+__all__ = ["make_vectors", "score_tolerance"]
+
+N_CASES = 8
+N_CANDIDATES = 32
+BACKENDS = ("numpy", "onnxruntime", "executorch")
+
+
+def make_vectors(
+    model: SASRec,
+    frozen: FrozenModel,
+    items: ItemTable,
+    plan: Plan,
+    *,
+    config: BackboneConfig,
+    seed: int,
+) -> TestVectors:
+    """Score generated histories with the reference: a bundle holds nobody's real events.
+
+    Args:
+        model: The float backbone in device form.
+        frozen: The same, quantized.
+        items: Its item table.
+        plan: The default plan.
+        config: The backbone's shape.
+        seed: Seed of histories and candidates.
+
+    Returns:
+        Cases with histories of 1 to L events, the shortest and the longest among them.
+
+    Raises:
+        QuantizationError: The reference executor disagrees with the trained model.
+    """
+    rng = np.random.default_rng(seed)
+    reference = ReferenceBackend.from_model(frozen, plan.widths, config)
+    cases = []
+    for number in range(N_CASES):
+        length = [1, config.window][number] if number < 2 else rng.integers(1, config.window + 1)
+        history = rng.integers(1, items.n_items + 1, length).astype(np.int32)
+        candidates = rng.integers(1, items.n_items + 1, N_CANDIDATES).astype(np.int32)
+        state = reference.prefill(items.embed(history))
+        scores = reference.score(state.h, items.embed(candidates))
+        cases.append(VectorCase(history=history, candidates=candidates, scores=scores))
+    tolerance = score_tolerance(config, max(float(np.abs(c.scores).max()) for c in cases))
+    vectors = TestVectors(cases=tuple(cases), tolerance=dict.fromkeys(BACKENDS, tolerance))
+    adapted = with_weights(model, frozen.adapt(plan.widths))
+    _check_against_torch(adapted, items, vectors)
+    return vectors
+
+
+def score_tolerance(config: BackboneConfig, largest_score: float) -> float:
+    """Return how far float32 arithmetic may move a score.
+
+    Codes and scales are exact on every machine and products of them are rounded once, so
+    widths do not enter: what remains are the roundings of float32 accumulation, some D
+    terms in each of a block's eight products, relative to the largest score.
+
+    Args:
+        config: The backbone's shape.
+        largest_score: Largest absolute score of the cases.
+
+    Returns:
+        Largest absolute difference to accept.
+
+    Source:
+        The usual bound n u / (1 - n u) on sums of n terms (Higham 2002, chapter 3).
+    """
+    unit_roundoff = 2.0**-24
+    n_terms = 8 * config.n_blocks * config.embedding_dim * config.ffn_multiplier
+    return float(n_terms * unit_roundoff * max(largest_score, 1.0))
+
+
+def _check_against_torch(adapted: SASRec, items: ItemTable, vectors: TestVectors) -> None:
+    """Compare the reference executor with the model that was trained."""
+    table = torch.from_numpy(items.embed(np.arange(items.n_items + 1, dtype=np.int32)))
+    adapted.eval().item_embedding.weight.data.copy_(table)
+    for case in vectors.cases:
+        with torch.inference_mode():
+            history = torch.from_numpy(case.history.astype(np.int64))[None]
+            h = adapted.last_states(history, torch.tensor([case.history.shape[0]]))[0]
+            candidates = torch.from_numpy(case.candidates.astype(np.int64))
+            scores = (table[candidates] @ h).numpy()
+        worst = float(np.abs(scores - case.scores).max())
+        if not worst <= vectors.tolerance_of("numpy"):  # NaN must fail too
+            raise QuantizationError(
+                f"expected the reference executor within {vectors.tolerance_of('numpy'):.2g} of "
+                f"the trained model, found a score {worst:.2g} off; do not publish this bundle"
+            )
