@@ -72,9 +72,11 @@ class _Probe:
     def _backward(self, _: nn.Module, __: object, gradients: tuple[Tensor, ...]) -> None:
         self.power += gradients[0].detach()[self.real].double().square().sum(0)
 
-    def close(self) -> ActivationStatistics:
+    def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
+
+    def statistics(self) -> ActivationStatistics:
         return ActivationStatistics(
             input_moments=(self.moments / self.n_events).numpy(),
             gradient_power=(self.power / self.n_events).numpy(),
@@ -91,7 +93,7 @@ def collect_statistics(
     """Run a sample of training histories forward and backward once.
 
     Args:
-        model: A backbone; its gradients are cleared.
+        model: A backbone; put into evaluation mode, its gradients are cleared.
         sequences: Training events per user, oldest first. Never pass held-out events.
         n_users: Size of the sample.
         seed: Seed of the sample.
@@ -115,21 +117,26 @@ def collect_statistics(
             real = targets > 0
             for probe in probes.values():
                 probe.real = real
-            _sum_of_losses(model, inputs, targets, real).backward()
+            hidden = model(inputs)[real]
+            torch.autograd.backward(hidden, _loss_gradient(model, hidden, targets[real]))
     model.zero_grad()
-    return {name: probe.close() for name, probe in probes.items()}
+    return {name: probe.statistics() for name, probe in probes.items()}
 
 
-def _sum_of_losses(model: SASRec, inputs: Tensor, targets: Tensor, real: Tensor) -> Tensor:
-    """Sum, not mean: a channel's gradient is then that of one event, not of a batch's share."""
-    hidden, wanted = model(inputs)[real], targets[real]
+def _loss_gradient(model: SASRec, hidden: Tensor, wanted: Tensor) -> Tensor:
+    """Return the gradient of the summed losses with respect to the states: (P, D).
+
+    Sum, not mean: a channel's gradient is then that of one event, not of a batch's share.
+    Some states at a time, so that the logits over the catalogue stay within ``LOGIT_CELLS``.
+    """
+    items = model.item_embedding.weight.detach()
     rows = max(1, LOGIT_CELLS // model.config.n_items)
-    items = model.item_embedding.weight
-    pieces = [
-        softmax_loss(hidden[i : i + rows], wanted[i : i + rows], items) * len(wanted[i : i + rows])
-        for i in range(0, hidden.shape[0], rows)
-    ]
-    return torch.stack(pieces).sum()
+    gradients: list[Tensor] = []
+    for start in range(0, hidden.shape[0], rows):
+        piece = hidden[start : start + rows].detach().requires_grad_()
+        loss = softmax_loss(piece, wanted[start : start + rows], items) * piece.shape[0]
+        gradients += torch.autograd.grad(loss, piece)
+    return torch.cat(gradients)
 
 
 @contextmanager
@@ -140,7 +147,7 @@ def _probes(model: SASRec) -> Iterator[Mapping[str, _Probe]]:
         yield probes
     finally:
         for probe in probes.values():
-            probe.real = None
+            probe.close()
 
 
 def measure_sensitivity(
@@ -170,7 +177,7 @@ def measure_sensitivity(
         for width in STORED_WIDTHS:
             bits = np.full(layer.n_channels, width, dtype=np.uint8)
             error = frozen.matrices[layer.name].dequantize(bits) - exact
-            output_error = np.einsum("cn,nm,cm->c", error, seen.input_moments, error)
+            output_error = ((error @ seen.input_moments) * error).sum(axis=1)
             per_width.append(0.5 * seen.gradient_power * output_error)
         rows.append(np.stack(per_width, axis=1))
     return np.concatenate(rows)
