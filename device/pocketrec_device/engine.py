@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketrec_device.backends import Backend, build_backend
+from pocketrec_device.backends import Backend, build_backend, check_backend
 from pocketrec_device.backends.base import refuse_fallbacks
 from pocketrec_device.session import SessionState
 from pocketrec_device.state import Pair
@@ -35,11 +35,17 @@ class EngineSettings:
         backend: One of ``backends.BACKENDS``.
         threads: Threads per call, from 1.
         is_strict: Whether to refuse layers that do not compute in the widths asked for.
+
+    Raises:
+        ConfigError: There is no such backend, or ``threads`` is below 1.
     """
 
     backend: str = "onnxruntime"
     threads: int = 1
     is_strict: bool = False
+
+    def __post_init__(self) -> None:
+        check_backend(self.backend, self.threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,8 @@ class Engine:
         """
         indices = self.items.indices_of(candidates)
         known = indices > 0
+        if known.all() and len(known):  # the usual case, without detours
+            return self.backend.score(h, self.items.embed(indices)).astype(np.float64), known
         scores = np.full(len(indices), -np.inf)
         if known.any():
             scores[known] = self.backend.score(h, self.items.embed(indices[known]))
@@ -106,7 +114,6 @@ def build_engine(bundle: BundleFolder, plan_data: bytes, settings: EngineSetting
     Raises:
         ArtifactError: They are damaged, do not fit together, or need another release.
         BackendError: The backend cannot be made, or is not strict enough.
-        ConfigError: There is no such backend.
     """
     manifest, plan = bundle.manifest, decode_plan(plan_data)
     check_applies(plan, manifest.layers, bundle.model_digest)

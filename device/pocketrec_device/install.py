@@ -79,7 +79,7 @@ def bootstrap(store: Store, packaged: Path, settings: EngineSettings) -> Engine 
         settings: How to build the engine.
 
     Returns:
-        The new engine, or None when this bundle is the current one already.
+        The new engine, or None when this bundle is the current one, undamaged.
 
     Raises:
         RollbackError: A newer bundle was accepted before.
@@ -96,11 +96,11 @@ def bootstrap(store: Store, packaged: Path, settings: EngineSettings) -> Engine 
         accepted=accepted_bundles(state),
     )
     digest = hashlib.sha256(manifest_data).hexdigest()
-    if state.current is not None and state.current.bundle == digest:
+    absent = [part for part in manifest.parts if not store.has_part(digest, part.sha256.hex())]
+    if not absent and _runs_already(store, state, digest):
         return None
-    for part in manifest.parts:
-        if not store.has_part(digest, part.sha256.hex()):
-            store.put_part(digest, source.read(part.name))
+    for part in absent:
+        store.put_part(digest, source.read(part.name))
     store.put_manifest(manifest_data)
     held = None if settings.backend in DEFAULT_PLAN_ONLY else held_plan(store, state, source)
     plan_data = held or source.read(DEFAULT_PLAN)
@@ -190,6 +190,18 @@ def accepted_bundles(state: DeviceState) -> frozenset[str]:
     """Return the digests, in hex, of the bundles this device accepted and still knows."""
     pairs = [pair.bundle for pair in (state.current, state.previous) if pair is not None]
     return frozenset([*pairs, state.held_back])
+
+
+def _runs_already(store: Store, state: DeviceState, bundle: str) -> bool:
+    """Whether a bundle is the current one, and neither its manifest nor its plan is damaged."""
+    if state.current is None or state.current.bundle != bundle:
+        return False
+    try:
+        store.open_bundle(bundle)
+        store.read_plan(state.current.plan)
+    except (ArtifactError, StoreError):
+        return False
+    return True
 
 
 def _load(store: Store, pair: Pair, settings: EngineSettings) -> Engine:

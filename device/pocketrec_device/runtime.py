@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pocketrec.errors import ConfigError
+from pocketrec.errors import ConfigError, StoreError
 from pocketrec_device.engine import Engine, EngineSettings
+from pocketrec_device.extras import require_libraries
 from pocketrec_device.install import bootstrap, load_engine, roll_back
 from pocketrec_device.live import LiveSession
 from pocketrec_device.ranking import Candidates, Ranking, rank
@@ -22,8 +23,6 @@ from pocketrec_device.status import Status, read_status
 from pocketrec_device.store import Store
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from pocketrec_device.backends import LayerReport
     from pocketrec_device.sync import SyncReport
     from pocketrec_device.tls import Tls
@@ -66,30 +65,34 @@ class Runtime:
         threads: int = 1,
         strict: bool = False,
     ) -> Self:
-        """Make a store for a model line, or open the one that is there.
+        """Make a store, or open the one that is there: fit for every start of an app.
 
-        Fit for every start of an app: nothing that is installed is touched.
+        Nothing that is installed is touched. While there is nothing that can be used,
+        ``is_ready`` is False and ``problem`` says why; ``sync`` and ``bootstrap`` help.
 
         Args:
             store_path: The folder; made when absent.
             model: The model line to follow, e.g. ``"demo"``.
             root: TUF root metadata the app was shipped with; ``sync`` needs it.
-            backend: ``"onnxruntime"``, ``"executorch"`` or ``"numpy"``.
-            threads: Threads per call, from 1.
-            strict: Refuse layers that do not compute in the widths the plan asks for.
+            backend: As for ``open``.
+            threads: As for ``open``.
+            strict: As for ``open``.
 
         Raises:
-            StoreError: The store follows another model, or is damaged.
-            StoreLockedError: Another process is writing to it.
+            StoreError: The store follows another model, or its state is damaged.
+            StoreLockedError: The store must be made, and somebody else is writing to it.
             ArtifactError: What is installed needs another release.
             BackendError: The backend cannot be made.
+            ConfigError: There is no such backend.
             OSError: The folder cannot be written.
         """
         settings = EngineSettings(backend=backend, threads=threads, is_strict=strict)
         runtime = cls(Store(store_path), settings)
         runtime._store.create(model, root)
-        if runtime._store.load().current is not None:
+        try:
             runtime.load()
+        except StoreError as exc:
+            runtime._problem = str(exc)
         return runtime
 
     @classmethod
@@ -123,12 +126,7 @@ class Runtime:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -142,7 +140,7 @@ class Runtime:
 
     @property
     def problem(self) -> str:
-        """Why the previous pair runs instead of the current one; empty when all is well."""
+        """Why the current pair does not run; empty when it does."""
         return self._problem
 
     def load(self) -> None:
@@ -267,6 +265,8 @@ class Runtime:
         with self._store.writing():
             engine = bootstrap(self._store, Path(bundle_folder), self._settings)
         if engine is None:
+            if not self.is_ready:
+                self.load()
             return False
         self._adopt(engine)
         return True
@@ -294,10 +294,11 @@ class Runtime:
             ArtifactError: Something that was offered cannot be accepted.
             ServiceError: The server could not be asked, or refused.
             StoreError: The store has no root of trust, is damaged, or is locked.
-            BackendError: The backend cannot be made.
+            BackendError: The backend cannot be made, or a library for syncing is absent.
             ConfigError: An argument is out of its range.
             OSError: The store cannot be written.
         """
+        require_libraries("grpc", "tuf", "cryptography", purpose="sync", extras="device")
         from pocketrec_device.sync import PlanWish, synchronise
         from pocketrec_device.transport import ServiceClient
 

@@ -129,11 +129,7 @@ def synchronise(
         StoreError: The store has no root of trust, or is damaged.
         OSError: The store cannot be written.
     """
-    if settings.backend in DEFAULT_PLAN_ONLY and wish != PlanWish():
-        raise IncompatibleArtifactError(
-            f"the backend {settings.backend!r} runs the default plan only; sync without a subject "
-            "and average_bits, or use backend='onnxruntime'"
-        )
+    _refuse_vain_wish(wish, settings.backend)
     root = store.root()
     state = store.load()
     had_token = state.server == client.target and bool(state.token)
@@ -281,6 +277,14 @@ def _required(targets: PublishedTargets, path: str) -> TargetInfo:
             code="NOT_FOUND",
         )
     return target
+
+
+def _refuse_vain_wish(wish: PlanWish, backend: str) -> None:
+    if backend in DEFAULT_PLAN_ONLY and wish != PlanWish():
+        raise IncompatibleArtifactError(
+            f"the backend {backend!r} runs the default plan only; sync without a subject and "
+            "average_bits, or use backend='onnxruntime'"
+        )
 
 
 def _profile(backend: str) -> DeviceProfile:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tests.device.graphs import prefill_graph, score_graph, step_graph
 from tests.device.man_in_the_middle import ManInTheMiddle
+from tests.device.unharmed import HISTORY
 
 from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
@@ -22,6 +23,7 @@ from pocketrec_cloud.delivery.server import ServerConfig
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_device.downloads import StepHook, no_step
 from pocketrec_device.engine import EngineSettings
+from pocketrec_device.install import switch
 from pocketrec_device.runtime import Runtime
 from pocketrec_device.store import Store
 from pocketrec_quantization.bundle import (
@@ -255,3 +257,34 @@ def make_device(tmp_path: Path, deployment: Deployment) -> Callable[..., Runtime
         return Runtime(store, EngineSettings(backend="numpy"), clock=clock)
 
     return make
+
+
+@pytest.fixture
+def device(make_device: Callable[..., Runtime], middle: ManInTheMiddle) -> Runtime:
+    """A device with version 1, a plan and a history."""
+    device = make_device()
+    device.sync(middle.target)
+    device.observe_many(HISTORY)
+    return device
+
+
+@pytest.fixture
+def store_path(runtime: Runtime) -> Path:
+    """The folder that ``runtime`` works on."""
+    return runtime._store.path
+
+
+@pytest.fixture
+def install_plan(runtime: Runtime) -> Callable[[Plan], None]:
+    """Installs an unsigned plan as a sync would install an accepted one."""
+
+    def install(plan: Plan) -> None:
+        store = runtime._store
+        with store.writing():
+            state = store.load()
+            assert state.current is not None
+            bundle = state.current.bundle
+            engine = switch(store, state, bundle, encode_plan(plan, None), runtime._settings)
+        runtime._live.adopt(engine)
+
+    return install

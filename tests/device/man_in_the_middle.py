@@ -8,18 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import grpc
+from google.protobuf.message import Message
 
 from pocketrec_proto.v1 import device_service_pb2 as pb
 
 __all__ = ["ManInTheMiddle"]
 
-_ANSWERS = {
+_ANSWERS: dict[str, type[Message]] = {
     "Register": pb.RegisterResponse,
     "GetMetadata": pb.GetMetadataResponse,
     "FetchChunk": pb.FetchChunkResponse,
     "GetPlan": pb.GetPlanResponse,
 }
-_REQUESTS = {
+_REQUESTS: dict[str, type[Message]] = {
     "Register": pb.RegisterRequest,
     "GetMetadata": pb.GetMetadataRequest,
     "FetchChunk": pb.FetchChunkRequest,
@@ -59,7 +60,9 @@ class ManInTheMiddle(grpc.GenericRpcHandler):
         """Return the requests of one method, oldest first."""
         return [request for name, request in self.calls if name == method]
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
         """Pass on whatever is called; everything is a stream from here."""
         path = handler_call_details.method
 
@@ -77,6 +80,7 @@ class ManInTheMiddle(grpc.GenericRpcHandler):
         metadata = [entry for entry in context.invocation_metadata() if entry[0] == "authorization"]
         with grpc.insecure_channel(self.upstream) as channel:
             try:
+                raw: bytes
                 for raw in channel.unary_stream(path)(request, metadata=metadata, timeout=20):
                     answer = _ANSWERS[method].FromString(raw)
                     if method in self.meddle:

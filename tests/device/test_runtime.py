@@ -14,21 +14,15 @@ import pytest
 from pocketrec.errors import (
     BackendError,
     ConfigError,
-    HealthCheckError,
-    IncompatibleArtifactError,
-    IntegrityError,
-    RollbackError,
     StoreError,
 )
 from pocketrec_device import Runtime
 from pocketrec_device.engine import EngineSettings
-from pocketrec_device.install import switch
 from pocketrec_device.store import Store
-from pocketrec_quantization.bundle import PREFILL, VECTORS, BundleFolder
+from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.item_table import ItemTable
-from pocketrec_quantization.plan import encode_plan
+from pocketrec_quantization.plan import Plan
 from pocketrec_quantization.reference import ReferenceBackend
-from pocketrec_quantization.vectors import TestVectors, VectorCase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,24 +30,9 @@ if TYPE_CHECKING:
     from tests.device.conftest import TinyModel
 
 MakeBundle = Callable[..., BundleFolder]
+InstallPlan = Callable[[Plan], None]
 NUMPY = EngineSettings(backend="numpy")
 EVERYTHING = tuple("abcdefghijkl")
-
-
-@pytest.fixture
-def store_path(runtime: Runtime) -> Path:
-    """The folder that ``runtime`` works on."""
-    return runtime._store.path
-
-
-def install_plan(runtime: Runtime, plan: bytes) -> None:
-    """Install a plan as a sync would, after it was accepted."""
-    store = runtime._store
-    with store.writing():
-        state = store.load()
-        assert state.current is not None
-        engine = switch(store, state, state.current.bundle, plan, NUMPY)
-    runtime._live.adopt(engine)
 
 
 class TestRanking:
@@ -154,6 +133,29 @@ class TestOpening:
         with pytest.raises(StoreError, match=r"nothing is installed.*sync"):
             Runtime.open(tmp_path / "device")
 
+    @pytest.mark.parametrize("damaged", ["bundles/*/parts/*", "bundles/*/manifest.pb", "plans/*"])
+    def test_damage_leaves_a_way_out(
+        self, damaged: str, store_path: Path, bundle: BundleFolder
+    ) -> None:
+        """When no installed pair can be used, ``create`` gives a runtime that can repair it."""
+        for part in store_path.glob(damaged):
+            part.write_bytes(b"damaged")
+
+        with Runtime.create(store_path, model="demo", backend="numpy") as broken:
+            assert not broken.is_ready
+            assert "no installed pair" in broken.problem
+            assert broken.bootstrap(bundle.path)
+            assert (broken.is_ready, broken.problem) == (True, "")
+        with Runtime.open(store_path, backend="numpy") as repaired:
+            assert repaired.problem == ""
+
+    def test_a_misspelt_backend_is_refused_at_once(self, tmp_path: Path) -> None:
+        """A store is not even made."""
+        with pytest.raises(ConfigError, match="backend"):
+            Runtime.create(tmp_path / "device", model="demo", backend="onnx")
+
+        assert not (tmp_path / "device").exists()
+
     def test_strict_refuses_float32(self, store_path: Path) -> None:
         """Today everything computes in float32, so strict refuses every bundle."""
         with pytest.raises(BackendError, match="strict"):
@@ -176,113 +178,6 @@ class TestOpening:
         runtime.load()
 
         assert runtime._live.snapshot(with_seen=False).engine.manifest.version == 2
-
-
-class TestBootstrap:
-    def test_the_same_bundle_again_changes_nothing(
-        self, runtime: Runtime, bundle: BundleFolder
-    ) -> None:
-        """An app may bootstrap at every start."""
-        assert runtime.bootstrap(bundle.path) is False
-        assert runtime.status().previous is None
-
-    def test_a_newer_bundle_takes_over(self, runtime: Runtime, make_bundle: MakeBundle) -> None:
-        """An app update brings a newer bundle; the old one becomes the previous."""
-        assert runtime.bootstrap(make_bundle(version=2, seed=1).path) is True
-
-        status = runtime.status()
-        assert status.current is not None
-        assert status.previous is not None
-        assert (status.current.bundle_version, status.previous.bundle_version) == (2, 1)
-
-    def test_an_older_bundle_is_refused(self, runtime: Runtime, make_bundle: MakeBundle) -> None:
-        """A packaged bundle never replaces a newer one."""
-        runtime.bootstrap(make_bundle(version=3).path)
-
-        with pytest.raises(RollbackError, match="above version 3, got version 2") as caught:
-            runtime.bootstrap(make_bundle(version=2).path)
-
-        assert (caught.value.installed, caught.value.offered) == (3, 2)
-
-    def test_another_bundle_of_the_same_version_is_refused(
-        self, runtime: Runtime, make_bundle: MakeBundle
-    ) -> None:
-        """A version means one content."""
-        with pytest.raises(RollbackError, match="above version 1"):
-            runtime.bootstrap(make_bundle(version=1, seed=1).path)
-
-    def test_a_bundle_of_another_model_is_refused(
-        self, runtime: Runtime, make_bundle: MakeBundle
-    ) -> None:
-        """One store follows one model line."""
-        with pytest.raises(IncompatibleArtifactError, match=r"'demo'.*'other'"):
-            runtime.bootstrap(make_bundle(model_name="other", version=2).path)
-
-    def test_a_personal_plan_goes_on_with_a_new_item_table(
-        self, runtime: Runtime, model: TinyModel, make_bundle: MakeBundle
-    ) -> None:
-        """A plan is bound to the weights: new items do not invalidate it."""
-        install_plan(runtime, encode_plan(model.mixed_plan(version=4), None))
-
-        runtime.bootstrap(make_bundle(version=2).path)
-
-        status = runtime.status()
-        assert status.current is not None
-        assert (status.current.bundle_version, status.current.plan_version) == (2, 4)
-
-    def test_a_personal_plan_for_other_weights_is_dropped(
-        self, runtime: Runtime, model: TinyModel, make_bundle: MakeBundle
-    ) -> None:
-        """New weights start from their default plan."""
-        install_plan(runtime, encode_plan(model.mixed_plan(version=4), None))
-
-        runtime.bootstrap(make_bundle(version=2, seed=1).path)
-
-        status = runtime.status()
-        assert status.current is not None
-        assert status.current.plan_version == 0
-
-
-class TestHealth:
-    def test_wrong_vectors_keep_a_bundle_out(
-        self, runtime: Runtime, bundle: BundleFolder, make_bundle: MakeBundle
-    ) -> None:
-        """A bundle that does not compute what its exporter computed is not installed."""
-        good = bundle.read_vectors()
-        cases = tuple(
-            VectorCase(history=c.history, candidates=c.candidates, scores=c.scores + 0.5)
-            for c in good.cases
-        )
-        wrong = TestVectors(cases=cases, tolerance=good.tolerance)
-        runtime.observe("a")
-        before, status = runtime.rerank(EVERYTHING, 12), runtime.status()
-
-        with pytest.raises(HealthCheckError, match=r"got 0\.5"):
-            runtime.bootstrap(make_bundle(version=2, parts={VECTORS: wrong.to_bytes()}).path)
-
-        assert runtime.rerank(EVERYTHING, 12) == before
-        assert runtime.status() == status
-
-    def test_a_broken_graph_keeps_a_bundle_out(
-        self, tmp_path: Path, make_bundle: MakeBundle, model: TinyModel
-    ) -> None:
-        """A step graph in place of the prefill graph is found before the switch."""
-        with Runtime.create(tmp_path / "device", model="demo") as runtime:
-            swapped = make_bundle(parts={PREFILL: model.graphs["step.onnx"]})
-
-            with pytest.raises(HealthCheckError, match="cannot be computed"):
-                runtime.bootstrap(swapped.path)
-
-            assert not runtime.is_ready
-
-    def test_a_bundle_without_a_tolerance_for_the_backend_is_refused(
-        self, runtime: Runtime, bundle: BundleFolder, make_bundle: MakeBundle
-    ) -> None:
-        """A bundle that was never tried on this backend does not run on it."""
-        vectors = TestVectors(cases=bundle.read_vectors().cases, tolerance={"onnxruntime": 1e-3})
-
-        with pytest.raises(IncompatibleArtifactError, match="'numpy'"):
-            runtime.bootstrap(make_bundle(version=2, parts={VECTORS: vectors.to_bytes()}).path)
 
 
 class TestSwap:
@@ -356,46 +251,12 @@ class TestSwap:
         assert runtime._live._running[1].n_events == 200
 
 
-class TestRollback:
-    def test_returns_to_the_pair_before(self, runtime: Runtime, make_bundle: MakeBundle) -> None:
-        """The previous pair ranks again exactly as it did."""
-        runtime.observe("a")
-        before = runtime.rerank(EVERYTHING, 12)
-        runtime.bootstrap(make_bundle(version=2, seed=1).path)
-        assert runtime.rerank(EVERYTHING, 12) != before
-
-        runtime.rollback()
-
-        assert runtime.rerank(EVERYTHING, 12) == before
-        assert runtime.status().is_held_back
-
-    def test_needs_a_previous_pair(self, runtime: Runtime) -> None:
-        """After the first installation there is nothing to go back to."""
-        with pytest.raises(StoreError, match="no previous pair"):
-            runtime.rollback()
-
-    def test_to_a_damaged_pair_is_refused(
-        self, runtime: Runtime, store_path: Path, make_bundle: MakeBundle
-    ) -> None:
-        """What runs keeps running when the previous pair cannot be read."""
-        previous = runtime.status().current
-        assert previous is not None
-        runtime.bootstrap(make_bundle(version=2, seed=1).path)
-        for part in (store_path / "bundles" / previous.bundle / "parts").iterdir():
-            part.write_bytes(b"damaged")
-
-        with pytest.raises(IntegrityError):
-            runtime.rollback()
-
-        status = runtime.status()
-        assert status.current is not None
-        assert status.current.bundle_version == 2
-
-
 class TestStatus:
-    def test_separates_the_payload_of_a_plan(self, runtime: Runtime, model: TinyModel) -> None:
+    def test_separates_the_payload_of_a_plan(
+        self, runtime: Runtime, model: TinyModel, install_plan: InstallPlan
+    ) -> None:
         """Header, 2-bit codes and signature are told apart."""
-        install_plan(runtime, encode_plan(model.mixed_plan(version=4, subject="ann"), None))
+        install_plan(model.mixed_plan(version=4, subject="ann"))
 
         current = runtime.status().current
 
@@ -406,11 +267,11 @@ class TestStatus:
         assert 2 < current.effective_bits < 16
 
     def test_shows_an_expired_plan_that_keeps_ranking(
-        self, runtime: Runtime, model: TinyModel
+        self, runtime: Runtime, model: TinyModel, install_plan: InstallPlan
     ) -> None:
         """A plan that expires while offline is reported, and still ranks."""
         plan = model.mixed_plan(version=4, issued_at_s=1_700_000_000, expires_at_s=1_700_000_001)
-        install_plan(runtime, encode_plan(plan, None))
+        install_plan(plan)
         runtime.observe("a")
 
         current = runtime.status().current

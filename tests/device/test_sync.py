@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from pocketrec.errors import (
     ConfigError,
     IncompatibleArtifactError,
+    MissingExtraError,
     RejectedError,
     ServiceUnavailableError,
     StoreError,
@@ -296,6 +298,16 @@ class TestDefaultPlanOnly:
 
 
 class TestArguments:
+    @pytest.mark.parametrize("library", ["grpc", "tuf", "cryptography"])
+    def test_a_missing_library_names_the_command(
+        self, make_device: MakeDevice, monkeypatch: pytest.MonkeyPatch, library: str
+    ) -> None:
+        """Without the network's libraries a sync says what to install."""
+        monkeypatch.setitem(sys.modules, library, None)
+
+        with pytest.raises(MissingExtraError, match=r"pip install 'pocketrec\[device\]'"):
+            make_device().sync("127.0.0.1:1")
+
     @pytest.mark.parametrize("target", ["", "nowhere", "host:", ":80", "host:http"])
     def test_a_target_is_host_and_port(self, make_device: MakeDevice, target: str) -> None:
         """Anything else is refused before a packet is sent."""

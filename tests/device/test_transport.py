@@ -53,21 +53,24 @@ def test_a_connection_is_lazy() -> None:
         assert client.target == "127.0.0.1:1"
 
 
+TUF_ERRORS: list[tuple[Exception, type[PocketRecError]]] = [
+    (tuf_errors.ExpiredMetadataError("x"), ExpiredArtifactError),
+    (tuf_errors.BadVersionNumberError("version 1 must be >= 2"), RollbackError),
+    (tuf_errors.EqualVersionNumberError("x"), RollbackError),
+    (tuf_errors.UnsignedMetadataError("x"), IntegrityError),
+    (tuf_errors.LengthOrHashMismatchError("x"), IntegrityError),
+    (tuf_errors.DownloadLengthMismatchError("x"), IntegrityError),
+    (tuf_errors.RepositoryError("x"), MalformedArtifactError),
+    (tuf_errors.DownloadHTTPError("x", 500), ServiceUnavailableError),
+    (tuf_errors.SlowRetrievalError("x"), ServiceUnavailableError),
+    (tuf_errors.DownloadError("x"), ServiceUnavailableError),
+]
+
+
 class TestTufErrors:
     @pytest.mark.parametrize(
         ("error", "expected"),
-        [
-            (tuf_errors.ExpiredMetadataError("x"), ExpiredArtifactError),
-            (tuf_errors.BadVersionNumberError("version 1 must be >= 2"), RollbackError),
-            (tuf_errors.EqualVersionNumberError("x"), RollbackError),
-            (tuf_errors.UnsignedMetadataError("x"), IntegrityError),
-            (tuf_errors.LengthOrHashMismatchError("x"), IntegrityError),
-            (tuf_errors.DownloadLengthMismatchError("x"), IntegrityError),
-            (tuf_errors.RepositoryError("x"), MalformedArtifactError),
-            (tuf_errors.DownloadHTTPError("x", 500), ServiceUnavailableError),
-            (tuf_errors.SlowRetrievalError("x"), ServiceUnavailableError),
-            (tuf_errors.DownloadError("x"), ServiceUnavailableError),
-        ],
+        TUF_ERRORS,
     )
     def test_have_a_meaning(self, error: Exception, expected: type[PocketRecError]) -> None:
         """Each of python-tuf's errors becomes the one of ours that says who must act."""
@@ -75,15 +78,13 @@ class TestTufErrors:
 
     def test_are_all_listed_above(self) -> None:
         """A new class in python-tuf must be given a meaning."""
-        listed = self.test_have_a_meaning.pytestmark[0].args[1]
-
         own = {
             value
             for value in vars(tuf_errors).values()
             if inspect.isclass(value) and value.__module__ == tuf_errors.__name__
         }
 
-        assert own == {type(error) for error, _ in listed}
+        assert own == {type(error) for error, _ in TUF_ERRORS}
 
     def test_give_back_our_own_cause(self) -> None:
         """An error that our transport raised inside python-tuf comes out as it was."""

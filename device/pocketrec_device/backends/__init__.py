@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from pocketrec_quantization.bundle import BundleFolder
     from pocketrec_quantization.plan import Plan
 
-__all__ = ["BACKENDS", "DEFAULT_PLAN_ONLY", "Backend", "LayerReport", "build_backend"]
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_PLAN_ONLY",
+    "Backend",
+    "LayerReport",
+    "build_backend",
+    "check_backend",
+]
 
 # Name -> module and class: a new backend is one file and one line. A library is imported
 # only when its backend is built.
@@ -37,14 +44,23 @@ def build_backend(name: str, bundle: BundleFolder, plan: Plan, *, threads: int =
         threads: Threads per call, from 1.
 
     Raises:
-        ConfigError: There is no such backend, or ``threads`` is below 1.
+        ConfigError: As for ``check_backend``.
         MissingExtraError: The library is not installed.
         ArtifactError: The bundle or the plan cannot run on this backend.
+    """
+    check_backend(name, threads)
+    module, class_name = BACKENDS[name]
+    backend: Backend = getattr(import_module(module), class_name)(bundle, plan, threads=threads)
+    return backend
+
+
+def check_backend(name: str, threads: int) -> None:
+    """Return quietly when such a backend could be built; imports nothing.
+
+    Raises:
+        ConfigError: There is no such backend, or ``threads`` is below 1.
     """
     if name not in BACKENDS:
         raise ConfigError(f"backend: expected one of {sorted(BACKENDS)}, got {name!r}")
     if threads < 1:
         raise ConfigError(f"threads: expected at least 1, got {threads}")
-    module, class_name = BACKENDS[name]
-    backend: Backend = getattr(import_module(module), class_name)(bundle, plan, threads=threads)
-    return backend

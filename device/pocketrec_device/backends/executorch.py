@@ -8,15 +8,16 @@ backend is made, never before.
 
 from __future__ import annotations
 
-import importlib
 import threading
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketrec.errors import BackendError, IncompatibleArtifactError, MissingExtraError
+from pocketrec.errors import BackendError, IncompatibleArtifactError
 from pocketrec_device.backends.base import LayerReport, layer_reports
+from pocketrec_device.extras import require_libraries
 from pocketrec_quantization.bundle import PROGRAM, BundleFolder
 from pocketrec_quantization.plan import Plan
 
@@ -121,11 +122,7 @@ def _refuse_other_plans(bundle: BundleFolder, plan: Plan) -> None:
 
 
 def _import_executorch() -> tuple[ModuleType, ModuleType]:
-    try:
-        # By name, so that static checks keep torch out of everything else on the device.
-        return importlib.import_module("torch"), importlib.import_module("executorch.runtime")
-    except ImportError as exc:
-        raise MissingExtraError(
-            "the backend 'executorch' needs the packages 'executorch' and 'torch'; "
-            "run `pip install pocketrec[device,executorch]`"
-        ) from exc
+    names = ("torch", "executorch")
+    require_libraries(*names, purpose="the backend 'executorch'", extras="device,executorch")
+    # By name, so that static checks keep torch out of everything else on the device.
+    return import_module("torch"), import_module("executorch.runtime")

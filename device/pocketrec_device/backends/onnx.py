@@ -22,10 +22,10 @@ from pocketrec.errors import (
     BackendError,
     IncompatibleArtifactError,
     MalformedArtifactError,
-    MissingExtraError,
 )
 from pocketrec_device.backends.base import LayerReport, layer_reports
 from pocketrec_device.backends.onnx_graph import external_initializers
+from pocketrec_device.extras import require_libraries
 from pocketrec_quantization.bundle import PREFILL, SCORE, STEP, BundleFolder
 
 if TYPE_CHECKING:
@@ -187,13 +187,9 @@ def import_onnxruntime() -> ModuleType:
         MissingExtraError: It is not installed.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise MissingExtraError(
-            "the backend 'onnxruntime' needs the package 'onnxruntime'; "
-            "run `pip install pocketrec[device]`"
-        ) from exc
+    require_libraries("onnxruntime", purpose="the backend 'onnxruntime'", extras="device")
+    import onnxruntime
+
     onnxruntime.disable_telemetry_events()
     module: ModuleType = onnxruntime
     return module
