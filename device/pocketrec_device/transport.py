@@ -29,8 +29,6 @@ from pocketrec_proto.v1 import device_service_pb2 as messages
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from pocketrec_device.tls import Tls
 
 __all__ = [
@@ -139,12 +137,7 @@ class ServiceClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
