@@ -44,9 +44,9 @@ PRESETS: Mapping[str, TrainingPreset] = {
         ),
     ),
     "ml-1m": TrainingPreset(
-        summary="MovieLens-1M, stopped early: some 15 minutes on two cores",
+        summary="MovieLens-1M, stopped early: some ten minutes on two cores",
         shape={"window": 200, "dropout": 0.2},
-        training=TrainingConfig(tokens_per_batch=6_400, max_minutes=15, evaluate_every=4),
+        training=TrainingConfig(tokens_per_batch=6_400, max_minutes=10, evaluate_every=4),
     ),
     "ml-1m-full": TrainingPreset(
         summary="MovieLens-1M until validation stops improving",
