@@ -91,7 +91,7 @@ def draw_summary(console: Console, result: dict[str, Any]) -> None:
         console: Where to.
         result: What ``run_bench`` returned.
     """
-    table = Table(title="Size and quality", box=SIMPLE_HEAD)
+    table = Table(title="Size and quality", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("variant", no_wrap=True)
     for column in ("effective\nbits", "plan\nbytes", "bundle\nbytes", "HR@10", "NDCG@10"):
         table.add_column(column, justify="right", no_wrap=True)
