@@ -181,7 +181,8 @@ def _functions(model: SASRec) -> Iterator[_Function]:
     config = model.config
     ring = (config.n_blocks, config.n_heads, config.window, config.head_dim)
     x = torch.zeros(EXAMPLE_EVENTS, config.embedding_dim)
-    events = Dim("T", min=1, max=config.window)
+    # Bounds reach the examples, so that tiny windows and catalogues export too.
+    events = Dim("T", min=1, max=max(config.window, EXAMPLE_EVENTS))
     yield "prefill", _Prefill(model).eval(), {"x": x}, {"x": {0: events}}
     step_inputs = {
         "x": x[0],
@@ -192,7 +193,7 @@ def _functions(model: SASRec) -> Iterator[_Function]:
     yield "step", _Step(model).eval(), step_inputs, None
     candidates = torch.zeros(EXAMPLE_CANDIDATES, config.embedding_dim)
     # One past the catalogue: the device may score every row at once, padding included.
-    rows = Dim("M", min=1, max=config.n_items + 1)
+    rows = Dim("M", min=1, max=max(config.n_items + 1, EXAMPLE_CANDIDATES))
     score_inputs = {"h": x[0], "candidates": candidates}
     yield "score", _Score().eval(), score_inputs, {"h": {}, "candidates": {0: rows}}
 
