@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketrec import __version__
-from pocketrec.errors import BackendError
+from pocketrec.errors import BackendError, ConfigError
 from pocketrec.metrics import bootstrap_mean, hit_rate, ndcg, paired_bootstrap
 from pocketrec_quantization.budget import coded_bytes, effective_bits
 from pocketrec_quantization.bundle import DEFAULT_PLAN, MANIFEST_FILE, BundleFolder
+from pocketrec_quantization.cases import EvaluationCases
 from pocketrec_quantization.float_twin import FloatTwin
-from pocketrec_quantization.plan import decode_plan, plan_sizes
+from pocketrec_quantization.plan import check_applies, decode_plan, plan_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,9 @@ class BenchConfig:
         min_seconds: Timed seconds at least, per operation and process.
         repeat: Processes per variant, taken in turns.
         seed: Seed of histories, candidates and tie-breaks.
+
+    Raises:
+        ConfigError: A count is too small.
     """
 
     backend: str = "onnxruntime"
@@ -63,13 +67,17 @@ class BenchConfig:
     repeat: int = 3
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if min(self.threads, self.n_candidates, self.runs, self.repeat) < 1 or self.warmup < 0:
+            raise ConfigError(f"expected every count to be at least 1, found {self}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One row of the table.
 
     Args:
-        name: What the row is called.
+        name: What the row is called; no two rows share a name.
         plan: A plan file; None is the bundle's default plan.
         float_twin: The float twin's file, to measure the float control instead.
     """
@@ -101,10 +109,15 @@ def run_bench(
         versions, machine.
 
     Raises:
+        ConfigError: There are no variants, or two of one name.
         ArtifactError: The bundle, a plan or the cases cannot be used.
         BackendError: A measuring process failed.
     """
     bundle = BundleFolder.open(folder)
+    _refuse_equal_names(variants)
+    sizes = [_sizes(bundle, variant) for variant in variants]
+    if cases is not None:
+        EvaluationCases.from_bytes(cases.read_bytes())
     measured: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in variants}
     for turn in range(config.repeat):
         for variant in variants:
@@ -112,7 +125,10 @@ def run_bench(
             job = _job(folder, variant, config, cases if turn == 0 else None)
             measured[variant.name].append(_measure_in_process(job))
     baseline = measured[variants[0].name][0]["ranks"]
-    records = [_record(bundle, v, measured[v.name], baseline) for v in variants]
+    records = [
+        {"variant": variant.name, **size, **_record(measured[variant.name], baseline)}
+        for variant, size in zip(variants, sizes, strict=True)
+    ]
     first = measured[variants[0].name][0]
     return {
         "bundle": {
@@ -127,9 +143,16 @@ def run_bench(
     }
 
 
-def _job(
-    folder: Path, variant: Variant, config: BenchConfig, cases: Path | None
-) -> dict[str, Any]:
+def _refuse_equal_names(variants: Sequence[Variant]) -> None:
+    names = [variant.name for variant in variants]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(
+            f"expected one or more variants of different names, found {names}: "
+            "a plan's row is called as its file, so rename one of them"
+        )
+
+
+def _job(folder: Path, variant: Variant, config: BenchConfig, cases: Path | None) -> dict[str, Any]:
     files = {"plan": variant.plan, "float_twin": variant.float_twin, "cases": cases}
     return {
         "bundle": str(folder),
@@ -142,25 +165,21 @@ def _measure_in_process(job: Mapping[str, Any]) -> dict[str, Any]:
     # By path and without its folder on sys.path: "-m" would import the package, which is
     # one of the things to be timed.
     command = [sys.executable, "-P", str(_WORKER), json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # ours
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise BackendError(f"the measuring process ended with {done.returncode}: {lines[-1]}")
-    result: dict[str, Any] = json.loads(done.stdout)
+    # The last line: a library may have printed something before it.
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 def _record(
-    bundle: BundleFolder,
-    variant: Variant,
-    processes: Sequence[Mapping[str, Any]],
-    baseline: Sequence[int] | None,
+    processes: Sequence[Mapping[str, Any]], baseline: Sequence[int] | None
 ) -> dict[str, Any]:
     operations = processes[0]["samples_us"]
     once = ("import_ms", "load_ms", "first_run_ms", "peak_rss_bytes", "idle_rss_bytes")
     return {
-        "variant": variant.name,
-        **_sizes(bundle, variant),
         **{key: float(np.median([process[key] for process in processes])) for key in once},
         "latency_us": {
             name: _summary(np.concatenate([process["samples_us"][name] for process in processes]))
@@ -188,6 +207,7 @@ def _sizes(bundle: BundleFolder, variant: Variant) -> dict[str, float | int]:
         }
     content = bundle.read(DEFAULT_PLAN) if variant.plan is None else variant.plan.read_bytes()
     plan, sizes = decode_plan(content), plan_sizes(content)
+    check_applies(plan, bundle.manifest.layers, bundle.model_digest)
     return {
         "effective_bits": effective_bits(plan.layers, plan.widths),
         "coded_bytes": coded_bytes(plan.layers, plan.widths),
@@ -208,9 +228,7 @@ def _summary(samples: NDArray[np.float64]) -> dict[str, float]:
     }
 
 
-def _quality(
-    ranks: Sequence[int] | None, baseline: Sequence[int] | None
-) -> dict[str, Any] | None:
+def _quality(ranks: Sequence[int] | None, baseline: Sequence[int] | None) -> dict[str, Any] | None:
     if ranks is None or baseline is None:
         return None
     own, other = np.array(ranks), np.array(baseline)

@@ -26,7 +26,13 @@ _DEFAULTS = BenchConfig()
 @click.option(
     "--bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True
 )
-@click.option("--plan", "plans", type=_FILE, multiple=True, help="A row beside the default plan's; may be repeated.")
+@click.option(
+    "--plan",
+    "plans",
+    type=_FILE,
+    multiple=True,
+    help="A row beside the default plan's; may be repeated.",
+)
 @click.option("--float-twin", type=_FILE, help="The float control, as the first row.")
 @click.option("--cases", type=_FILE, help="Held-out users: adds HR and NDCG.")
 @click.option("--backend", type=click.Choice(sorted(BACKENDS)), default=_DEFAULTS.backend)
@@ -38,7 +44,7 @@ _DEFAULTS = BenchConfig()
 @click.option("--repeat", type=click.IntRange(1), default=_DEFAULTS.repeat, show_default=True)
 @click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True)
 @json_option
-def run(  # noqa: PLR0913  # one argument per option
+def run(
     *,
     bundle: Path,
     plans: tuple[Path, ...],
@@ -96,13 +102,17 @@ def draw_summary(console: Console, result: dict[str, Any]) -> None:
     for column in ("effective\nbits", "plan\nbytes", "bundle\nbytes", "HR@10", "NDCG@10"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("95 %\ninterval", no_wrap=True)
-    table.add_column("rerank\np50 µs", justify="right")
+    table.add_column("rerank\np50 μs", justify="right")
     for record in result["records"]:
         quality = record["quality"]
         shown = ["", "", ""]
         if quality is not None:
             low, high = quality["ndcg@10_interval"]
-            shown = [f"{quality['hr@10']:.4f}", f"{quality['ndcg@10']:.4f}", f"{low:.3f}–{high:.3f}"]
+            shown = [
+                f"{quality['hr@10']:.4f}",
+                f"{quality['ndcg@10']:.4f}",
+                f"{low:.3f}–{high:.3f}",
+            ]
         table.add_row(
             record["variant"],
             f"{record['effective_bits']:.2f}",
@@ -122,7 +132,7 @@ def draw_latency(console: Console, result: dict[str, Any]) -> None:
         console: Where to.
         result: What ``run_bench`` returned.
     """
-    table = Table(title="Time, µs per call", box=SIMPLE_HEAD)
+    table = Table(title="Time, μs per call", box=SIMPLE_HEAD)
     table.add_column("variant")
     table.add_column("operation")
     for percentile in PERCENTILES:

@@ -9,7 +9,6 @@ is imported before it is timed.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "measure"]
 
-_KIB = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
 _K = 10
 
 
@@ -48,7 +46,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     """
     idle_rss_bytes = _peak_rss_bytes()
     started = time.perf_counter()
-    import pocketrec_device  # noqa: F401, PLC0415  # what an app pays before its first line
+    import pocketrec_device  # noqa: F401  # what an app pays before its first line
 
     imported = time.perf_counter()
     engine = _load(job)
@@ -72,25 +70,25 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(job: dict[str, Any]) -> Engine:
-    from pocketrec_device.engine import EngineSettings, build_engine  # noqa: PLC0415
-    from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder  # noqa: PLC0415
+    from pocketrec_device.engine import EngineSettings, build_engine
+    from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder
 
     bundle = BundleFolder.open(Path(job["bundle"]))
     plan = bundle.read(DEFAULT_PLAN) if job["plan"] is None else Path(job["plan"]).read_bytes()
     settings = EngineSettings(backend=job["backend"], threads=job["threads"])
     if job["float_twin"] is None:
         return build_engine(bundle, plan, settings)
-    from pocketrec_device.float_control import build_float_engine  # noqa: PLC0415
+    from pocketrec_device.float_control import build_float_engine
 
     return build_float_engine(bundle, Path(job["float_twin"]), settings)
 
 
 def _operations(engine: Engine, n_candidates: int, seed: int) -> dict[str, Callable[[], object]]:
     """Return the calls an app makes, on a user with a full window of events."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
-    from pocketrec_device.live import LiveSession  # noqa: PLC0415
-    from pocketrec_device.ranking import Candidates, rank  # noqa: PLC0415
+    from pocketrec_device.live import LiveSession
+    from pocketrec_device.ranking import Candidates, rank
 
     rng = np.random.default_rng(seed)
     ids = engine.items.item_ids
@@ -136,7 +134,7 @@ def _time(call: Callable[[], object], job: dict[str, Any]) -> list[float]:
     """Return microseconds per call: at least ``runs`` calls and ``min_seconds``."""
     for _ in range(job["warmup"]):
         call()
-    samples = []
+    samples: list[float] = []
     deadline = time.perf_counter() + job["min_seconds"]
     while len(samples) < job["runs"] or time.perf_counter() < deadline:
         started = time.perf_counter_ns()
@@ -147,11 +145,11 @@ def _time(call: Callable[[], object], job: dict[str, Any]) -> list[float]:
 
 def _ranks(engine: Engine, path: Path, seed: int) -> list[int]:
     """Rank every held-out target among all items the user has not seen."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
-    from pocketrec.errors import IncompatibleArtifactError  # noqa: PLC0415
-    from pocketrec.metrics import rank_of_target  # noqa: PLC0415
-    from pocketrec_quantization.cases import EvaluationCases  # noqa: PLC0415
+    from pocketrec.errors import IncompatibleArtifactError
+    from pocketrec.metrics import rank_of_target
+    from pocketrec_quantization.cases import EvaluationCases
 
     cases = EvaluationCases.from_bytes(path.read_bytes())
     if cases.n_items != engine.items.n_items:
@@ -182,7 +180,16 @@ def _catalogue_scores(
 
 
 def _peak_rss_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+    """Return the most memory this process has held."""
+    try:
+        # Linux: getrusage would count what the parent held when it started this process.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main() -> None:

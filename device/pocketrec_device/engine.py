@@ -7,9 +7,9 @@ The runtime swaps whole engines: a call that began on one ends on it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,13 +18,12 @@ from pocketrec_device.backends.base import refuse_fallbacks
 from pocketrec_device.session import SessionState
 from pocketrec_device.state import Pair
 from pocketrec_quantization.bundle import BundleFolder, Manifest
-from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.plan import Plan, check_applies, decode_plan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "EngineSettings", "build_engine"]
+__all__ = ["Engine", "EngineSettings", "Items", "build_engine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +47,32 @@ class EngineSettings:
         check_backend(self.backend, self.threads)
 
 
+class Items(Protocol):
+    """Embeddings of V items, by index from 1 and by id; ``ItemTable`` is what bundles hold."""
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """V ids; item index i is ``item_ids[i - 1]``."""
+        ...
+
+    @property
+    def n_items(self) -> int:
+        """V, padding not counted."""
+        ...
+
+    def embed(self, item_indices: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (n, D) float32 for (n,) item indices; 0 gives zeros."""
+        ...
+
+    def index_of(self, item_id: str) -> int:
+        """Return an item's index, 0 when unknown."""
+        ...
+
+    def indices_of(self, item_ids: Iterable[str]) -> NDArray[np.int32]:
+        """Return (n,) int32, 0 where unknown."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """A bundle under a plan, ready to compute.
@@ -63,7 +88,7 @@ class Engine:
     pair: Pair
     manifest: Manifest
     plan: Plan
-    items: ItemTable
+    items: Items
     backend: Backend
 
     def new_session(self, history: Sequence[str] = ()) -> SessionState:

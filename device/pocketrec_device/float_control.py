@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketrec.errors import BackendError
+from pocketrec.errors import BackendError, IncompatibleArtifactError
 from pocketrec_device.backends.onnx import OnnxBackend
-from pocketrec_device.engine import Engine, EngineSettings, build_engine
+from pocketrec_device.engine import Engine, EngineSettings
+from pocketrec_device.state import Pair
 from pocketrec_quantization.bundle import DEFAULT_PLAN
 from pocketrec_quantization.float_twin import FloatTwin
 
@@ -61,10 +62,10 @@ class FloatItems:
         return self.table.indices_of(item_ids)
 
 
-def build_float_engine(
-    bundle: BundleFolder, twin_path: Path, settings: EngineSettings
-) -> Engine:
+def build_float_engine(bundle: BundleFolder, twin_path: Path, settings: EngineSettings) -> Engine:
     """Return an engine whose weights and embeddings are the float originals.
+
+    The engine carries the default plan, which its arithmetic ignores.
 
     Args:
         bundle: Where the graphs are.
@@ -72,7 +73,7 @@ def build_float_engine(
         settings: Backend and threads.
 
     Raises:
-        ArtifactError: The bundle or the twin cannot be used.
+        ArtifactError: The bundle or the twin cannot be used, or is of another model.
         BackendError: The backend is another than ONNX Runtime, or cannot be made.
     """
     if settings.backend != OnnxBackend.name:
@@ -81,7 +82,29 @@ def build_float_engine(
             "leave --float-twin out"
         )
     twin = FloatTwin.from_bytes(twin_path.read_bytes())
-    engine = build_engine(bundle, bundle.read(DEFAULT_PLAN), settings)
-    backend = OnnxBackend(bundle, engine.plan, threads=settings.threads, weights=twin.weights)
-    items = FloatItems(table=bundle.read_items(), embeddings=twin.item_embeddings)
-    return replace(engine, items=items, backend=backend)
+    _refuse_another_model(twin, bundle, twin_path)
+    plan = bundle.read_default_plan()
+    return Engine(
+        pair=Pair(bundle=bundle.digest.hex(), plan=bundle.manifest.part(DEFAULT_PLAN).sha256.hex()),
+        manifest=bundle.manifest,
+        plan=plan,
+        items=FloatItems(table=bundle.read_items(), embeddings=twin.item_embeddings),
+        backend=OnnxBackend(bundle, plan, threads=settings.threads, weights=twin.weights),
+    )
+
+
+def _refuse_another_model(twin: FloatTwin, bundle: BundleFolder, path: Path) -> None:
+    """Compare shapes: the float weights have no digest in the bundle."""
+    manifest = bundle.manifest
+    expected = {
+        f"{layer.name}.weight": (layer.n_channels, layer.n_elements) for layer in manifest.layers
+    }
+    expected["item_embeddings"] = (manifest.items.n_items + 1, manifest.backbone.embedding_dim)
+    found = {name: array.shape for name, array in twin.weights.items()}
+    found["item_embeddings"] = twin.item_embeddings.shape
+    wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if wrong:
+        raise IncompatibleArtifactError(
+            f"{path}: expected {wrong[0]!r} of shape {expected.get(wrong[0])} as in the bundle, "
+            f"found {found.get(wrong[0])}; name the float twin of this bundle"
+        )
