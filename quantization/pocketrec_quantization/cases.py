@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketrec.errors import ConfigError
-from pocketrec_quantization.checks import reading
+from pocketrec_quantization.checks import read_only, reading
 from pocketrec_quantization.tensors import TensorReader, write_tensors
 
 if TYPE_CHECKING:
@@ -51,11 +51,17 @@ class EvaluationCases:
                 f"offsets: expected one more than the {n_cases} targets, got {self.offsets.shape}"
             )
         covers = self.offsets[0] == 0 and self.offsets[-1] == self.items.shape[0]
-        if not covers or (np.diff(self.offsets) < 1).any():
+        # Compared, not subtracted: a difference of hostile offsets could wrap around.
+        if not covers or (self.offsets[:-1] >= self.offsets[1:]).any():
             raise ConfigError("offsets: expected to rise from 0 to the number of events")
         for name, array in (("items", self.items), ("targets", self.targets)):
-            if array.min() < 1 or array.max() > self.n_items:
-                raise ConfigError(f"{name}: expected item indices within 1..{self.n_items}")
+            if array.dtype != np.int32 or array.min() < 1 or array.max() > self.n_items:
+                raise ConfigError(
+                    f"{name}: expected item indices within 1..{self.n_items}, int32, "
+                    f"got {array.dtype} of {array.min()}..{array.max()}"
+                )
+        for name in ("items", "offsets", "targets"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
     @property
     def n_cases(self) -> int:
@@ -72,7 +78,7 @@ class EvaluationCases:
             "items": self.items,
             "offsets": self.offsets,
             "targets": self.targets,
-            "n_items": np.array([self.n_items]),
+            "n_items": np.array([self.n_items], np.int64),
         }
         return write_tensors(tensors, kind=CASES_KIND)
 

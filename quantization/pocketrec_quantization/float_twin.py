@@ -48,7 +48,9 @@ class FloatTwin:
     def __post_init__(self) -> None:
         for name, array in {**self.weights, _ITEMS: self.item_embeddings}.items():
             if array.dtype != np.float32 or array.ndim != 2 or not np.isfinite(array).all():
-                raise ConfigError(f"{name}: expected a finite float32 matrix, got {array.dtype}")
+                raise ConfigError(
+                    f"{name}: expected a finite float32 matrix, got {array.dtype} of {array.shape}"
+                )
 
     @property
     def n_bytes(self) -> int:
