@@ -79,15 +79,18 @@ def bootstrap(store: Store, packaged: Path, settings: EngineSettings) -> Engine 
         settings: How to build the engine.
 
     Returns:
-        The new engine, or None when this bundle is the current one, undamaged.
+        The new engine, or None when this bundle is the current one, is older than the
+        one accepted last, or is held back after a rollback.
 
     Raises:
-        RollbackError: A newer bundle was accepted before.
+        RollbackError: The version was accepted before, with other content.
         ArtifactError: The bundle cannot be used.
         BackendError: The backend cannot be made.
         OSError: The store cannot be written.
     """
     state, source = store.load(), BundleFolder.open(packaged)
+    if _is_unwanted(source, state):
+        return None
     manifest_data = (packaged / MANIFEST_FILE).read_bytes()
     manifest = accept_manifest(
         manifest_data,
@@ -190,6 +193,14 @@ def accepted_bundles(state: DeviceState) -> frozenset[str]:
     """Return the digests, in hex, of the bundles this device accepted and still knows."""
     pairs = [pair.bundle for pair in (state.current, state.previous) if pair is not None]
     return frozenset([*pairs, state.held_back])
+
+
+def _is_unwanted(source: BundleFolder, state: DeviceState) -> bool:
+    """Whether a packaged bundle is what an app update has not caught up with yet."""
+    if state.current is None or source.manifest.model_name != state.model:
+        return False
+    is_older = source.manifest.version < state.bundle_version
+    return is_older or source.digest.hex() == state.held_back
 
 
 def _runs_already(store: Store, state: DeviceState, bundle: str) -> bool:

@@ -19,12 +19,11 @@ from pocketrec_device.extras import require_libraries
 from pocketrec_device.install import bootstrap, load_engine, roll_back
 from pocketrec_device.live import LiveSession
 from pocketrec_device.ranking import Candidates, Ranking, rank
-from pocketrec_device.status import Status, read_status
+from pocketrec_device.status import Status, SyncReport, read_status
 from pocketrec_device.store import Store
 
 if TYPE_CHECKING:
     from pocketrec_device.backends import LayerReport
-    from pocketrec_device.sync import SyncReport
     from pocketrec_device.tls import Tls
 
 __all__ = ["Runtime"]
@@ -246,18 +245,22 @@ class Runtime:
         return read_status(self._store, int(self._clock()))
 
     def bootstrap(self, bundle_folder: str | Path) -> bool:
-        """Install a bundle that came with the app; needs no network.
+        """Install a bundle that came with the app, unless the store has a newer one.
+
+        Needs no network; fit for every start of an app.
 
         Args:
             bundle_folder: A folder with ``manifest.pb`` and ``parts/``. The app's own
                 packaging vouches for it.
 
         Returns:
-            Whether another bundle runs now; False when it was the current one already.
+            Whether another bundle runs now; False when this one or a newer one is
+            installed already, or it is held back after a rollback.
 
         Raises:
-            RollbackError: A newer bundle was accepted before.
+            RollbackError: The version was accepted before, with other content.
             ArtifactError: The bundle cannot be used; what ran before still runs.
+            StoreError: What is installed is newer, and damaged: only a sync can help.
             StoreLockedError: Another process is writing to the store.
             BackendError: The backend cannot be made.
             OSError: The store cannot be written.

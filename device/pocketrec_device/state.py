@@ -20,9 +20,20 @@ from typing import Any
 
 from pocketrec.errors import ConfigError, MalformedArtifactError, StoreError
 
-__all__ = ["STATE_SCHEMA", "DeviceState", "Pair", "PlanFloor", "decode_state", "encode_state"]
+__all__ = [
+    "MAX_PLAN_FLOORS",
+    "STATE_SCHEMA",
+    "DeviceState",
+    "Pair",
+    "PlanFloor",
+    "decode_state",
+    "encode_state",
+]
 
 STATE_SCHEMA = 1
+MAX_PLAN_FLOORS = 256
+"""How many floors are kept; the one that was raised longest ago goes first."""
+
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -102,7 +113,7 @@ class DeviceState:
         floor = PlanFloor(model_digest=model_digest.hex(), subject=subject, version=version)
         key = (floor.model_digest, subject)
         others = [f for f in self.plan_floors if (f.model_digest, f.subject) != key]
-        return replace(self, plan_floors=(*others, floor))
+        return replace(self, plan_floors=(*others[1 - MAX_PLAN_FLOORS :], floor))
 
     def switched(self, pair: Pair, *, bundle_version: int) -> DeviceState:
         """Return a state in which ``pair`` runs and what ran before can come back."""

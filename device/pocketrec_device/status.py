@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed in a store, read without building anything: safe while others write."""
+"""What a store holds, and what a sync did to it.
+
+Reading the status builds nothing and takes no lock: it is safe while others write.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from pocketrec_device.state import Pair
     from pocketrec_device.store import Store
 
-__all__ = ["PairStatus", "Status", "read_status"]
+__all__ = ["PairStatus", "Status", "SyncReport", "read_status"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,33 @@ class Status:
     previous: PairStatus | None
     is_held_back: bool
     problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """What a sync did.
+
+    Args:
+        bundle_version: Of the bundle that runs now.
+        plan_version: Of the plan that runs now; 0 = the bundle's default plan.
+        is_bundle_new: Whether another bundle runs than before.
+        is_plan_new: Whether another plan runs than before.
+        is_held_back: Whether the published bundle was left alone after a rollback.
+        parts_downloaded: Parts that came over the network.
+        parts_reused: Parts that were on the device already.
+        bytes_downloaded: Bytes of parts that came over the network now.
+        bytes_resumed: Bytes of those parts that an earlier sync had left behind.
+    """
+
+    bundle_version: int
+    plan_version: int
+    is_bundle_new: bool
+    is_plan_new: bool
+    is_held_back: bool
+    parts_downloaded: int
+    parts_reused: int
+    bytes_downloaded: int
+    bytes_resumed: int
 
 
 def read_status(store: Store, now_s: int) -> Status:

@@ -161,10 +161,10 @@ class Store:
         folder = self._bundle_path(digest)
         if not (folder / MANIFEST_FILE).exists():
             raise StoreError(f"bundle {digest} is not in the store; sync again")
-        bundle = BundleFolder.open(folder)
-        if bundle.digest.hex() != digest:
-            raise IntegrityError(f"expected bundle {digest}, got {bundle.digest.hex()}; sync again")
-        return bundle
+        found = file_digest(folder / MANIFEST_FILE)
+        if found != digest:
+            raise IntegrityError(f"expected bundle {digest}, got {found}; sync again")
+        return BundleFolder.open(folder)
 
     def read_plan(self, digest: str) -> bytes:
         """Return an installed plan, verified.

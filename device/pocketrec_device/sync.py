@@ -21,10 +21,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pocketrec.errors import ConfigError, IncompatibleArtifactError, RejectedError
+from pocketrec.errors import (
+    ConfigError,
+    IncompatibleArtifactError,
+    IntegrityError,
+    RejectedError,
+)
 from pocketrec_device.backends import DEFAULT_PLAN_ONLY
 from pocketrec_device.engine import Engine, EngineSettings
 from pocketrec_device.install import accepted_bundles, held_plan, switch
+from pocketrec_device.status import SyncReport
 from pocketrec_device.transport import PlanRequest, ServiceClient
 from pocketrec_device.tuf_client import PublishedTargets, TrustedTargets
 from pocketrec_device.updater import (
@@ -46,7 +52,7 @@ if TYPE_CHECKING:
     from pocketrec_device.state import DeviceState
     from pocketrec_device.store import Store
 
-__all__ = ["PlanWish", "SyncReport", "synchronise"]
+__all__ = ["PlanWish", "synchronise"]
 
 _MAX_DIRECTOR_BYTES = 16 * 2**10
 
@@ -74,33 +80,6 @@ class PlanWish:
             )
         if not 0 <= self.average_bits <= 8:
             raise ConfigError(f"average_bits: expected 0 to 8, got {self.average_bits}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncReport:
-    """What a sync did.
-
-    Args:
-        bundle_version: Of the bundle that runs now.
-        plan_version: Of the plan that runs now; 0 = the bundle's default plan.
-        is_bundle_new: Whether another bundle runs than before.
-        is_plan_new: Whether another plan runs than before.
-        is_held_back: Whether the published bundle was left alone after a rollback.
-        parts_downloaded: Parts that came over the network.
-        parts_reused: Parts that were on the device already.
-        bytes_downloaded: Bytes of parts that came over the network now.
-        bytes_resumed: Bytes of those parts that an earlier sync had left behind.
-    """
-
-    bundle_version: int
-    plan_version: int
-    is_bundle_new: bool
-    is_plan_new: bool
-    is_held_back: bool
-    parts_downloaded: int
-    parts_reused: int
-    bytes_downloaded: int
-    bytes_resumed: int
 
 
 def synchronise(
@@ -259,12 +238,16 @@ class _Sync:
 
     def _fetch_small(self, target: TargetInfo, maximum_bytes: int) -> bytes:
         """Return a verified target that fits in memory."""
+        if target.length_bytes > maximum_bytes:
+            raise IntegrityError(
+                f"{target.path}: expected at most {maximum_bytes} bytes, but "
+                f"{target.length_bytes} were published; publish it again"
+            )
         data = bytearray()
-        if target.length_bytes <= maximum_bytes:
-            for chunk in self._client.fetch(target.path, 0):
-                data += chunk
-                if len(data) > target.length_bytes:
-                    break  # accept_content refuses it
+        for chunk in self._client.fetch(target.path, 0):
+            data += chunk
+            if len(data) > target.length_bytes:
+                break  # accept_content refuses it
         return accept_content(bytes(data), target)
 
 

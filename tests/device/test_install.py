@@ -46,14 +46,31 @@ class TestBootstrap:
         assert status.previous is not None
         assert (status.current.bundle_version, status.previous.bundle_version) == (2, 1)
 
-    def test_an_older_bundle_is_refused(self, runtime: Runtime, make_bundle: MakeBundle) -> None:
-        """A packaged bundle never replaces a newer one."""
+    def test_an_older_bundle_is_left_alone(
+        self, runtime: Runtime, bundle: BundleFolder, make_bundle: MakeBundle
+    ) -> None:
+        """After a sync the packaged bundle is the older one: starting the app changes nothing."""
         runtime.bootstrap(make_bundle(version=3).path)
 
-        with pytest.raises(RollbackError, match="above version 3, got version 2") as caught:
-            runtime.bootstrap(make_bundle(version=2).path)
+        assert runtime.bootstrap(bundle.path) is False
 
-        assert (caught.value.installed, caught.value.offered) == (3, 2)
+        current = runtime.status().current
+        assert current is not None
+        assert current.bundle_version == 3
+
+    def test_a_bundle_that_was_rolled_back_stays_away(
+        self, runtime: Runtime, make_bundle: MakeBundle
+    ) -> None:
+        """Starting the app does not undo a rollback."""
+        newer = make_bundle(version=2, seed=1)
+        runtime.bootstrap(newer.path)
+        runtime.rollback()
+
+        assert runtime.bootstrap(newer.path) is False
+
+        current = runtime.status().current
+        assert current is not None
+        assert current.bundle_version == 1
 
     def test_another_bundle_of_the_same_version_is_refused(
         self, runtime: Runtime, make_bundle: MakeBundle

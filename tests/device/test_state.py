@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketrec.errors import ConfigError, MalformedArtifactError, StoreError
-from pocketrec_device.state import DeviceState, Pair, PlanFloor, decode_state, encode_state
+from pocketrec_device.state import (
+    MAX_PLAN_FLOORS,
+    DeviceState,
+    Pair,
+    PlanFloor,
+    decode_state,
+    encode_state,
+)
 
 FIRST, SECOND, THIRD = (Pair(bundle=letter * 64, plan="0" * 64) for letter in "abc")
 SAME_BUNDLE = Pair(bundle="a" * 64, plan="1" * 64)
@@ -132,6 +139,15 @@ class TestPlanFloor:
         assert state.plan_floor(b"m" * 32, "bob") == 1
         assert state.plan_floor(b"n" * 32, "ann") == 0
         assert len(state.plan_floors) == 2
+
+    def test_does_not_grow_without_end(self) -> None:
+        """A device that many users share keeps the floors raised last."""
+        state = DeviceState(model="demo")
+        for number in range(MAX_PLAN_FLOORS + 10):
+            state = state.with_plan_floor(b"m" * 32, f"user {number}", 1)
+
+        assert len(state.plan_floors) == MAX_PLAN_FLOORS
+        assert state.plan_floor(b"m" * 32, f"user {MAX_PLAN_FLOORS + 9}") == 1
 
 
 @pytest.mark.parametrize("digest", ["", "a" * 63, "A" * 64, "../" + "a" * 61])
