@@ -280,6 +280,13 @@ class TestStatus:
         assert current.is_expired
         assert len(runtime.rerank(EVERYTHING, 12)) == 12
 
+    def test_reports_what_each_layer_costs(self, runtime: Runtime, model: TinyModel) -> None:
+        """The runtime passes on its backend's report."""
+        reports = runtime.report()
+
+        assert [report.name for report in reports] == [layer.name for layer in model.plan().layers]
+        assert reports[0].requested == {8: 8}
+
     def test_names_what_cannot_be_read(self, runtime: Runtime, store_path: Path) -> None:
         """A damaged pair is a line in the status, not an error."""
         next(store_path.glob("plans/*")).write_bytes(b"damaged")

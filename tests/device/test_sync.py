@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -179,6 +180,25 @@ class TestNextSync:
         status = device.status()
         assert status.current is not None
         assert status.current.subject == "ann"
+
+    def test_replaces_a_plan_that_expired_meanwhile(
+        self, deployment: Deployment, make_device: MakeDevice
+    ) -> None:
+        """A device that was away for long asks anew."""
+        past = time.time() - 8 * 24 * 3600
+        with deployment.serve(clock=lambda: past) as target:
+            make_device(clock=lambda: past).sync(target)
+        device = make_device()
+        before = device.status().current
+        assert before is not None
+        assert before.is_expired
+
+        with deployment.serve() as target:
+            report = device.sync(target)
+
+        after = device.status().current
+        assert after is not None
+        assert (report.plan_version, after.is_expired) == (2, False)
 
     def test_repairs_a_damaged_part(self, target: str, make_device: MakeDevice) -> None:
         """A part that went bad on disk is fetched again."""

@@ -140,6 +140,23 @@ class TestNetwork:
         assert device.sync(middle.target).bundle_version == 2
         assert len(broken) >= 3
 
+    def test_stream_without_progress_ends(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """A whole deadline without a byte is the end."""
+        deployment.publish(make_bundle(version=2, seed=1))
+
+        def stall(_: pb.FetchChunkRequest, answer: pb.FetchChunkResponse) -> None:
+            raise TimeoutError
+
+        middle.meddle["FetchChunk"] = stall
+        with unharmed(device, DeadlineError, "FetchChunk"):
+            device.sync(middle.target)
+
 
 class TestBundle:
     def test_flipped_byte_in_a_part(
