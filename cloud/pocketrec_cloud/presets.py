@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from pocketrec.errors import ConfigError
 from pocketrec_cloud.backbones.sasrec import SASRecConfig
@@ -13,7 +13,18 @@ from pocketrec_cloud.training import TrainingConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PRESETS", "TrainingPreset", "preset"]
+__all__ = ["PRESETS", "Shape", "TrainingPreset", "preset"]
+
+
+class Shape(TypedDict, total=False):
+    """Fields of ``SASRecConfig`` that a preset may set."""
+
+    embedding_dim: int
+    n_blocks: int
+    n_heads: int
+    window: int
+    ffn_multiplier: int
+    dropout: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,17 +33,17 @@ class TrainingPreset:
 
     Attributes:
         summary: What it is for, one line.
-        shape: Fields of ``SASRecConfig`` that differ from its defaults; V comes from the data.
+        shape: Where it differs from the defaults of ``SASRecConfig``; V comes from the data.
         training: How long and how hard.
     """
 
     summary: str
-    shape: Mapping[str, int | float] = field(default_factory=dict)
+    shape: Shape = field(default_factory=Shape)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def backbone(self, n_items: int) -> SASRecConfig:
         """Return the backbone for a catalogue of ``n_items``."""
-        return SASRecConfig(n_items=n_items, **self.shape)  # type: ignore[arg-type]
+        return SASRecConfig(n_items=n_items, **self.shape)
 
 
 PRESETS: Mapping[str, TrainingPreset] = {
