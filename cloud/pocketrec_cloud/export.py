@@ -290,18 +290,18 @@ def export_executorch(model: SASRec) -> bytes:
     Raises:
         MissingExtraError: executorch is not installed.
     """
-    try:
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-    except ImportError as error:
-        raise MissingExtraError(
-            "exporting to ExecuTorch needs the extra: pip install 'pocketrec[cloud,executorch]'"
-        ) from error
-    programs = {
-        name: torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)
-        for name, module, inputs, shapes in _functions(model)
-    }
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # the library's own, from its import on
         warnings.simplefilter("ignore")
+        try:
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+        except ImportError as error:
+            raise MissingExtraError(
+                "exporting to ExecuTorch needs the extra: pip install 'pocketrec[cloud,executorch]'"
+            ) from error
+        programs = {
+            name: torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)
+            for name, module, inputs, shapes in _functions(model)
+        }
         lowered = to_edge_transform_and_lower(programs, partitioner=[XnnpackPartitioner()])
         return bytes(lowered.to_executorch().buffer)

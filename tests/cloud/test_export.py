@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,14 +26,20 @@ from pocketrec_cloud.proving import score_tolerance
 from pocketrec_device.backends import build_backend
 from pocketrec_device.backends.onnx_graph import external_initializers
 from pocketrec_device.session import SessionState
-from pocketrec_quantization.bundle import PREFILL, SCORE, STEP
+from pocketrec_quantization.bundle import (
+    PREFILL,
+    PROGRAM,
+    SCORE,
+    STEP,
+    BundleFolder,
+    write_bundle,
+)
 from pocketrec_quantization.reference import ReferenceBackend
 
 if TYPE_CHECKING:
     from tests.cloud.conftest import Built, Trained
 
     from pocketrec_device.backends import Backend
-    from pocketrec_quantization.bundle import BundleFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -265,26 +273,25 @@ class TestOtherExports:
         assert graphs.keys() == {"prefill", "step", "score"}
 
     @pytest.mark.executorch
-    def test_executorch_agrees_with_torch(self, adapted: SASRec, bundle: BundleFolder) -> None:
+    @pytest.mark.filterwarnings("ignore")  # its own imports use what is deprecated
+    def test_executorch_agrees_with_torch(
+        self, adapted: SASRec, bundle: BundleFolder, tmp_path: Path
+    ) -> None:
         """The one program computes prefill, step and score like the model inside it."""
         pytest.importorskip("executorch", reason="needs the extra 'executorch'")
-        from executorch.runtime import Runtime
-
+        parts = {part.name: bundle.read(part.name) for part in bundle.manifest.parts}
+        parts[PROGRAM] = export_executorch(adapted)
+        write_bundle(tmp_path, replace(bundle.manifest, parts=()), parts)
+        backend = build_backend(
+            "executorch", BundleFolder.open(tmp_path), bundle.read_default_plan()
+        )
         items = history(WINDOW)
-        x = torch.from_numpy(bundle.read_items().embed(items))
-        program = Runtime.get().load_program(export_executorch(adapted))
+        x = bundle.read_items().embed(items)
+        session = SessionState(bundle.manifest.backbone)
 
-        keys, values, h = program.load_method("prefill").execute([x[:-1].contiguous()])
-        assert_close(h.numpy(), torch_state(adapted, items[:-1]), bundle)
-
-        ring = [torch.zeros(2, 2, WINDOW, 8) for _ in range(2)]
-        for buffer, part in zip(ring, (keys, values), strict=True):
-            buffer[:, :, :-1] = part
-        distance = torch.tensor([*range(WINDOW - 1, 0, -1), WINDOW])
-        *_, h = program.load_method("step").execute([x[-1].contiguous(), *ring, distance])
-        expected = torch_state(adapted, items)
-        assert_close(h.numpy(), expected, bundle)
-
-        everything = adapted.item_embedding.weight.detach()
-        (scores,) = program.load_method("score").execute([h.clone(), everything.contiguous()])
-        assert_close(scores.numpy(), everything.numpy() @ expected, bundle)
+        for n_events in (WINDOW - 2, WINDOW - 1, WINDOW):  # a prefill, then steps
+            session.observe(backend, x[session.n_events : n_events])
+            expected = torch_state(adapted, items[:n_events])
+            assert_close(session.h, expected, bundle)
+        everything = bundle.read_items().embed(np.arange(61))
+        assert_close(backend.score(session.h, everything), everything @ expected, bundle)
