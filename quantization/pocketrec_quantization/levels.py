@@ -10,6 +10,7 @@ Source: CHORD overview figure for {1: 2, 2: 4, 3: 8}; tiers apart from widths ar
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
 
-__all__ = ["DEFAULT_LEVELS", "N_CODES", "WIDTHS", "LevelTable", "check_codes"]
+__all__ = ["DEFAULT_LEVELS", "N_CODES", "WIDTHS", "LevelTable", "check_codes", "count_widths"]
 
 N_CODES = 4
 """Values a 2-bit code can take, the reserved 0 included."""
@@ -102,6 +103,15 @@ def check_codes(codes: NDArray[np.uint8]) -> None:
             f"codes: expected 1, 2 or 3 (0 is reserved), got {codes.flat[wrong[0]]} "
             f"for channel {wrong[0]}"
         )
+
+
+def count_widths(widths: NDArray[np.uint8]) -> dict[int, int]:
+    """Return how many channels have each width: bits to number, narrowest first.
+
+    Args:
+        widths: (C,) uint8, bits per channel.
+    """
+    return dict(sorted(Counter(widths.tolist()).items()))
 
 
 DEFAULT_LEVELS = LevelTable((0, 2, 4, 8))

@@ -8,7 +8,6 @@ converts both ways without loss. It carries no signature. ``docs/format.md`` §2
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from pocketrec.errors import MalformedArtifactError, PlanError
 from pocketrec_quantization.checks import check_major, reading
 from pocketrec_quantization.layers import LayerShape, LayerTable, check_layers, split_by_layer
-from pocketrec_quantization.levels import LevelTable
+from pocketrec_quantization.levels import LevelTable, count_widths
 from pocketrec_quantization.limits import MAX_LAYERS
 from pocketrec_quantization.plan import PLAN_VERSION, Plan
 
@@ -134,16 +133,12 @@ def diff_plans(first: Plan, second: Plan) -> list[LayerDifference]:
             name=layer.name,
             n_channels=layer.n_channels,
             n_changed=int((before[layer.name] != after[layer.name]).sum()),
-            before=_histogram(before[layer.name]),
-            after=_histogram(after[layer.name]),
+            before=count_widths(before[layer.name]),
+            after=count_widths(after[layer.name]),
         )
         for layer in first.layers
         if not np.array_equal(before[layer.name], after[layer.name])
     ]
-
-
-def _histogram(widths: NDArray[np.uint8]) -> dict[int, int]:
-    return dict(sorted(Counter(widths.tolist()).items()))
 
 
 def _checked(value: object, fields: Mapping[str, type], where: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError, InfeasibleBudgetError
 from pocketrec_quantization.budget import allocate, coded_bytes
+from pocketrec_quantization.checks import check_integer
 from pocketrec_quantization.layers import LayerTable, total_channels
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.tensors import TensorReader, write_tensors
@@ -115,12 +116,18 @@ class RandomPlanner:
 
     Args:
         layers: The model's layers.
-        seed: Equal seeds make equal plans.
+        seed: Equal seeds make equal plans; from 0.
+
+    Raises:
+        ConfigError: ``seed`` is negative.
     """
 
     layers: LayerTable
     seed: int
     name: str = field(default="random", init=False)
+
+    def __post_init__(self) -> None:
+        check_integer(self.seed, field="seed")
 
     def plan(self, user_embeddings: UserEmbeddings, budget_bytes: int) -> NDArray[np.uint8]:
         """Make B different plans; see :class:`Planner`.
@@ -178,7 +185,8 @@ def named_planners(
         seed: For ``random``.
 
     Raises:
-        ConfigError: ``sensitivity`` has another shape or is not finite.
+        ConfigError: ``sensitivity`` has another shape or is not finite, or ``seed`` is
+            negative.
     """
     planners: list[Planner] = [UniformPlanner(layers, bits) for bits in DEFAULT_LEVELS.bits[1:]]
     planners.append(RandomPlanner(layers, seed))

@@ -17,6 +17,7 @@ from pocketrec_quantization.plan import Plan
 __all__ = ["draw_bundle", "draw_difference", "draw_plan", "draw_verdict"]
 
 _WIDTH_NAMES = tuple(f"{bits} bit" for bits in WIDTHS)
+_LAST_DATE_S = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 
 def draw_bundle(console: Console, result: Mapping[str, Any]) -> None:
@@ -52,9 +53,11 @@ def draw_verdict(console: Console, result: Mapping[str, Any]) -> None:
         console.print("no test vectors")
         return
     verdict = "come out" if result["is_sound"] else "[red]do not come out[/red]"
+    worst = vectors["worst_error"]
+    shown = "not finite" if worst is None else f"{worst:.2g}"
     console.print(
-        f"{vectors['n_cases']} test vectors {verdict}: largest error"
-        f" {vectors['worst_error']:.2g}, tolerance {vectors['tolerance']:.2g}"
+        f"{vectors['n_cases']} test vectors {verdict}: largest error {shown},"
+        f" tolerance {vectors['tolerance']:.2g}"
     )
 
 
@@ -105,7 +108,11 @@ def draw_difference(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _date(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC" if seconds else "never"
+    if not seconds:
+        return "never"
+    if seconds > _LAST_DATE_S:
+        return f"{seconds:,} s, beyond the calendar"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _facts(rows: Sequence[tuple[str, object]], title: str) -> Table:

@@ -90,16 +90,22 @@ def make_vectors(frozen: FrozenModel, items: ItemTable, *, error: float = 0.0) -
     return TestVectors(cases=(case,), tolerance={"numpy": 1e-4})
 
 
-def make_bundle(folder: Path, *, error: float = 0.0) -> Path:
-    """Write a tiny bundle and return its folder."""
-    frozen = make_model()
+def make_bundle(
+    folder: Path,
+    *,
+    error: float = 0.0,
+    frozen: FrozenModel | None = None,
+    backbone: BackboneConfig = CONFIG,
+) -> Path:
+    """Write a tiny bundle and return its folder; its vectors are those of ``make_model``."""
+    frozen = frozen or make_model()
     embeddings = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
     items = ItemTable.from_embeddings(embeddings, ("a", "b", "c"), 1)
     manifest = Manifest(
         model_name="tiny",
         version=3,
         created_at_s=1_700_000_000,
-        backbone=CONFIG,
+        backbone=backbone,
         items=ItemTableInfo(n_items=3, n_rows=items.n_rows, row_bits=8, version=1),
         layers=frozen.layers,
         parts=(),
@@ -110,7 +116,7 @@ def make_bundle(folder: Path, *, error: float = 0.0) -> Path:
         FROZEN: frozen.to_bytes(),
         ITEMS: items.to_bytes(),
         DEFAULT_PLAN: encode_plan(make_plan(frozen), None),
-        VECTORS: make_vectors(frozen, items, error=error).to_bytes(),
+        VECTORS: make_vectors(make_model(), items, error=error).to_bytes(),
     }
     write_bundle(folder, manifest, parts)
     return folder
@@ -165,6 +171,26 @@ class TestBundleVerify:
         assert result.exit_code == ExitCode.CHECK_FAILED
         assert "1 test vectors do not come out: largest error 0.5" in result.stdout
 
+    @pytest.mark.parametrize("scale", [3e38, -3e38])
+    def test_scores_that_are_not_finite_fail_the_check(self, tmp_path: Path, scale: float) -> None:
+        """Scores that overflow are wrong scores, in the table and in the JSON."""
+        model = make_model()
+        dense = {**model.dense, "final_norm.weight": np.full(4, scale, np.float32)}
+        frozen = FrozenModel(matrices=model.matrices, dense=dense)
+        folder = make_bundle(tmp_path, frozen=frozen)
+
+        result = run("verify", folder)
+
+        assert result.exit_code == ExitCode.CHECK_FAILED
+        assert "do not come out: largest error not finite" in result.stdout
+        assert run_json("verify", folder)["vectors"]["worst_error"] is None  # type: ignore[index]
+
+    def test_weights_of_another_backbone_are_blamed_on_the_bundle(self, tmp_path: Path) -> None:
+        """A manifest that claims a longer window than its weights have is malformed."""
+        folder = make_bundle(tmp_path, backbone=replace(CONFIG, window=5))
+
+        assert isinstance(run("verify", folder).exception, MalformedArtifactError)
+
     def test_a_flipped_bit_is_an_integrity_error(self, tmp_path: Path) -> None:
         """A part that was altered is refused."""
         path = BundleFolder.open(make_bundle(tmp_path)).part_path(ITEMS)
@@ -197,6 +223,16 @@ class TestPlanShow:
         document = json.loads(written.read_text(encoding="utf-8"))
         assert plan_from_json(document["plan"]) == plan
         assert run_json("show", written)["plan"] == document["plan"]
+
+    def test_a_time_beyond_the_calendar_is_shown_in_seconds(self, tmp_path: Path) -> None:
+        """The format allows times that no date can express."""
+        path = tmp_path / "a.plan"
+        path.write_bytes(encode_plan(make_plan(make_model(), expires_at_s=2**53 - 1), None))
+
+        result = run("show", path)
+
+        assert result.exit_code == ExitCode.OK
+        assert "9,007,199,254,740,991 s" in result.stdout
 
     def test_effective_bits_count_the_scales(self, tmp_path: Path) -> None:
         """At 4 bits a channel of 4 weights takes 2 bytes and 4 for its scale: 12 bits each."""

@@ -27,6 +27,12 @@ PLANNERS = [
 ]
 
 
+def test_random_needs_a_seed_from_zero() -> None:
+    """A negative seed is the caller's mistake."""
+    with pytest.raises(ConfigError, match="seed"):
+        RandomPlanner(LAYERS, seed=-1)
+
+
 @pytest.mark.parametrize("planner", PLANNERS)
 class TestEveryPlanner:
     def test_one_plan_per_user_within_the_budget(self, planner: Planner) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from pocketrec.errors import BackendError
+from pocketrec_quantization.layers import split_by_layer
+from pocketrec_quantization.levels import count_widths
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from pocketrec_quantization.plan import Plan
@@ -123,21 +124,17 @@ def layer_reports(
     plan: Plan, *, stored_bits: int, computed: str, kernel: str
 ) -> tuple[LayerReport, ...]:
     """Return one report per layer of a plan, for a backend that treats all layers alike."""
-    reports, start = [], 0
-    for layer in plan.layers:
-        widths = plan.widths[start : start + layer.n_channels]
-        start += layer.n_channels
-        bits, counts = np.unique(widths, return_counts=True)
-        reports.append(
-            LayerReport(
-                name=layer.name,
-                requested=dict(zip(bits.tolist(), counts.tolist(), strict=True)),
-                stored_bits=stored_bits,
-                computed=computed,
-                kernel=kernel,
-            )
+    by_layer = split_by_layer(plan.widths, plan.layers)
+    return tuple(
+        LayerReport(
+            name=layer.name,
+            requested=count_widths(by_layer[layer.name]),
+            stored_bits=stored_bits,
+            computed=computed,
+            kernel=kernel,
         )
-    return tuple(reports)
+        for layer in plan.layers
+    )
 
 
 def refuse_fallbacks(backend_name: str, reports: Sequence[LayerReport]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pocketrec_device.backends.base import LayerReport, layer_reports
 from pocketrec_quantization.bundle import BundleFolder
+from pocketrec_quantization.checks import reading
 from pocketrec_quantization.reference import ReferenceBackend
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class NumpyBackend:
         bundle: Where the frozen weights are.
         plan: Which width each channel gets.
         threads: Ignored: NumPy's linear algebra decides for itself.
+
+    Raises:
+        MalformedArtifactError: The weights are not those of the manifest's backbone.
     """
 
     name = "numpy"
@@ -34,9 +38,9 @@ class NumpyBackend:
     def __init__(self, bundle: BundleFolder, plan: Plan, *, threads: int = 1) -> None:
         del threads
         self._plan = plan
-        self._reference = ReferenceBackend.from_model(
-            bundle.read_frozen(), plan.widths, bundle.manifest.backbone
-        )
+        frozen, backbone = bundle.read_frozen(), bundle.manifest.backbone
+        with reading("manifest.backbone"):
+            self._reference = ReferenceBackend.from_model(frozen, plan.widths, backbone)
 
     def prefill(
         self, x: NDArray[np.float32]
