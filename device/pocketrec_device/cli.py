@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pocketrec.console import emit, json_option
 from pocketrec.errors import ConfigError
@@ -90,6 +91,8 @@ def bootstrap(
 @click.option("--average-bits", type=float, help="Bits per coded weight; default: the server's.")
 @click.option("--deadline", type=float, default=10.0, show_default=True, help="Seconds per call.")
 @click.option("--tls-ca", type=_FILE, help="PEM of the authorities to trust; default: system's.")
+@click.option("--tls-cert", type=_FILE, help="PEM of this device's certificate chain (mutual TLS).")
+@click.option("--tls-key", type=_FILE, help="PEM of the certificate's private key.")
 @click.option("--insecure", is_flag=True, help="Plain text also beyond this machine.")
 @_backend_option
 @json_option
@@ -103,6 +106,8 @@ def sync(
     average_bits: float | None,
     deadline: float,
     tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
     insecure: bool,
     backend: str,
     json_path: str | None,
@@ -113,7 +118,7 @@ def sync(
         target,
         subject=subject,
         average_bits=average_bits,
-        tls=_tls(tls_ca, is_insecure=insecure),
+        tls=_tls(tls_ca, tls_cert, tls_key, is_insecure=insecure),
         deadline_s=deadline,
     )
     result = asdict(report)
@@ -202,7 +207,8 @@ def read_ids(text: str) -> list[str]:
     if len(data) > _MAX_LIST_BYTES:
         raise ConfigError(f"{text[1:]}: expected at most {_MAX_LIST_BYTES} bytes of item ids")
     try:
-        return [line for line in data.decode().splitlines() if line]
+        lines = (line.removesuffix("\r") for line in data.decode().split("\n"))
+        return [line for line in lines if line]
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{text[1:]}: expected item ids in UTF-8, one per line") from exc
 
@@ -217,16 +223,23 @@ def _runtime(store: Path, model: str | None, root: Path | None, backend: str) ->
     return Runtime(folder, EngineSettings(backend=backend))
 
 
-def _tls(tls_ca: Path | None, *, is_insecure: bool) -> Tls | None:
-    if tls_ca is None:
-        return Tls(enabled=False) if is_insecure else None
-    return Tls(enabled=not is_insecure, root_certificates=tls_ca.read_bytes())
+def _tls(*files: Path | None, is_insecure: bool) -> Tls | None:
+    """Return what authority, certificate and key come to; None leaves it to the address."""
+    authority, certificate, key = (None if file is None else file.read_bytes() for file in files)
+    if not is_insecure and not any(files):
+        return None
+    return Tls(
+        enabled=not is_insecure,
+        root_certificates=authority,
+        private_key=key,
+        certificate_chain=certificate,
+    )
 
 
 def _draw_facts(console: Console, facts: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), str(value))
+        table.add_row(name.replace("_", " "), Text(str(value)))
     console.print(table)
 
 
@@ -235,21 +248,21 @@ def _draw_ranking(console: Console, ranking: Ranking) -> None:
     for position, (item, score) in enumerate(
         zip(ranking.items, ranking.scores, strict=True), start=1
     ):
-        table.add_row(str(position), item, f"{score:.4f}")
+        table.add_row(str(position), Text(item), f"{score:.4f}")  # an id is never markup
     console.print(table)
 
 
 def _draw_status(console: Console, shown: Status) -> None:
-    console.print(f"model {shown.model}, device {shown.device_id or 'not registered'}")
+    console.print(Text(f"model {shown.model}, device {shown.device_id or 'not registered'}"))
     table = Table("", "bundle", "version", "items", "plan", "subject", "bits", "expires", box=None)
     for name, pair in (("current", shown.current), ("previous", shown.previous)):
         if pair is not None:
-            table.add_row(name, *_pair_row(pair))
+            table.add_row(name, *map(Text, _pair_row(pair)))
     console.print(table)
     if shown.is_held_back:
         console.print("a bundle is held back after a rollback, until a newer one is published")
     for problem in shown.problems:
-        console.print(f"problem: {problem}", soft_wrap=True)
+        console.print(Text(f"problem: {problem}"), soft_wrap=True)
 
 
 def _pair_row(pair: PairStatus) -> list[str]:

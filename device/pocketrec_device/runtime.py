@@ -82,7 +82,8 @@ class Runtime:
             StoreLockedError: The store must be made, and somebody else is writing to it.
             ArtifactError: What is installed needs another release.
             BackendError: The backend cannot be made.
-            ConfigError: There is no such backend.
+            ConfigError: There is no such backend, ``model`` is no name, or ``root`` is no
+                TUF root metadata.
             OSError: The folder cannot be written.
         """
         settings = EngineSettings(backend=backend, threads=threads, is_strict=strict)

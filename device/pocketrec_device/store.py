@@ -37,7 +37,9 @@ from pocketrec.files import write_atomically
 from pocketrec_device.downloads import Downloads, StepHook, file_digest, no_step
 from pocketrec_device.lock import writer_lock
 from pocketrec_device.state import DeviceState, decode_state, encode_state
+from pocketrec_device.updater import check_root
 from pocketrec_quantization.bundle import MANIFEST_FILE, PARTS_FOLDER, BundleFolder
+from pocketrec_quantization.checks import check_name
 
 __all__ = ["Store"]
 
@@ -71,11 +73,15 @@ class Store:
             root: TUF root metadata; kept only if the store has none yet.
 
         Raises:
+            ConfigError: ``model`` is no name, or ``root`` is no TUF root metadata.
             StoreError: The folder follows another model, or cannot be read.
             StoreLockedError: Another writer is at work.
             OSError: The folder cannot be written.
         """
+        check_name(model, field="model")
         if not self.exists() or (root is not None and not self._root_path.exists()):
+            if root is not None:
+                check_root(root)
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self.writing():
                 if root is not None and not self._root_path.exists():
@@ -102,7 +108,7 @@ class Store:
             StoreError: There is no such folder.
         """
         if not self.path.is_dir():
-            raise StoreError(f"there is no store at {str(self.path)!r}; create it first")
+            raise self._absent()
         with writer_lock(self.path / "lock"):
             yield
 
@@ -113,9 +119,7 @@ class Store:
             StoreError: There is no state, or both copies are damaged.
         """
         if not self.exists():
-            raise StoreError(
-                f"there is no store at {str(self.path)!r}; create it with Runtime.create"
-            )
+            raise self._absent()
         problems = []
         for path in (self._state_path, self._backup_path):
             try:
@@ -145,8 +149,8 @@ class Store:
         """
         if not self._root_path.exists():
             raise StoreError(
-                f"the store at {str(self.path)!r} has no root of trust; pass root= to "
-                "Runtime.create, then sync"
+                f"the store at {str(self.path)!r} has no root of trust; pass root= and model= to "
+                "Runtime.create, or --root and --model to the command"
             )
         return self._root_path.read_bytes()
 
@@ -250,6 +254,11 @@ class Store:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         for half_written in self.path.rglob(".*"):  # by a writer that was killed
             half_written.unlink()
+
+    def _absent(self) -> StoreError:
+        return StoreError(
+            f"there is no store at {str(self.path)!r}; make one with Runtime.create, or by --model"
+        )
 
     @property
     def _state_path(self) -> Path:

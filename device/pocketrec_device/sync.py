@@ -45,6 +45,7 @@ from pocketrec_device.updater import (
 )
 from pocketrec_proto.v1.device_service_pb2 import DeviceProfile
 from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder, Manifest
+from pocketrec_quantization.checks import check_text
 from pocketrec_quantization.limits import MAX_MANIFEST_BYTES, MAX_SUBJECT_LENGTH
 from pocketrec_quantization.plan import decode_plan
 
@@ -66,18 +67,15 @@ class PlanWish:
         average_bits: Average bits per coded weight; 0 = the server decides.
 
     Raises:
-        ConfigError: The subject is too long, or the bits are negative or not finite.
+        ConfigError: The subject is no text of at most 128 characters of one line, or the
+            bits lie outside 0..8.
     """
 
     subject: str = ""
     average_bits: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.subject) > MAX_SUBJECT_LENGTH:
-            raise ConfigError(
-                f"subject: expected at most {MAX_SUBJECT_LENGTH} characters, "
-                f"got {len(self.subject)}"
-            )
+        check_text(self.subject, field="subject", maximum=MAX_SUBJECT_LENGTH)
         if not 0 <= self.average_bits <= 8:
             raise ConfigError(f"average_bits: expected 0 to 8, got {self.average_bits}")
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pocketrec.errors import (
+    ConfigError,
     ExpiredArtifactError,
     IncompatibleArtifactError,
     IntegrityError,
@@ -44,6 +45,7 @@ __all__ = [
     "accept_manifest",
     "accept_part",
     "accept_plan",
+    "check_root",
     "is_expired",
     "read_director_keys",
 ]
@@ -84,6 +86,24 @@ class PlanRules:
     subject: str
     minimum_version: int
     now_s: int
+
+
+def check_root(data: bytes) -> None:
+    """Refuse what is plainly no root of trust: a store keeps its first root for good.
+
+    Whether it is the right one shows when python-tuf verifies with it.
+
+    Raises:
+        ConfigError: The bytes are no TUF root metadata.
+    """
+    try:
+        is_root = json.loads(data)["signed"]["_type"] == "root"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        is_root = False
+    if not is_root:
+        raise ConfigError(
+            "root: expected TUF root metadata, the 1.root.json that 'pocketrec keys init' names"
+        )
 
 
 def accept_content(data: bytes, target: TargetInfo) -> bytes:
@@ -160,7 +180,7 @@ def read_director_keys(data: bytes) -> tuple[PublicKey, ...]:
         entries = json.loads(data)["keys"]
         keys = tuple(PublicKey(bytes.fromhex(entry["public_key"])) for entry in entries)
         ids = [bytes.fromhex(entry["key_id"]) for entry in entries]
-    except (ValueError, TypeError, KeyError) as exc:
+    except (ValueError, TypeError, KeyError, RecursionError) as exc:
         raise MalformedArtifactError(f"not a list of keys: {exc!r}", field="director.json") from exc
     if ids != [key.key_id for key in keys] or not 1 <= len(keys) <= _MAX_DIRECTOR_KEYS:
         raise MalformedArtifactError(

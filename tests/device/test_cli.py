@@ -53,6 +53,20 @@ class TestRerank:
         assert result["scores"] == sorted(result["scores"], reverse=True)
         assert result["n_events_known"] == 2
 
+    def test_an_id_is_never_taken_for_markup(self, store: Path) -> None:
+        """Brackets are part of an id, and reach the table as they are."""
+        shown = run(cli.rerank, "--store", store, "--candidates", "[/b],[red]x").stdout
+
+        assert "[/b]" in shown
+        assert "[red]x" in shown
+
+    def test_only_line_breaks_separate_ids_in_a_file(self, tmp_path: Path) -> None:
+        """Ids may hold any other character; a carriage return belongs to the break."""
+        path = tmp_path / "ids"
+        path.write_bytes("a\u2028b\r\n\x0bc\n".encode())
+
+        assert cli.read_ids(f"@{path}") == ["a\u2028b", "\x0bc"]
+
     def test_reads_lists_from_files(self, store: Path, tmp_path: Path) -> None:
         """A file holds one id per line."""
         (tmp_path / "history").write_text("a\nb\n")
@@ -97,6 +111,29 @@ class TestSyncing:
         shown = run(cli.status, "--store", tmp_path / "device").stdout
         assert "ann" in shown
         assert "global v1" in shown
+
+    @pytest.mark.parametrize("subject", ["a\nb", "\udcff", "x" * 129])
+    def test_a_subject_that_is_no_text_is_refused(
+        self, deployment: Deployment, tmp_path: Path, subject: str
+    ) -> None:
+        """Before anybody is called: 127.0.0.1:1 would not answer."""
+        root = tmp_path / "root.json"
+        root.write_bytes(deployment.root)
+        words = ["127.0.0.1:1", "--store", tmp_path / "d", "--model", "demo", "--root", root]
+
+        with pytest.raises(ConfigError, match="subject"):
+            run(cli.sync, *words, "--subject", subject)
+
+    def test_half_a_client_certificate_is_refused(
+        self, deployment: Deployment, tmp_path: Path
+    ) -> None:
+        """A certificate without its key cannot be shown to a server."""
+        root = tmp_path / "root.json"
+        root.write_bytes(deployment.root)
+        words = ["127.0.0.1:1", "--store", tmp_path / "d", "--model", "demo", "--root", root]
+
+        with pytest.raises(ConfigError, match="belong together"):
+            run(cli.sync, *words, "--tls-cert", root)
 
     def test_a_root_without_a_model_is_refused(self, tmp_path: Path) -> None:
         """A trust anchor belongs to the making of a store."""

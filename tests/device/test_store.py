@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pocketrec.errors import IntegrityError, StoreError, StoreLockedError
+from pocketrec.errors import ConfigError, IntegrityError, StoreError, StoreLockedError
 from pocketrec_device.state import DeviceState, Pair
 from pocketrec_device.store import Store
 
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from pocketrec_quantization.bundle import BundleFolder
 
 
+ROOT = b'{"signed": {"_type": "root"}}'
+ANOTHER_ROOT = b'{"signed": {"_type": "root", "version": 2}}'
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A new store."""
     store = Store(tmp_path / "device")
-    store.create("demo", b"root")
+    store.create("demo", ROOT)
     return store
 
 
@@ -37,20 +41,38 @@ class TestCreate:
         """An app creates its store at every start; what is there stays."""
         store.save(DeviceState(model="demo", bundle_version=3))
 
-        store.create("demo", b"another root")
+        store.create("demo", ANOTHER_ROOT)
 
         assert store.load().bundle_version == 3
-        assert store.root() == b"root"
+        assert store.root() == ROOT
 
     def test_needs_no_lock_when_nothing_is_to_do(self, store: Store) -> None:
         """An app starts while another process syncs."""
         with store.writing():
-            store.create("demo", b"root")
+            store.create("demo", ROOT)
 
     def test_refuses_another_model(self, store: Store) -> None:
         """One store follows one model line."""
         with pytest.raises(StoreError, match="follows model 'demo', not 'other'"):
             store.create("other", None)
+
+    @pytest.mark.parametrize(
+        "root", [b"", b"garbage", b"[]", b'{"signed": 3}', b'{"signed": {"_type": "targets"}}']
+    )
+    def test_refuses_what_is_no_root_and_makes_nothing(self, tmp_path: Path, root: bytes) -> None:
+        """The wrong file would make every sync fail, and could not be replaced."""
+        store = Store(tmp_path / "device")
+
+        with pytest.raises(ConfigError, match="TUF root metadata"):
+            store.create("demo", root)
+
+        assert not store.path.exists()
+
+    @pytest.mark.parametrize("model", ["", "../x", "a/b", "x" * 65])
+    def test_refuses_what_is_no_model_name(self, tmp_path: Path, model: str) -> None:
+        """A model line is called by a name, as in manifests."""
+        with pytest.raises(ConfigError, match="model"):
+            Store(tmp_path / "device").create(model, None)
 
     def test_adds_a_root_later(self, tmp_path: Path) -> None:
         """A store that began offline can be taught whom to trust."""
@@ -59,9 +81,9 @@ class TestCreate:
         with pytest.raises(StoreError, match="no root of trust"):
             store.root()
 
-        store.create("demo", b"root")
+        store.create("demo", ROOT)
 
-        assert store.root() == b"root"
+        assert store.root() == ROOT
 
     def test_keeps_its_files_to_the_owner(self, store: Store) -> None:
         """The token is a secret: nobody else may read the folder or the state."""
