@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pocketrec.errors import ConfigError, InfeasibleBudgetError, QuantizationError
+from pocketrec_cloud import bundling, proving
+from pocketrec_cloud.bundling import CASES, FLOAT_TWIN, SENSITIVITY, BuildConfig, build_bundle
+from pocketrec_cloud.export import coded_names, device_form
+from pocketrec_cloud.proving import score_tolerance
+from pocketrec_device.engine import EngineSettings
+from pocketrec_device.health import build_healthy_engine
+from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
+from pocketrec_quantization.bundle import CARD, DEFAULT_PLAN, PREFILL, SCORE, STEP, BackboneConfig
+from pocketrec_quantization.cases import EvaluationCases
+from pocketrec_quantization.float_twin import FloatTwin
+from pocketrec_quantization.planners import GlobalPlanner, sensitivity_from_bytes
+from pocketrec_quantization.reference import ReferenceBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cloud.conftest import Built, Trained
+
+    from pocketrec_quantization.bundle import BundleFolder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def build(
+    tiny_training: Trained, tiny_build: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., BundleFolder]:
+    """Builds the tiny model again, on the graphs it was exported to before."""
+    names = {"prefill": PREFILL, "step": STEP, "score": SCORE}
+    graphs = {name: tiny_build.bundle.read(part) for name, part in names.items()}
+    monkeypatch.setattr(bundling, "export_onnx", lambda _: graphs)
+    config = BuildConfig(model_name="tiny", version=3, created_at_s=1_700_000_000)
+
+    def build(item_ids: tuple[str, ...] | None = None, **changes: Any) -> BundleFolder:
+        return build_bundle(
+            tiny_training.result.model,
+            tiny_training.split.dataset.item_ids if item_ids is None else item_ids,
+            tiny_training.split,
+            out=tmp_path,
+            config=replace(config, **changes),
+            facts={},
+        )
+
+    return build
+
+
+class TestBundle:
+    def test_the_bundle_verifies(self, tiny_build: Built) -> None:
+        """Every part is what the manifest says, and the parts agree with each other."""
+        tiny_build.bundle.verify()
+
+        manifest = tiny_build.bundle.manifest
+        assert (manifest.model_name, manifest.version, manifest.license) == ("tiny", 3, "CC0-1.0")
+        assert manifest.backbone == BackboneConfig(
+            kind="sasrec", embedding_dim=16, n_blocks=2, n_heads=2, window=8, ffn_multiplier=2
+        )
+        assert (manifest.items.n_items, manifest.items.version) == (60, 3)
+
+    @pytest.mark.parametrize("backend", ["numpy", "onnxruntime"])
+    def test_the_vectors_come_out_on_devices(self, tiny_build: Built, backend: str) -> None:
+        """A device's health check passes, by prefill and by step."""
+        plan = tiny_build.bundle.read(DEFAULT_PLAN)
+
+        engine = build_healthy_engine(tiny_build.bundle, plan, EngineSettings(backend=backend))
+
+        assert engine.backend.name == backend
+
+    def test_the_vectors_cover_the_window(self, tiny_build: Built) -> None:
+        """The shortest and the longest history are among the cases."""
+        lengths = [len(case.history) for case in tiny_build.bundle.read_vectors().cases]
+
+        assert lengths[:2] == [1, 8]
+        assert all(1 <= length <= 8 for length in lengths)
+
+    def test_the_default_plan_is_the_global_one(self, tiny_build: Built) -> None:
+        """It spends 3 bits on average where the sensitivity says."""
+        plan = tiny_build.bundle.read_default_plan()
+        losses = sensitivity_from_bytes((tiny_build.folder / SENSITIVITY).read_bytes())
+        budget = budget_bytes(plan.layers, 3.0)
+
+        expected = GlobalPlanner(plan.layers, losses).plan([None], budget)[0]
+
+        assert plan.planner == "global"
+        assert plan.budget_bytes == budget
+        assert np.array_equal(plan.codes, expected)
+        assert coded_bytes(plan.layers, plan.widths) <= budget
+
+    def test_the_card_says_what_is_inside(self, tiny_build: Built) -> None:
+        """Name, plan, size of each part, and the facts handed over."""
+        card = json.loads(tiny_build.bundle.read(CARD))
+        plan = tiny_build.bundle.read_default_plan()
+
+        assert (card["model_name"], card["version"]) == ("tiny", 3)
+        assert card["validation_ndcg@10"] == 0.5
+        assert card["default_plan"] == {
+            "planner": "global",
+            "coded_bytes": coded_bytes(plan.layers, plan.widths),
+            "effective_bits": effective_bits(plan.layers, plan.widths),
+        }
+        parts = {part.name: part.length_bytes for part in tiny_build.bundle.manifest.parts}
+        assert card["part_bytes"] == {n: size for n, size in parts.items() if n != CARD}
+
+    def test_item_ids_keep_their_order(self, tiny_build: Built, tiny_training: Trained) -> None:
+        """Index i of the table is index i of the training data, within int8 of its embedding."""
+        items = tiny_build.bundle.read_items()
+        exact = device_form(tiny_training.result.model).item_embedding.weight.detach().numpy()
+
+        assert items.item_ids == tiny_training.split.dataset.item_ids
+        error = np.abs(items.embed(np.arange(61)) - exact).max(axis=1)
+        assert (error <= np.abs(exact).max(axis=1) / 127).all()
+
+
+class TestFilesBeside:
+    def test_cases_are_exactly_the_test_targets(
+        self, tiny_build: Built, tiny_training: Trained
+    ) -> None:
+        """Every evaluated user, with all events before the last, and the last as target."""
+        split = tiny_training.split
+        cases = EvaluationCases.from_bytes((tiny_build.folder / CASES).read_bytes())
+
+        assert (cases.n_cases, cases.n_items) == (split.users.size, 60)
+        for case, user in enumerate(split.users):
+            assert np.array_equal(cases.history(case), split.history(int(user), "test"))
+            assert cases.targets[case] == split.target(int(user), "test")
+
+    def test_the_float_twin_is_the_trained_model(
+        self, tiny_build: Built, tiny_training: Trained
+    ) -> None:
+        """Weights and embeddings are those of the device form, bit for bit."""
+        model = device_form(tiny_training.result.model)
+        twin = FloatTwin.from_bytes((tiny_build.folder / FLOAT_TWIN).read_bytes())
+
+        assert sorted(twin.weights) == sorted(f"{name}.weight" for name in coded_names(model))
+        for name, array in twin.weights.items():
+            assert np.array_equal(array, model.get_parameter(name).detach().numpy())
+        embeddings = model.item_embedding.weight.detach().numpy()
+        assert np.array_equal(twin.item_embeddings, embeddings)
+
+    def test_nobodys_events_are_in_the_bundle(
+        self, tiny_build: Built, tiny_training: Trained
+    ) -> None:
+        """Test vectors are generated: no part holds a whole history of a user."""
+        split = tiny_training.split
+        parts = [tiny_build.bundle.read(part.name) for part in tiny_build.bundle.manifest.parts]
+
+        for user in split.users:
+            events = split.dataset.sequence(int(user)).tobytes()
+            assert not any(events in part for part in parts)
+
+
+class TestBuildBundle:
+    def test_a_build_can_be_repeated(
+        self, build: Callable[..., BundleFolder], tiny_build: Built
+    ) -> None:
+        """The same model, data and seed give the same weights, plan and vectors."""
+        again = build()
+
+        for name in ("frozen", "items", "vectors", DEFAULT_PLAN):
+            assert again.manifest.part(name).sha256 == tiny_build.bundle.manifest.part(name).sha256
+
+    def test_a_budget_is_kept(self, build: Callable[..., BundleFolder]) -> None:
+        """Two bits on average leave nothing to upgrade."""
+        plan = build(average_bits=2.0).read_default_plan()
+
+        assert set(plan.widths.tolist()) == {2}
+
+    def test_too_small_a_budget_is_refused(self, build: Callable[..., BundleFolder]) -> None:
+        """No plan goes below 2 bits."""
+        with pytest.raises(InfeasibleBudgetError):
+            build(average_bits=1.0)
+
+    def test_the_number_of_cases_is_bounded(
+        self, build: Callable[..., BundleFolder], tiny_training: Trained, tmp_path: Path
+    ) -> None:
+        """A sample of the users is kept, in their order and with their own targets."""
+        split = tiny_training.split
+        build(max_cases=20)
+
+        cases = EvaluationCases.from_bytes((tmp_path / CASES).read_bytes())
+
+        everybody = [
+            (tuple(split.history(int(u), "test")), split.target(int(u), "test"))
+            for u in split.users
+        ]
+        kept = [(tuple(cases.history(i)), int(cases.targets[i])) for i in range(cases.n_cases)]
+        places = [everybody.index(case) for case in kept]
+        assert len(kept) == 20
+        assert places == sorted(places)
+
+    def test_another_catalogue_is_refused(self, build: Callable[..., BundleFolder]) -> None:
+        """There must be an id for every embedding."""
+        with pytest.raises(ConfigError):
+            build(item_ids=("a", "b"))
+
+    def test_a_reference_that_disagrees_stops_the_build(
+        self, build: Callable[..., BundleFolder], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """If trained model and reference differ by more than float32 may, nothing is written."""
+        monkeypatch.setattr(proving, "score_tolerance", lambda *_: 1e-12)
+
+        with pytest.raises(QuantizationError, match="do not publish"):
+            build()
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestScoreTolerance:
+    CONFIG = BackboneConfig(
+        kind="sasrec", embedding_dim=64, n_blocks=2, n_heads=2, window=50, ffn_multiplier=1
+    )
+
+    def test_it_grows_with_the_scores(self) -> None:
+        """Rounding is relative: twice the score, twice the error; small scores count as 1."""
+        assert score_tolerance(self.CONFIG, 8.0) == 2 * score_tolerance(self.CONFIG, 4.0)
+        assert score_tolerance(self.CONFIG, 0.1) == score_tolerance(self.CONFIG, 1.0)
+
+    def test_it_is_far_below_what_a_wrong_plan_does(self, tiny_build: Built) -> None:
+        """The health check would notice 2 bits in place of the default plan."""
+        bundle = tiny_build.bundle
+        vectors, items = bundle.read_vectors(), bundle.read_items()
+        coarse = np.full(bundle.read_default_plan().widths.shape, 2, np.uint8)
+        wrong = ReferenceBackend.from_model(bundle.read_frozen(), coarse, bundle.manifest.backbone)
+
+        errors = [
+            np.abs(
+                wrong.score(wrong.prefill(items.embed(c.history)).h, items.embed(c.candidates))
+                - c.scores
+            ).max()
+            for c in vectors.cases
+        ]
+
+        assert min(errors) > 100 * vectors.tolerance_of("onnxruntime")
