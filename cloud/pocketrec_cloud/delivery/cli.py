@@ -54,7 +54,9 @@ def keys_init(store: Path, keys: Path, json_path: str | None) -> None:
     result = {"root": path, "root_sha256": hashlib.sha256(root).hexdigest(), "keys": keys}
     emit(
         result,
-        render=lambda console: console.print(f"root of trust: {path}", soft_wrap=True),
+        render=lambda console: console.print(
+            f"root of trust: {path}", soft_wrap=True, markup=False
+        ),
         json_path=json_path,
     )
 
@@ -134,6 +136,7 @@ def bundle_publish(
     show_default=True,
     help="New devices per address.",
 )
+@json_option
 def serve(
     *,
     store: Path,
@@ -146,10 +149,11 @@ def serve(
     insecure: bool,
     average_bits: float,
     registrations_per_minute: int,
+    json_path: str | None,
 ) -> None:
     """Serve bundles and plans to devices over gRPC, until SIGTERM or Ctrl-C.
 
-    Prints "listening on HOST:PORT" when it is ready; its log goes to stderr.
+    Prints "listening on HOST:PORT" when it is ready, or its JSON; its log goes to stderr.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = ServerConfig(
@@ -162,7 +166,17 @@ def serve(
         policy=PlanPolicy(average_bits=average_bits),
         limits=Limits(registrations_per_minute=registrations_per_minute),
     )
-    asyncio.run(serve_until_stopped(config, announce=click.echo))
+
+    def announce(address: str) -> None:
+        emit(
+            {"address": address, "is_encrypted": config.tls is not None},
+            render=lambda console: console.print(
+                f"listening on {address}", soft_wrap=True, markup=False
+            ),
+            json_path=json_path,
+        )
+
+    asyncio.run(serve_until_stopped(config, announce=announce))
 
 
 def _tls_files(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:

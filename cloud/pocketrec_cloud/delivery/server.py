@@ -205,7 +205,7 @@ async def serve(config: ServerConfig, *, announce: Callable[[str], None]) -> Non
 
     Args:
         config: How to serve.
-        announce: Gets the line "listening on HOST:PORT" once calls are answered.
+        announce: Gets the address, such as "127.0.0.1:50051", once calls are answered.
 
     Raises:
         ConfigError: A key or certificate is unusable, or the address is taken.
@@ -216,7 +216,7 @@ async def serve(config: ServerConfig, *, announce: Callable[[str], None]) -> Non
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    announce(f"listening on {await server.start()}")
+    announce(await server.start())
     await stopping.wait()
     await server.stop()
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+from tuf.api.serialization import DeserializationError
 from tuf.repository import Repository
 
+from pocketrec.errors import MalformedArtifactError
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.delivery.publication import read_publication
@@ -134,5 +136,15 @@ def _published(layout: StoreLayout) -> dict[str, Metadata[Any]]:
         "timestamp": publication.timestamp,
     }
     if root is not None:
-        metadata["root"] = Metadata[Root].from_bytes(root.read_bytes())
+        metadata["root"] = _read_root(root)
     return metadata
+
+
+def _read_root(path: Path) -> Metadata[Root]:
+    try:
+        return Metadata[Root].from_bytes(path.read_bytes())
+    except DeserializationError as exc:
+        raise MalformedArtifactError(
+            f"expected TUF root metadata in {str(path)!r}; restore the store from a copy",
+            field="metadata",
+        ) from exc

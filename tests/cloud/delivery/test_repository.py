@@ -285,6 +285,13 @@ class TestPublicationCache:
         with pytest.raises(MalformedArtifactError, match="expected TUF metadata"):
             PublicationCache(deployment.layout).current()
 
+    def test_root_that_is_no_metadata_is_found(self, deployment: Deployment) -> None:
+        """Renewing stops before it writes anything."""
+        (deployment.layout.metadata / "1.root.json").write_bytes(b"{}")
+
+        with pytest.raises(MalformedArtifactError, match="TUF root metadata"):
+            repository.renew_repository(deployment.store, deployment.keys)
+
 
 def test_second_writer_waits_and_then_gives_up(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch

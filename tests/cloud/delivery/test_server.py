@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import shutil
 import signal
 import subprocess
@@ -419,11 +420,14 @@ class TestStarting:
 
 
 def test_process_announces_itself_and_stops_on_sigterm(deployment: Deployment) -> None:
-    """The command prints one line when ready, and ends well when asked to."""
+    """The command says where it listens when ready, as JSON too, and ends when asked to."""
     code = "from pocketrec_cloud.delivery.cli import serve; serve()"
-    folders = ["--store", str(deployment.store), "--keys", str(deployment.keys)]
+    ready = deployment.folder / "ready.json"
+    words = ["--store", str(deployment.store), "--keys", str(deployment.keys), "--port", "0"]
     with subprocess.Popen(
-        [sys.executable, "-c", code, *folders, "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *words, "--json", str(ready)],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         try:
@@ -435,6 +439,8 @@ def test_process_announces_itself_and_stops_on_sigterm(deployment: Deployment) -
         rest = process.stdout.read()
 
     assert line.startswith("listening on 127.0.0.1:")
+    address = line.removeprefix("listening on ").strip()
+    assert json.loads(ready.read_text()) == {"address": address, "is_encrypted": False}
     assert (process.returncode, rest) == (0, "")
 
 
