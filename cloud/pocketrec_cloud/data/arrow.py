@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pocketrec_cloud.data.events import EventTable
+from pocketrec_quantization.limits import MAX_ITEM_ID_BYTES
 
-__all__ = ["encode_events", "encode_ids"]
+__all__ = ["encode_events", "encode_ids", "is_too_long"]
 
 
 def encode_events(users: Any, items: Any, times: Any = None) -> EventTable:
@@ -24,13 +25,15 @@ def encode_events(users: Any, items: Any, times: Any = None) -> EventTable:
         times: (n_events,) Arrow column of text or numbers; None where there are none.
 
     Raises:
-        ValueError: An id is empty, or a time is not finite (``pa.ArrowInvalid``, a
-            ValueError too, where it is no number).
+        ValueError: An id is empty, an item's id is too long, or a time is not finite
+            (``pa.ArrowInvalid``, a ValueError too, where it is no number).
     """
     user_ids, user_positions = encode_ids(users)
     item_ids, item_positions = encode_ids(items)
     if "" in user_ids or "" in item_ids:
         raise ValueError("an id is empty")
+    if any(is_too_long(item_id) for item_id in item_ids):
+        raise ValueError("an item's id is too long")
     return EventTable(
         user_ids=user_ids,
         item_ids=item_ids,
@@ -38,6 +41,11 @@ def encode_events(users: Any, items: Any, times: Any = None) -> EventTable:
         items=item_positions,
         times=None if times is None else _numbers(times),
     )
+
+
+def is_too_long(item_id: str) -> bool:
+    """Whether no item table could hold an id."""
+    return len(item_id.encode()) > MAX_ITEM_ID_BYTES
 
 
 def encode_ids(column: Any) -> tuple[tuple[str, ...], NDArray[np.int64]]:
@@ -62,6 +70,8 @@ def encode_ids(column: Any) -> tuple[tuple[str, ...], NDArray[np.int64]]:
 
 
 def _numbers(times: Any) -> NDArray[np.int64] | NDArray[np.float64]:
+    if pa.types.is_integer(times.type):
+        return np.asarray(pc.cast(times, pa.int64()).to_numpy(), dtype=np.int64)
     floats = pc.cast(times, pa.float64()).to_numpy()
     if not np.isfinite(floats).all():
         raise ValueError("a time is not finite")

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.csv
 
 from pocketrec.errors import DataError
-from pocketrec_cloud.data.arrow import encode_events
+from pocketrec_cloud.data.arrow import encode_events, is_too_long
 from pocketrec_cloud.data.events import EventTable, Source
 from pocketrec_cloud.data.lines import count_lines, decoded_lines
+from pocketrec_quantization.limits import MAX_ITEM_ID_BYTES
 
 __all__ = ["Dialect", "read_delimited", "read_header", "require_columns"]
 
@@ -61,8 +62,8 @@ def read_delimited(path: Path, dialect: Dialect, *, file_format: str) -> tuple[E
         The events in the order of the file, and where they came from.
 
     Raises:
-        DataError: A line has another number of fields, an empty id, or a time that is no
-            finite number; the error has its line number.
+        DataError: A line has another number of fields, an empty id, an item id that no item
+            table could hold, or a time that is no finite number; the error has its line number.
         OSError: The file cannot be read.
     """
     try:
@@ -194,6 +195,8 @@ def _fault(fields: list[str], dialect: Dialect) -> str | None:
     for name in dialect.wanted[:2]:
         if not values[name]:
             return f"expected an id in {name!r}, found nothing"
+    if is_too_long(item_id := values[dialect.wanted[1]]):
+        return f"expected an item id of at most {MAX_ITEM_ID_BYTES} bytes, found {item_id[:40]!r}…"
     for name in dialect.wanted[2:]:
         if not _NUMBER.fullmatch(values[name]) or not math.isfinite(float(values[name])):
             return f"expected a number in {name!r}, such as Unix seconds, found {values[name]!r}"

@@ -14,8 +14,11 @@ from pocketrec.errors import DataError
 from pocketrec_cloud.data.arrow import encode_events
 from pocketrec_cloud.data.delimited import require_columns
 from pocketrec_cloud.data.events import EventTable, Source
+from pocketrec_quantization.limits import MAX_ITEM_ID_BYTES
 
 __all__ = ["read_parquet"]
+
+_MAX_TIME = 2**63 - 1
 
 
 def read_parquet(
@@ -33,17 +36,22 @@ def read_parquet(
         The events in the order of the file, and where they came from.
 
     Raises:
-        DataError: The file is no Parquet file, lacks a column, has one of another type, an
-            empty value (the error has its row, from 1) or a time that is not finite.
+        DataError: The file is no sound Parquet file, lacks a column or has one of another
+            type; or a value is empty, too long or not finite (the error has its row, from 1).
         OSError: The file cannot be read.
     """
+    with path.open("rb"):  # what the system refuses; for PyArrow damage is an OSError too
+        pass
     try:
         with pq.ParquetFile(path) as file:
             require_columns(path, tuple(file.schema_arrow.names), wanted)
             table = file.read(columns=list(wanted))
-    except pa.ArrowInvalid as error:
-        raise DataError(f"expected a Parquet file: {error}", path=str(path)) from error
+            table.validate(full=True)  # text that is no UTF-8, for one
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"expected a sound Parquet file: {error}", path=str(path)) from error
     ids = [_as_ids(path, table[name], name) for name in wanted[:2]]
+    is_long = pc.greater(pc.binary_length(ids[1]), MAX_ITEM_ID_BYTES)
+    _refuse(path, is_long, f"expected item ids of at most {MAX_ITEM_ID_BYTES} bytes")
     times = [_as_numbers(path, table[name], name) for name in wanted[2:]]
     events = encode_events(*ids, *times)
     return events, Source(path=str(path), format=file_format, n_lines=table.num_rows)
@@ -73,6 +81,10 @@ def _as_numbers(path: Path, column: Any, name: str) -> Any:
         raise DataError(
             f"expected numbers or timestamps in {name!r}, found {column.type}", path=str(path)
         )
+    if pa.types.is_uint64(column.type):
+        is_wrong = pc.greater(column, pa.scalar(_MAX_TIME, pa.uint64()))
+        _refuse(path, is_wrong, f"expected a time of at most {_MAX_TIME} in {name!r}")
+        return pc.cast(column, pa.int64())
     if pa.types.is_floating(column.type):
         is_wrong = pc.invert(pc.is_finite(column))
         _refuse(path, is_wrong, f"expected a finite number in {name!r}")

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from pocketrec.errors import ConfigError, DataError
-from pocketrec_cloud.data.arrow import encode_ids
+from pocketrec_cloud.data.arrow import encode_ids, is_too_long
 from pocketrec_cloud.data.dataset import SequenceDataset
 from pocketrec_cloud.data.delimited import Dialect, read_delimited, read_header, require_columns
 from pocketrec_cloud.data.events import EventTable, Source, group_events
@@ -34,6 +34,7 @@ from pocketrec_cloud.data.lines import decoded_lines
 from pocketrec_cloud.data.parquet import read_parquet
 from pocketrec_cloud.data.report import ReadReport
 from pocketrec_cloud.data.split import MIN_EVENTS
+from pocketrec_quantization.limits import MAX_ITEM_ID_BYTES
 
 __all__ = ["Columns", "InteractionFormat", "read_interactions"]
 
@@ -141,6 +142,12 @@ def _read_sequences(path: Path) -> tuple[EventTable, Source]:
             raise DataError(
                 f"expected every user on one line, found {fields[0]!r} again, who is on line"
                 f" {first}: join the two lines",
+                path=str(path),
+                line=number,
+            )
+        for item_id in filter(is_too_long, fields[1:]):
+            raise DataError(
+                f"expected item ids of at most {MAX_ITEM_ID_BYTES} bytes, found {item_id[:40]!r}…",
                 path=str(path),
                 line=number,
             )

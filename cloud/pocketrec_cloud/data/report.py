@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["ReadReport", "render_report"]
 
@@ -62,7 +63,7 @@ def render_report(report: ReadReport) -> Table:
     Args:
         report: What reading did.
     """
-    table = Table(title=f"{report.path} ({report.format})", title_justify="left")
+    table = Table(title=Text(f"{report.path} ({report.format})"), title_justify="left")
     for column, justify in (("", "left"), ("users", "right"), ("items", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]  # a literal above
     table.add_column("events", justify="right")

@@ -14,6 +14,7 @@ from pocketrec_cloud.data.readers import Columns, read_interactions
 # One user's events at times 30, 10, 20 and 20: b, c, then d before a, as in the file.
 EVENTS = [("u", "a", 30), ("u", "b", 10), ("u", "d", 20), ("u", "c", 20)]
 ORDERED = ["b", "d", "c", "a"]
+U64 = pa.uint64()
 CSV = "user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in EVENTS)
 
 
@@ -98,6 +99,17 @@ class TestFormats:
 
         assert histories(dataset) == {"7": ORDERED}
 
+    def test_parquet_with_nanoseconds(self, tmp_path: Path) -> None:
+        """What pandas writes: times that no float64 can tell apart."""
+        start = 2**60
+        times = pa.array([start + 2, start, start + 1], pa.timestamp("ns"))
+        columns = {"user_id": ["u"] * 3, "item_id": ["c", "a", "b"], "timestamp": times}
+        pq.write_table(pa.table(columns), tmp_path / "e.parquet")
+
+        dataset, _ = read_interactions(tmp_path / "e.parquet")
+
+        assert histories(dataset) == {"u": ["a", "b", "c"]}
+
     def test_parquet_with_categories(self, tmp_path: Path) -> None:
         """Ids that are stored as categories are read as their text."""
         items = pa.array(["a", "b", "a"]).dictionary_encode()
@@ -181,6 +193,9 @@ class TestBadLines:
             ),
             ("s.txt", "u a b c\nv a\nu d\n", 3, "found 'u' again, who is on line 1"),
             ("s.txt", b"u a b c\nv \xc3\x28\n", 2, "expected UTF-8"),
+            ("s.txt", f"u a b c\n\nv {'é' * 129} a b\n", 3, "item ids of at most 256 bytes"),
+            ("e.csv", CSV + f"u,{'é' * 129},1\n", 6, "an item id of at most 256 bytes"),
+            ("e.dat", f"u::a::5::1\nu::{'x' * 257}::5::1\n", 2, "at most 256 bytes"),
         ],
     )
     def test_the_line_and_the_reason_are_named(
@@ -209,10 +224,21 @@ class TestBadLines:
             ({"user_id": [1], "item_id": [1], "timestamp": [None]}, 1, "expected a time"),
             ({"user_id": [1], "item_id": [1], "timestamp": ["noon"]}, None, "found string"),
             ({"user_id": [1], "item": [1]}, 1, "expected one column 'item_id'"),
+            ({"user_id": [1, 1], "item_id": ["a", "b" * 257]}, 2, "at most 256 bytes"),
+            (
+                {"user_id": [1, 1], "item_id": [1, 2], "timestamp": pa.array([1, 2**63], U64)},
+                2,
+                "a time of at most 9223372036854775807",
+            ),
+            (
+                {"user_id": pa.array([b"\xff"]).view(pa.string()), "item_id": [1]},
+                None,
+                "Invalid UTF8",
+            ),
         ],
     )
     def test_a_parquet_row_is_named(
-        self, columns: dict[str, list[object]], line: int | None, reason: str, tmp_path: Path
+        self, columns: dict[str, object], line: int | None, reason: str, tmp_path: Path
     ) -> None:
         """In Parquet the row takes the place of the line."""
         path = tmp_path / "e.parquet"
@@ -226,8 +252,20 @@ class TestBadLines:
 
     def test_what_is_no_parquet_is_said(self, tmp_path: Path) -> None:
         """A text that is called .parquet is refused as such."""
-        with pytest.raises(DataError, match="expected a Parquet file"):
+        with pytest.raises(DataError, match="expected a sound Parquet file"):
             read_interactions(write(tmp_path, "e.parquet", CSV))
+
+    def test_a_damaged_page_of_parquet_is_the_files_fault(self, tmp_path: Path) -> None:
+        """Damage behind a sound footer is no error of the system."""
+        path = tmp_path / "e.parquet"
+        columns = {"user_id": ["u"] * 3, "item_id": ["a", "b", "c"], "timestamp": [1, 2, 3]}
+        pq.write_table(pa.table(columns), path)
+        content = bytearray(path.read_bytes())
+        content[20:50] = b"\xff" * 30
+        path.write_bytes(content)
+
+        with pytest.raises(DataError, match="expected a sound Parquet file"):
+            read_interactions(path)
 
     def test_an_empty_table_has_no_users(self, tmp_path: Path) -> None:
         """A file with a header alone has nothing to read."""

@@ -109,12 +109,13 @@ class TestReport:
 
     def test_it_is_drawn_as_a_table(self, tmp_path: Path) -> None:
         """The table names the file, the filters and the order."""
-        path = tmp_path / "s.txt"
+        path = tmp_path / "[red]s.txt"
         path.write_text("u a b a\nv c\n", encoding="utf-8")
         console = Console(file=io.StringIO(), width=200)
 
         console.print(render_report(read_interactions(path)[1]))
 
         text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "[red]s.txt" in text
         assert "dropped: users with fewer than 3 events" in text
         assert "ordered by file order" in text
