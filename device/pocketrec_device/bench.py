@@ -148,7 +148,7 @@ def _refuse_equal_names(variants: Sequence[Variant]) -> None:
     if not names or len(set(names)) != len(names):
         raise ConfigError(
             f"expected one or more variants of different names, found {names}: "
-            "a plan's row is called as its file, so rename one of them"
+            "rows are called as plan files are, the default plan's as its planner; rename a file"
         )
 
 

@@ -1,0 +1,452 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks on the tiny bundle: what they report, never how long anything took."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from pocketrec.errors import (
+    BackendError,
+    ConfigError,
+    IncompatibleArtifactError,
+    MalformedArtifactError,
+)
+from pocketrec.metrics import ndcg
+from pocketrec_device import bench_cli, bench_worker
+from pocketrec_device.bench import PERCENTILES, BenchConfig, Variant, run_bench
+from pocketrec_device.engine import EngineSettings
+from pocketrec_device.float_control import build_float_engine
+from pocketrec_quantization.budget import coded_bytes, effective_bits
+from pocketrec_quantization.bundle import MANIFEST_FILE
+from pocketrec_quantization.cases import EvaluationCases
+from pocketrec_quantization.float_twin import FloatTwin
+from pocketrec_quantization.plan import encode_plan, plan_sizes
+from pocketrec_quantization.reference import ReferenceBackend
+
+if TYPE_CHECKING:
+    from tests.device.conftest import TinyModel
+
+    from pocketrec_quantization.bundle import BundleFolder
+    from pocketrec_quantization.plan import Plan
+
+QUICK = BenchConfig(n_candidates=5, warmup=1, runs=5, min_seconds=0, repeat=1)
+OPERATIONS = {"prefill_rerank", "observe", "rerank", "observe_rerank"}
+N_CASES = 40
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files that a benchmark takes beside the bundle.
+
+    Attributes:
+        mixed: A plan of random widths.
+        coarse: 2 bits everywhere.
+        twin: The float model: the bundle's at 8 bits, and a little beside it.
+        cases: Users whose next item is what the float model ranks first.
+    """
+
+    mixed: Path
+    coarse: Path
+    twin: Path
+    cases: Path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _packages_for_workers() -> Iterator[None]:
+    """Measuring processes find the packages where this process found them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        yield
+
+
+def coarse_plan(model: TinyModel) -> Plan:
+    """Return 2 bits everywhere."""
+    return model.plan(codes=np.full_like(model.plan().codes, 1), planner="uniform-2")
+
+
+def float_twin(model: TinyModel, bundle: BundleFolder) -> FloatTwin:
+    """Return float weights and embeddings close to the bundle's 8-bit ones."""
+    rng = np.random.default_rng(3)
+    exact = model.frozen.adapt(model.plan().widths)
+    embeddings = bundle.read_items().embed(np.arange(13))
+    return FloatTwin(
+        weights={
+            name: array + rng.normal(0, 1e-3, array.shape).astype(np.float32)
+            for name, array in exact.items()
+        },
+        item_embeddings=embeddings + rng.normal(0, 1e-3, embeddings.shape).astype(np.float32),
+    )
+
+
+def unseen_scores(
+    reference: ReferenceBackend, embeddings: NDArray[np.float32], history: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """Score the catalogue for a history, independently of what is tested: (V + 1,)."""
+    h = reference.prefill(embeddings[history[-5:]]).h
+    scores = reference.score(h, embeddings)
+    scores[history], scores[0] = -np.inf, -np.inf
+    return scores
+
+
+def twin_reference(model: TinyModel, twin: FloatTwin, bundle: BundleFolder) -> ReferenceBackend:
+    """Return the float model in NumPy."""
+    return ReferenceBackend({**model.frozen.dense, **twin.weights}, bundle.manifest.backbone)
+
+
+@pytest.fixture(scope="module")
+def inputs(
+    model: TinyModel, bundle: BundleFolder, tmp_path_factory: pytest.TempPathFactory
+) -> Inputs:
+    """Plans, float twin and cases."""
+    folder = tmp_path_factory.mktemp("bench")
+    found = Inputs(*(folder / name for name in ("mixed.plan", "coarse.plan", "twin", "cases")))
+    found.mixed.write_bytes(encode_plan(model.mixed_plan(), None))
+    found.coarse.write_bytes(encode_plan(coarse_plan(model), None))
+    twin = float_twin(model, bundle)
+    found.twin.write_bytes(twin.to_bytes())
+    rng, reference = np.random.default_rng(4), twin_reference(model, twin, bundle)
+    histories = [rng.integers(1, 13, rng.integers(1, 9)).astype(np.int32) for _ in range(N_CASES)]
+    cases = EvaluationCases(
+        items=np.concatenate(histories),
+        offsets=np.cumsum([0, *map(len, histories)]),
+        targets=np.array(
+            [np.argmax(unseen_scores(reference, twin.item_embeddings, h)) for h in histories],
+            np.int32,
+        ),
+        n_items=12,
+    )
+    found.cases.write_bytes(cases.to_bytes())
+    return found
+
+
+@pytest.fixture(scope="module")
+def result(inputs: Inputs, bundle: BundleFolder) -> dict[str, Any]:
+    """One benchmark of the float control, the default plan and 2 bits."""
+    variants = [
+        Variant(name="float32", float_twin=inputs.twin),
+        Variant(name="default"),
+        Variant(name="coarse", plan=inputs.coarse),
+    ]
+    return run_bench(bundle.path, variants, QUICK, cases=inputs.cases)
+
+
+@pytest.fixture
+def records(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Its records by variant."""
+    return {record["variant"]: record for record in result["records"]}
+
+
+def job(bundle: BundleFolder, **changes: Any) -> dict[str, Any]:
+    """Return what a measuring process is told."""
+    files = {"plan": None, "float_twin": None, "cases": None}
+    return {"bundle": str(bundle.path), **files, **asdict(QUICK)} | changes
+
+
+class TestReport:
+    def test_the_run_is_described(self, result: dict[str, Any], bundle: BundleFolder) -> None:
+        """Bundle, options, cases, versions and machine: enough to do it again."""
+        assert result["bundle"]["digest"] == bundle.digest.hex()
+        assert result["config"] == asdict(QUICK)
+        assert result["n_cases"] == N_CASES
+        assert result["environment"]["backend"].startswith("onnxruntime ")
+        assert {"pocketrec", "numpy", "python", "machine", "cores"} <= result["environment"].keys()
+        json.dumps(result, allow_nan=False)
+
+    def test_rows_are_in_the_order_asked_for(self, result: dict[str, Any]) -> None:
+        """A table keeps its order."""
+        assert [r["variant"] for r in result["records"]] == ["float32", "default", "coarse"]
+
+    def test_every_operation_is_timed(self, records: dict[str, dict[str, Any]]) -> None:
+        """At least as many calls as asked for, with percentiles in order."""
+        for record in records.values():
+            assert record["latency_us"].keys() == OPERATIONS
+            for summary in record["latency_us"].values():
+                values = [summary[f"p{p}"] for p in PERCENTILES]
+                assert summary["n"] >= 5
+                assert [summary["min"], *values, summary["max"]] == sorted(
+                    [summary["min"], *values, summary["max"]]
+                )
+
+    def test_start_and_memory_are_measured(self, records: dict[str, dict[str, Any]]) -> None:
+        """Loading uses memory, so the peak lies above the idle process."""
+        for record in records.values():
+            assert record["peak_rss_bytes"] > record["idle_rss_bytes"] > 0
+            assert min(record[key] for key in ("import_ms", "load_ms", "first_run_ms")) > 0
+
+    def test_what_computes_is_admitted(self, records: dict[str, dict[str, Any]]) -> None:
+        """All rows compute in float32, whatever their plans ask for."""
+        for record in records.values():
+            assert [text.split()[0] for text in record["computed"]] == ["float32"]
+
+
+class TestSizes:
+    def test_plans_cost_what_their_files_hold(
+        self, records: dict[str, dict[str, Any]], inputs: Inputs, model: TinyModel
+    ) -> None:
+        """Payload, whole plan, coded weights and bits per weight, counted independently."""
+        plan = coarse_plan(model)
+        sizes = plan_sizes(inputs.coarse.read_bytes())
+        record = records["coarse"]
+
+        assert record["plan_bytes"] == inputs.coarse.stat().st_size == sizes.total_bytes
+        assert record["plan_payload_bytes"] == -(-plan.codes.size // 4)
+        assert record["coded_bytes"] == coded_bytes(plan.layers, plan.widths)
+        assert record["effective_bits"] == effective_bits(plan.layers, plan.widths)
+
+    def test_bundles_cost_all_their_files(
+        self, records: dict[str, dict[str, Any]], bundle: BundleFolder
+    ) -> None:
+        """Every part and the manifest."""
+        files = [bundle.path / MANIFEST_FILE, *(bundle.path / "parts").iterdir()]
+
+        assert records["default"]["bundle_bytes"] == sum(path.stat().st_size for path in files)
+
+    def test_the_float_control_has_no_plan(
+        self, records: dict[str, dict[str, Any]], inputs: Inputs, model: TinyModel
+    ) -> None:
+        """32 bits per weight, and its own file."""
+        n_weights = sum(layer.n_channels * layer.n_elements for layer in model.frozen.layers)
+        record = records["float32"]
+
+        assert (record["effective_bits"], record["plan_bytes"]) == (32, 0)
+        assert record["coded_bytes"] == 4 * n_weights
+        assert record["bundle_bytes"] == inputs.twin.stat().st_size
+
+
+class TestQuality:
+    def test_the_float_control_ranks_as_the_float_model(
+        self, records: dict[str, dict[str, Any]]
+    ) -> None:
+        """The targets were chosen so that the float model is never wrong."""
+        quality = records["float32"]["quality"]
+
+        assert quality["hr@5"] == quality["ndcg@10"] == 1
+        assert quality["ndcg@10_change"] == 0
+
+    @pytest.mark.parametrize("name", ["default", "coarse"])
+    def test_ranks_are_those_of_the_reference(
+        self,
+        records: dict[str, dict[str, Any]],
+        inputs: Inputs,
+        model: TinyModel,
+        bundle: BundleFolder,
+        name: str,
+    ) -> None:
+        """NDCG is what NumPy alone finds under the same plan."""
+        plan = coarse_plan(model) if name == "coarse" else model.plan()
+        config = bundle.manifest.backbone
+        reference = ReferenceBackend.from_model(model.frozen, plan.widths, config)
+        embeddings = bundle.read_items().embed(np.arange(13))
+        cases = EvaluationCases.from_bytes(inputs.cases.read_bytes())
+
+        ranks = []
+        for case, target in enumerate(cases.targets):
+            scores = unseen_scores(reference, embeddings, cases.history(case))
+            ranks.append(int((scores > scores[target]).sum()))
+
+        quality = records[name]["quality"]
+        assert quality["ndcg@10"] == pytest.approx(ndcg(np.array(ranks), 10).mean())
+        assert quality["hr@5"] == np.mean(np.array(ranks) < 5)
+
+    def test_coarser_weights_rank_worse(self, records: dict[str, dict[str, Any]]) -> None:
+        """Against the float control 8 bits lose little, and 2 bits lose for certain."""
+        default, coarse = records["default"]["quality"], records["coarse"]["quality"]
+
+        assert coarse["ndcg@10"] < default["ndcg@10"] <= 1
+        assert default["ndcg@10_change"] == pytest.approx(default["ndcg@10"] - 1)
+        assert coarse["ndcg@10_change_interval"][1] < 0
+
+    def test_a_repeated_target_is_ranked(
+        self, bundle: BundleFolder, tmp_path: Path, model: TinyModel
+    ) -> None:
+        """A target that the user has met before stays in the ranking, all else seen does not."""
+        everything = np.arange(1, 13, dtype=np.int32)
+        cases = EvaluationCases(
+            items=everything,
+            offsets=np.array([0, 12]),
+            targets=np.array([4], np.int32),
+            n_items=12,
+        )
+        (tmp_path / "cases").write_bytes(cases.to_bytes())
+
+        measured = bench_worker.measure(job(bundle, cases=str(tmp_path / "cases")))
+
+        assert measured["ranks"] == [0]
+
+    def test_without_cases_there_is_no_quality(self, bundle: BundleFolder) -> None:
+        """Timing needs nobody's events."""
+        result = run_bench(bundle.path, [Variant(name="default")], replace(QUICK, backend="numpy"))
+
+        assert result["n_cases"] is None
+        assert result["records"][0]["quality"] is None
+
+
+class TestProcesses:
+    def test_variants_take_turns(self, bundle: BundleFolder, inputs: Inputs) -> None:
+        """Each process of a variant is followed by one of the next, and all samples count."""
+        said: list[str] = []
+        variants = [Variant(name="default"), Variant(name="mixed", plan=inputs.mixed)]
+
+        result = run_bench(
+            bundle.path,
+            variants,
+            replace(QUICK, backend="numpy", repeat=2),
+            progress=said.append,
+        )
+
+        assert said == [
+            "default, process 1 of 2",
+            "mixed, process 1 of 2",
+            "default, process 2 of 2",
+            "mixed, process 2 of 2",
+        ]
+        assert result["records"][0]["latency_us"]["rerank"]["n"] >= 10
+
+    def test_memory_is_the_workers_own(self, bundle: BundleFolder) -> None:
+        """What the benchmark's own process holds is not counted."""
+        ballast = np.ones(2**24)  # 128 MiB
+
+        result = run_bench(bundle.path, [Variant(name="default")], replace(QUICK, backend="numpy"))
+
+        assert ballast[0] == 1
+        assert result["records"][0]["idle_rss_bytes"] < ballast.nbytes / 2
+
+    def test_a_failing_process_is_a_backend_error(
+        self, bundle: BundleFolder, tmp_path: Path, inputs: Inputs
+    ) -> None:
+        """The last line of what it said is in the message."""
+        cases = replace(EvaluationCases.from_bytes(inputs.cases.read_bytes()), n_items=13)
+        (tmp_path / "cases").write_bytes(cases.to_bytes())
+
+        with pytest.raises(BackendError, match="cases over the bundle's 12 items"):
+            run_bench(bundle.path, [Variant(name="default")], QUICK, cases=tmp_path / "cases")
+
+
+class TestRefusals:
+    """Nothing of this starts a process."""
+
+    def test_a_plan_for_another_model(
+        self, bundle: BundleFolder, model: TinyModel, tmp_path: Path
+    ) -> None:
+        """A plan is checked against the bundle before anything is measured."""
+        path = tmp_path / "other.plan"
+        path.write_bytes(encode_plan(replace(model.plan(), model_digest=bytes(32)), None))
+
+        with pytest.raises(IncompatibleArtifactError):
+            run_bench(bundle.path, [Variant(name="other", plan=path)], QUICK)
+
+    def test_what_is_no_file_of_cases(self, bundle: BundleFolder, inputs: Inputs) -> None:
+        """Cases are read before anything is measured."""
+        with pytest.raises(MalformedArtifactError):
+            run_bench(bundle.path, [Variant(name="default")], QUICK, cases=inputs.twin)
+
+    def test_what_is_no_float_twin(self, bundle: BundleFolder, inputs: Inputs) -> None:
+        """So is the float twin."""
+        with pytest.raises(MalformedArtifactError):
+            run_bench(bundle.path, [Variant(name="float", float_twin=inputs.cases)], QUICK)
+
+    @pytest.mark.parametrize("names", [[], ["a", "a"]], ids=["none", "equal"])
+    def test_rows_without_names_of_their_own(self, bundle: BundleFolder, names: list[str]) -> None:
+        """Two plan files of one name would be mixed up."""
+        with pytest.raises(ConfigError, match="different names"):
+            run_bench(bundle.path, [Variant(name=name) for name in names], QUICK)
+
+    @pytest.mark.parametrize(
+        "wrong", [{"runs": 0}, {"repeat": 0}, {"n_candidates": 0}, {"threads": 0}, {"warmup": -1}]
+    )
+    def test_counts_that_make_no_sense(self, wrong: dict[str, int]) -> None:
+        """Without calls there is nothing to summarise."""
+        with pytest.raises(ConfigError, match="at least 1"):
+            BenchConfig(**wrong)
+
+
+class TestFloatControl:
+    def test_it_computes_with_the_float_arrays(
+        self, bundle: BundleFolder, inputs: Inputs, model: TinyModel
+    ) -> None:
+        """State and scores are those of the reference on the same floats."""
+        twin = FloatTwin.from_bytes(inputs.twin.read_bytes())
+        reference = twin_reference(model, twin, bundle)
+        embeddings = twin.item_embeddings
+
+        engine = build_float_engine(bundle, inputs.twin, EngineSettings())
+
+        session = engine.new_session(["a", "c", "unknown", "b"])
+        h = reference.prefill(embeddings[[1, 3, 2]]).h
+        np.testing.assert_allclose(session.h, h, atol=2e-5)
+        scores, known = engine.score(session.h, ["d", "nobody", "l"])
+        assert known.tolist() == [True, False, True]
+        np.testing.assert_allclose(scores[[0, 2]], embeddings[[4, 12]] @ h, atol=1e-4)
+
+    def test_names_are_those_of_the_bundle(self, bundle: BundleFolder, inputs: Inputs) -> None:
+        """Only the numbers differ."""
+        items = build_float_engine(bundle, inputs.twin, EngineSettings()).items
+
+        assert items.item_ids == bundle.read_items().item_ids
+        assert items.n_items == 12
+        assert items.index_of("c") == 3
+        assert items.indices_of(["l", "?", "a"]).tolist() == [12, 0, 1]
+
+    def test_another_backend_is_refused(self, bundle: BundleFolder, inputs: Inputs) -> None:
+        """Only ONNX Runtime can be given float weights."""
+        with pytest.raises(BackendError, match="leave --float-twin out"):
+            build_float_engine(bundle, inputs.twin, EngineSettings(backend="numpy"))
+
+    @pytest.mark.parametrize(
+        "wrong",
+        ["fewer items", "another shape", "a matrix less", "a matrix more"],
+    )
+    def test_the_twin_of_another_model_is_refused(
+        self, bundle: BundleFolder, inputs: Inputs, tmp_path: Path, wrong: str
+    ) -> None:
+        """The first array that does not fit is named."""
+        twin = FloatTwin.from_bytes(inputs.twin.read_bytes())
+        weights, embeddings = dict(twin.weights), twin.item_embeddings
+        match wrong:
+            case "fewer items":
+                embeddings = embeddings[:-1]
+            case "another shape":
+                weights["blocks.0.q.weight"] = weights["blocks.0.q.weight"][:-1]
+            case "a matrix less":
+                del weights["blocks.0.q.weight"]
+            case _:
+                weights["blocks.0.z.weight"] = np.ones((1, 1), np.float32)
+        path = tmp_path / "twin"
+        path.write_bytes(FloatTwin(weights=weights, item_embeddings=embeddings).to_bytes())
+
+        with pytest.raises(IncompatibleArtifactError, match=r"item_embeddings|blocks\.0\.[qz]"):
+            build_float_engine(bundle, path, EngineSettings())
+
+
+class TestCommand:
+    def test_it_shows_tables_and_writes_json(
+        self, bundle: BundleFolder, inputs: Inputs, tmp_path: Path
+    ) -> None:
+        """A person sees sizes, times and the machine; a program gets all of it."""
+        out = tmp_path / "bench.json"
+        options = ["--candidates", "5", "--warmup", "0", "--runs", "2", "--min-seconds", "0"]
+        files = {"--bundle": bundle.path, "--plan": inputs.mixed, "--cases": inputs.cases}
+        words = [str(word) for option in files.items() for word in option]
+
+        done = CliRunner(env={"COLUMNS": "160"}).invoke(
+            bench_cli.run,
+            [*words, *options, "--repeat", "1", "--json", str(out)],
+            catch_exceptions=False,
+        )
+
+        assert done.exit_code == 0, done.output
+        result = json.loads(out.read_text())
+        assert [record["variant"] for record in result["records"]] == ["mixed", "uniform-8"]
+        for text in ("Size and quality", "NDCG@10", "observe + rerank", "Start and memory", "p99"):
+            assert text in done.stdout
