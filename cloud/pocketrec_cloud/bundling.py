@@ -137,19 +137,7 @@ def build_bundle(
     statistics = collect_statistics(quantized.model, sequences, seed=config.seed)
     sensitivity = measure_sensitivity(quantized.weights, frozen, statistics)
     plan = _default_plan(frozen, sensitivity, config)
-    vectors = make_vectors(
-        quantized.model, frozen, quantized.items, plan, config=quantized.config, seed=config.seed
-    )
-    parts = {
-        FROZEN: frozen.to_bytes(),
-        ITEMS: quantized.items.to_bytes(),
-        DEFAULT_PLAN: encode_plan(plan, None),
-        VECTORS: vectors.to_bytes(),
-    }
-    graphs = export_onnx(quantized.model)
-    parts |= {PREFILL: graphs["prefill"], STEP: graphs["step"], SCORE: graphs["score"]}
-    if config.has_program:
-        parts[PROGRAM] = export_executorch(with_weights(quantized.model, frozen.adapt(plan.widths)))
+    parts = _parts(quantized, plan, config)
     parts[CARD] = _card(config, plan, parts, facts)
     out.mkdir(parents=True, exist_ok=True)
     cases = _evaluation_cases(split, config)
@@ -161,6 +149,27 @@ def build_bundle(
     bundle = BundleFolder.open(out / BUNDLE_FOLDER)
     bundle.verify()
     return bundle
+
+
+def _parts(quantized: _Quantized, plan: Plan, config: BuildConfig) -> dict[str, bytes]:
+    """Return every part but the card."""
+    model, frozen = quantized.model, quantized.frozen
+    vectors = make_vectors(
+        model, frozen, quantized.items, plan, config=quantized.config, seed=config.seed
+    )
+    graphs = export_onnx(model)
+    parts = {
+        FROZEN: frozen.to_bytes(),
+        ITEMS: quantized.items.to_bytes(),
+        DEFAULT_PLAN: encode_plan(plan, None),
+        VECTORS: vectors.to_bytes(),
+        PREFILL: graphs["prefill"],
+        STEP: graphs["step"],
+        SCORE: graphs["score"],
+    }
+    if config.has_program:
+        parts[PROGRAM] = export_executorch(with_weights(model, frozen.adapt(plan.widths)))
+    return parts
 
 
 def _quantize(model: SASRec, item_ids: tuple[str, ...], version: int) -> _Quantized:

@@ -118,12 +118,7 @@ def run_bench(
     sizes = [_sizes(bundle, variant) for variant in variants]
     if cases is not None:
         EvaluationCases.from_bytes(cases.read_bytes())
-    measured: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in variants}
-    for turn in range(config.repeat):
-        for variant in variants:
-            progress(f"{variant.name}, process {turn + 1} of {config.repeat}")
-            job = _job(folder, variant, config, cases if turn == 0 else None)
-            measured[variant.name].append(_measure_in_process(job))
+    measured = _measure_in_turns(folder, variants, config, cases=cases, progress=progress)
     baseline = measured[variants[0].name][0]["ranks"]
     records = [
         {"variant": variant.name, **size, **_record(measured[variant.name], baseline)}
@@ -150,6 +145,24 @@ def _refuse_equal_names(variants: Sequence[Variant]) -> None:
             f"expected one or more variants of different names, found {names}: "
             "rows are called as plan files are, the default plan's as its planner; rename a file"
         )
+
+
+def _measure_in_turns(
+    folder: Path,
+    variants: Sequence[Variant],
+    config: BenchConfig,
+    *,
+    cases: Path | None,
+    progress: Callable[[str], None],
+) -> dict[str, list[dict[str, Any]]]:
+    """Return what each process of each variant measured; the first one also ranks."""
+    measured: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in variants}
+    for turn in range(config.repeat):
+        for variant in variants:
+            progress(f"{variant.name}, process {turn + 1} of {config.repeat}")
+            job = _job(folder, variant, config, cases if turn == 0 else None)
+            measured[variant.name].append(_measure_in_process(job))
+    return measured
 
 
 def _job(folder: Path, variant: Variant, config: BenchConfig, cases: Path | None) -> dict[str, Any]:
