@@ -3,7 +3,8 @@
 #
 #   ensure_environment PROFILE    demo: what the demonstration needs
 #                                 test: demo, ExecuTorch and the developers' tools
-# Sets PYTHON to the environment's interpreter.
+# Sets PYTHON to the environment's interpreter. Every step that may fail ends in
+# "|| return": a caller that tests the result has switched "set -e" off in here.
 #
 # A profile that is ready leaves a stamp: a hash of everything that decides what gets
 # installed. The stamp is written last, so an interrupted installation is taken up
@@ -48,24 +49,24 @@ quiet_pip() {
 
 ensure_environment() {
   local profile="$1" extras wanted base
-  extras="$(profile_extras "$profile")"
+  extras="$(profile_extras "$profile")" || return
 
   if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
-    base="$(find_python)"
+    base="$(find_python)" || return
     echo "environment: making $VENV with $base"
-    "$base" -m venv --clear "$VENV"
+    "$base" -m venv --clear "$VENV" || return
   fi
 
-  wanted="$(stamp_value)"
+  wanted="$(stamp_value)" || return
   if [ "$(cat "$VENV/.ready-$profile" 2>/dev/null)" = "$wanted" ]; then
     return
   fi
 
   # First and alone, so that exactly this release is chosen and nothing pulls in another.
   echo "environment: installing PyTorch into $VENV (the first time takes some minutes)"
-  quiet_pip install "torch==2.13.0"
+  quiet_pip install "torch==2.13.0" || return
   echo "environment: installing pocketrec[$extras]"
-  quiet_pip install --editable ".[$extras]"
+  quiet_pip install --editable ".[$extras]" || return
   echo "$wanted" > "$VENV/.ready-$profile"
   if [ "$profile" = test ]; then
     echo "$wanted" > "$VENV/.ready-demo"
