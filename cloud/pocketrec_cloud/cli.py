@@ -115,7 +115,7 @@ def train(
             progress=display,
             resume=resume,
         )
-    record = training_record(result, split, preset_name=preset_name, seed=config.seed)
+    record = training_record(result, split, preset_name=preset_name, config=config)
     write_atomically(out / "training.json", json.dumps(record, indent=2).encode())
     emit(record, render=lambda console: draw_training(console, record), json_path=json_path)
 

@@ -147,7 +147,8 @@ def evaluate(
     Returns:
         Ranks per user, in the order of ``split.users``.
     """
-    rng = np.random.default_rng(seed)
+    # Apart, so that models whose scores tie differently still face the same negatives.
+    tie_rng, negative_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     histories = [split.history(int(u), stage) for u in split.users]
     targets = np.array([split.target(int(u), stage) for u in split.users], dtype=np.int64)
     full = np.empty(len(histories), dtype=np.int64)
@@ -166,8 +167,8 @@ def evaluate(
         for row, i in enumerate(rows):
             unseen[row, histories[i]] = -np.inf
         unseen[np.arange(rows.shape[0]), targets[rows]] = own
-        full[rows] = rank_of_target(unseen if filter_seen else scores, targets[rows], rng)
-        sampled[rows] = _sampled_ranks(unseen, targets[rows], rng)
+        full[rows] = rank_of_target(unseen if filter_seen else scores, targets[rows], tie_rng)
+        sampled[rows] = _sampled_ranks(unseen, targets[rows], negative_rng)
     return Ranks(full=Quality(ranks=full), sampled=Quality(ranks=sampled))
 
 

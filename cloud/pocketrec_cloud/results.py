@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pocketrec_cloud.data.split import LeaveOneOut
-    from pocketrec_cloud.training import TrainingResult
+    from pocketrec_cloud.training import TrainingConfig, TrainingResult
 
 __all__ = ["draw_parts", "draw_plan", "draw_training", "training_record"]
 
 
 def training_record(
-    result: TrainingResult, split: LeaveOneOut, *, preset_name: str, seed: int
+    result: TrainingResult, split: LeaveOneOut, *, preset_name: str, config: TrainingConfig
 ) -> dict[str, Any]:
     """Test a trained model once, with the control beside it.
 
@@ -35,23 +35,24 @@ def training_record(
         result: What ``train`` returned.
         split: The data it was trained on.
         preset_name: How it was trained.
-        seed: Seed of the training, of tie-breaks and of sampled negatives.
+        config: How it was trained; its seed also breaks ties and draws the negatives.
 
     Returns:
         Quality, course and circumstances of the training.
     """
     model = SequenceModel(result.model, result.model.config.window)
     quality = {
-        "sasrec": evaluate(model, split, stage="test", seed=seed),
-        "popularity": evaluate(popularity_scorer(split), split, stage="test", seed=seed),
+        "sasrec": evaluate(model, split, stage="test", seed=config.seed),
+        "popularity": evaluate(popularity_scorer(split), split, stage="test", seed=config.seed),
     }
     return {
         "preset": preset_name,
-        "seed": seed,
+        "seed": config.seed,
         "n_users": split.dataset.n_users,
         "n_items": split.dataset.n_items,
         "n_events": split.dataset.n_events,
         "backbone": asdict(result.model.config),
+        "training": asdict(config),
         "stopped": result.stopped,
         "best_epoch": result.best.epoch,
         "epochs": len(result.history),

@@ -116,6 +116,6 @@ class TestReport:
         console.print(render_report(read_interactions(path)[1]))
 
         text = console.file.getvalue()  # type: ignore[attr-defined]
-        assert "[red]s.txt" in text.replace("\n", "")  # the title wraps
+        assert "[red]s.txt" in "".join(text.split())  # the title wraps
         assert "dropped: users with fewer than 3 events" in text
         assert "ordered by file order" in text

@@ -80,7 +80,7 @@ def status_of(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     """Return code and text that a call fails with."""
     with pytest.raises(grpc.RpcError) as failure:
         call()
-    return failure.value.code(), failure.value.details()
+    return failure.value.code(), failure.value.details() or ""
 
 
 class TestCalls:
@@ -309,7 +309,8 @@ class TestStandardServices:
         """Load balancers can ask for the service by name, without a token."""
         request = health_pb2.HealthCheckRequest(service="pocketrec.v1.DeviceService")
 
-        response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=DEADLINE_S)
+        stub = health_pb2_grpc.HealthStub(channel)
+        response = stub.Check(request, timeout=DEADLINE_S)  # type: ignore[attr-defined]  # set in __init__
 
         assert response.status == health_pb2.HealthCheckResponse.SERVING
 
@@ -318,7 +319,9 @@ class TestStandardServices:
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
 
-        (response,) = stub.ServerReflectionInfo(iter([request]), timeout=DEADLINE_S)
+        (response,) = stub.ServerReflectionInfo(  # type: ignore[operator]  # untyped attribute
+            iter([request]), timeout=DEADLINE_S
+        )
 
         assert {service.name for service in response.list_services_response.service} == {
             "pocketrec.v1.DeviceService",
