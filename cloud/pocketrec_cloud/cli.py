@@ -73,11 +73,13 @@ def _read(data: Path, data_format: str, **columns: str | None) -> LeaveOneOut:
 @_data_options
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the checkpoints.")
 @click.option("--preset", "preset_name", type=click.Choice(sorted(PRESETS)), default="demo")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--max-epochs", type=click.IntRange(1), help="Instead of the preset's.")
-@click.option("--max-minutes", type=float, help="Instead of the preset's.")
+@click.option(
+    "--max-minutes", type=click.FloatRange(0, min_open=True), help="Instead of the preset's."
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; all when left out.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one.")
 @json_option
 def train(
     *,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketrec.console import emit, json_option, stderr_console
-from pocketrec.errors import BackendError, ConfigError, ServiceUnavailableError
+from pocketrec.errors import ConfigError, ServiceUnavailableError
 from pocketrec_cloud.bundling import BUNDLE_FOLDER, CASES, FLOAT_TWIN, SENSITIVITY
 from pocketrec_cloud.data.readers import read_interactions
 from pocketrec_cloud.data.synthetic import SyntheticConfig, synthetic_interactions
@@ -38,7 +38,7 @@ __all__ = ["demo"]
 MODEL = "demo"
 SUBJECT = "user-0001"
 PLANNERS = ("uniform-8", "uniform-4", "uniform-2")
-SERVER_START_S = 60
+SERVER_STOP_S = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +94,15 @@ class _Steps:
         """Run one ``pocketrec`` command, its output on stderr, or on stdout as our result.
 
         Raises:
-            BackendError: It ended with another exit code than 0.
+            click.exceptions.Exit: It ended with another exit code than 0, which is ours too.
         """
         self.announce(why, *words)
         started = time.monotonic()
         stdout = None if is_result else sys.stderr.fileno()
         done = subprocess.run(_command(*words), check=False, stdout=stdout)  # noqa: S603  # our own command
         if done.returncode != 0:
-            raise BackendError(
-                f"expected 'pocketrec {words[0]}' to end with 0, it ended with "
-                f"{done.returncode}: its own message is above"
-            )
+            self._console.print(f"the demo ends here: this step ended with {done.returncode}")
+            raise click.exceptions.Exit(done.returncode)
         self.seconds[why] = time.monotonic() - started
 
     def announce(self, why: str, *words: str | Path) -> None:
@@ -112,7 +110,7 @@ class _Steps:
         self._number += 1
         self._console.rule(f"[bold]{self._number}. {why}", align="left")
         shown = " ".join(str(word) for word in words)
-        self._console.print(f"[dim]pocketrec {shown}[/dim]", soft_wrap=True)
+        self._console.print(f"pocketrec {shown}", style="dim", markup=False, soft_wrap=True)
 
 
 def _command(*words: str | Path) -> list[str]:
@@ -149,7 +147,11 @@ def demo(
     result = _measure(steps, space, is_shown=json_path != "-")
     result |= {"reranked": reranked, "seconds": steps.seconds}
     where = f"Everything is in {work}: try 'pocketrec bundle inspect {space.bundle}'"
-    emit(result, render=lambda out: out.print(where, soft_wrap=True), json_path=json_path)
+    emit(
+        result,
+        render=lambda out: out.print(where, markup=False, soft_wrap=True),
+        json_path=json_path,
+    )
 
 
 def _empty(work: Path) -> None:
@@ -177,6 +179,7 @@ def _generate(space: Workspace, console: Console) -> Path:
     console.print(
         f"No --data: a generated catalogue with planted interests is in {path} "
         f"({dataset.n_users:,} users, {dataset.n_items:,} items, {dataset.n_events:,} events)",
+        markup=False,
         soft_wrap=True,
     )
     return path
@@ -236,7 +239,11 @@ def _server(steps: _Steps, *cloud: str | Path) -> Iterator[str]:
         yield _await_address(process)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=SERVER_START_S)
+        try:
+            process.wait(timeout=SERVER_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _await_address(process: subprocess.Popen[str]) -> str:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketrec import __version__
-from pocketrec.errors import BackendError, ConfigError
+from pocketrec.errors import BackendError, ConfigError, IncompatibleArtifactError
 from pocketrec.metrics import bootstrap_mean, hit_rate, ndcg, paired_bootstrap
+from pocketrec_device.float_control import check_twin
 from pocketrec_quantization.budget import coded_bytes, effective_bits
 from pocketrec_quantization.bundle import DEFAULT_PLAN, MANIFEST_FILE, BundleFolder
 from pocketrec_quantization.cases import EvaluationCases
@@ -117,7 +118,7 @@ def run_bench(
     _refuse_equal_names(variants)
     sizes = [_sizes(bundle, variant) for variant in variants]
     if cases is not None:
-        EvaluationCases.from_bytes(cases.read_bytes())
+        _check_cases(bundle, cases)
     measured = _measure_in_turns(folder, variants, config, cases=cases, progress=progress)
     baseline = measured[variants[0].name][0]["ranks"]
     records = [
@@ -136,6 +137,15 @@ def run_bench(
         "records": records,
         "environment": _environment(first["backend"]),
     }
+
+
+def _check_cases(bundle: BundleFolder, path: Path) -> None:
+    cases = EvaluationCases.from_bytes(path.read_bytes())
+    if cases.n_items != bundle.manifest.items.n_items:
+        raise IncompatibleArtifactError(
+            f"{path}: expected cases over the bundle's {bundle.manifest.items.n_items} items, "
+            f"found {cases.n_items}; build both from the same data"
+        )
 
 
 def _refuse_equal_names(variants: Sequence[Variant]) -> None:
@@ -209,6 +219,7 @@ def _sizes(bundle: BundleFolder, variant: Variant) -> dict[str, float | int]:
     wire_bytes += (bundle.path / MANIFEST_FILE).stat().st_size
     if variant.float_twin is not None:
         twin = FloatTwin.from_bytes(variant.float_twin.read_bytes())
+        check_twin(twin, bundle, variant.float_twin)
         coded = sum(array.nbytes for array in twin.weights.values())
         size = variant.float_twin.stat().st_size
         return {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pocketrec_quantization.bundle import BundleFolder
     from pocketrec_quantization.item_table import ItemTable
 
-__all__ = ["FloatItems", "build_float_engine"]
+__all__ = ["FloatItems", "build_float_engine", "check_twin"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,7 +82,7 @@ def build_float_engine(bundle: BundleFolder, twin_path: Path, settings: EngineSe
             "leave --float-twin out"
         )
     twin = FloatTwin.from_bytes(twin_path.read_bytes())
-    _refuse_another_model(twin, bundle, twin_path)
+    check_twin(twin, bundle, twin_path)
     plan = bundle.read_default_plan()
     return Engine(
         pair=Pair(bundle=bundle.digest.hex(), plan=bundle.manifest.part(DEFAULT_PLAN).sha256.hex()),
@@ -93,8 +93,17 @@ def build_float_engine(bundle: BundleFolder, twin_path: Path, settings: EngineSe
     )
 
 
-def _refuse_another_model(twin: FloatTwin, bundle: BundleFolder, path: Path) -> None:
-    """Compare shapes: the float weights have no digest in the bundle."""
+def check_twin(twin: FloatTwin, bundle: BundleFolder, path: Path) -> None:
+    """Return quietly when a twin has the bundle's shapes; its weights have no digest there.
+
+    Args:
+        twin: The float originals.
+        bundle: What was made from them.
+        path: Where the twin lies, for the message.
+
+    Raises:
+        IncompatibleArtifactError: They are of another model.
+    """
     manifest = bundle.manifest
     expected = {
         f"{layer.name}.weight": (layer.n_channels, layer.n_elements) for layer in manifest.layers

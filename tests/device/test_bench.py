@@ -323,14 +323,13 @@ class TestProcesses:
         assert result["records"][0]["idle_rss_bytes"] < ballast.nbytes / 2
 
     def test_a_failing_process_is_a_backend_error(
-        self, bundle: BundleFolder, tmp_path: Path, inputs: Inputs
+        self, bundle: BundleFolder, inputs: Inputs
     ) -> None:
         """The last line of what it said is in the message."""
-        cases = replace(EvaluationCases.from_bytes(inputs.cases.read_bytes()), n_items=13)
-        (tmp_path / "cases").write_bytes(cases.to_bytes())
+        control = Variant(name="float", float_twin=inputs.twin)
 
-        with pytest.raises(BackendError, match="cases over the bundle's 12 items"):
-            run_bench(bundle.path, [Variant(name="default")], QUICK, cases=tmp_path / "cases")
+        with pytest.raises(BackendError, match="float control runs on 'onnxruntime'"):
+            run_bench(bundle.path, [control], replace(QUICK, backend="numpy"))
 
 
 class TestRefusals:
@@ -350,6 +349,16 @@ class TestRefusals:
         """Cases are read before anything is measured."""
         with pytest.raises(MalformedArtifactError):
             run_bench(bundle.path, [Variant(name="default")], QUICK, cases=inputs.twin)
+
+    def test_cases_over_another_catalogue(
+        self, bundle: BundleFolder, tmp_path: Path, inputs: Inputs
+    ) -> None:
+        """The message names both numbers of items."""
+        cases = replace(EvaluationCases.from_bytes(inputs.cases.read_bytes()), n_items=13)
+        (tmp_path / "cases").write_bytes(cases.to_bytes())
+
+        with pytest.raises(IncompatibleArtifactError, match="bundle's 12 items, found 13"):
+            run_bench(bundle.path, [Variant(name="default")], QUICK, cases=tmp_path / "cases")
 
     def test_what_is_no_float_twin(self, bundle: BundleFolder, inputs: Inputs) -> None:
         """So is the float twin."""
