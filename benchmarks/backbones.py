@@ -44,7 +44,6 @@ PUBLISHED = {
             ("SASRec+, whole softmax", 0.3152, 0.1821, "Klenitskiy and Vasilev 2023, repository"),
             ("gSASRec", 0.3003, 0.1726, "asash/gSASRec-pytorch, repository"),
             ("SASRec, BCE with one negative", 0.2500, 0.1341, "Klenitskiy and Vasilev 2023"),
-            ("most popular, seen items left out", 0.0369, 0.0180, "computed on the same file"),
         ),
     ),
     "beauty": Published(
@@ -53,7 +52,6 @@ PUBLISHED = {
         results=(
             ("SASRec, sampled softmax, tuned", 0.0921, 0.0531, "eSASRec, repository"),
             ("SASRec, BCE with one negative", 0.0668, 0.0354, "RecBoard, mean of 5 seeds"),
-            ("most popular, seen items left out", 0.0115, 0.0055, "computed on the same file"),
         ),
     ),
 }
@@ -65,10 +63,11 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         "# Backbones: full trainings",
         "",
         "Leave-one-out, the last event is the test target; ranked among **all** items, items",
-        "of the history left out, ties broken at random. The epoch was chosen on validation;",
-        "test was measured once, at the end. One seed each; for scale, five published seeds of",
-        "SASRec on Beauty span .0346 to .0371 (RecBoard). `python -m benchmarks.backbones` writes",
-        "this page from `benchmarks/results/backbones/`.",
+        "of the history left out, ties broken at random. Epoch and step size were decided on",
+        "validation alone. One seed each, so no claim is made about small differences; for scale,",
+        "five published seeds of SASRec on Beauty span .0346 to .0371 (RecBoard). The runs were",
+        "interrupted and resumed, which does not change their course. `python -m",
+        "benchmarks.backbones` writes this page from `benchmarks/results/backbones/`.",
         "",
     ]
     for name, record in records.items():
