@@ -25,6 +25,7 @@ from pocketrec_cloud.export import (
     export_onnx,
     with_weights,
 )
+from pocketrec_cloud.graph_checks import ExecuTorchFunctions, OnnxFunctions, check_functions
 from pocketrec_cloud.proving import make_vectors
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
 from pocketrec_quantization.bundle import (
@@ -152,12 +153,14 @@ def build_bundle(
 
 
 def _parts(quantized: _Quantized, plan: Plan, config: BuildConfig) -> dict[str, bytes]:
-    """Return every part but the card."""
+    """Return every part but the card, each export proven against the reference."""
     model, frozen = quantized.model, quantized.frozen
     vectors = make_vectors(
         model, frozen, quantized.items, plan, config=quantized.config, seed=config.seed
     )
+    weights = frozen.adapt(plan.widths)
     graphs = export_onnx(model)
+    check_functions(OnnxFunctions(graphs, weights), quantized.items, vectors, quantized.config)
     parts = {
         FROZEN: frozen.to_bytes(),
         ITEMS: quantized.items.to_bytes(),
@@ -168,7 +171,9 @@ def _parts(quantized: _Quantized, plan: Plan, config: BuildConfig) -> dict[str, 
         SCORE: graphs["score"],
     }
     if config.has_program:
-        parts[PROGRAM] = export_executorch(with_weights(model, frozen.adapt(plan.widths)))
+        program = export_executorch(with_weights(model, weights))
+        check_functions(ExecuTorchFunctions(program), quantized.items, vectors, quantized.config)
+        parts[PROGRAM] = program
     return parts
 
 

@@ -4,14 +4,10 @@
 The graphs of a bundle name the coded matrices but do not contain them. Each matrix is
 dequantized once, for this plan, and handed over when the session is made; all arithmetic
 is float32. ``report`` says so.
-
-ONNX Runtime's official builds send usage data unless told not to: it is told twice,
-before it is imported and after.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +19,9 @@ from pocketrec.errors import (
     IncompatibleArtifactError,
     MalformedArtifactError,
 )
+from pocketrec.telemetry import import_onnxruntime
 from pocketrec_device.backends.base import LayerReport, layer_reports
 from pocketrec_device.backends.onnx_graph import external_initializers
-from pocketrec_device.extras import require_libraries
 from pocketrec_quantization.bundle import PREFILL, SCORE, STEP, BundleFolder
 
 if TYPE_CHECKING:
@@ -178,18 +174,3 @@ def load_error(exc: Exception) -> ArtifactError | BackendError:
     if ours is MalformedArtifactError:
         return MalformedArtifactError(message, field="graph")
     return ours(message)
-
-
-def import_onnxruntime() -> ModuleType:
-    """Return onnxruntime with its telemetry off.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    require_libraries("onnxruntime", purpose="the backend 'onnxruntime'", extras="device")
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()
-    module: ModuleType = onnxruntime
-    return module

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported functions are run before they are published."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from pocketrec.errors import QuantizationError
+from pocketrec_cloud.graph_checks import OnnxFunctions, check_functions
+from pocketrec_quantization.bundle import PREFILL, SCORE, STEP
+from pocketrec_quantization.vectors import TestVectors
+
+if TYPE_CHECKING:
+    from tests.cloud.conftest import Built
+
+PARTS = {"prefill": PREFILL, "step": STEP, "score": SCORE}
+
+
+def functions_of(built: Built, *, scale: float = 1.0) -> OnnxFunctions:
+    """Return the bundle's graphs under its default plan, its weights scaled."""
+    bundle = built.bundle
+    weights = bundle.read_frozen().adapt(bundle.read_default_plan().widths)
+    graphs = {name: bundle.read(part) for name, part in PARTS.items()}
+    return OnnxFunctions(graphs, {name: array * scale for name, array in weights.items()})
+
+
+def check(built: Built, functions: OnnxFunctions, vectors: TestVectors) -> None:
+    """Compare functions with vectors, on the bundle's items."""
+    bundle = built.bundle
+    check_functions(functions, bundle.read_items(), vectors, bundle.manifest.backbone)
+
+
+def test_a_good_export_passes(tiny_build: Built) -> None:
+    """Prefill and step both lead to the scores of the reference."""
+    check(tiny_build, functions_of(tiny_build), tiny_build.bundle.read_vectors())
+
+
+def test_other_weights_are_noticed(tiny_build: Built) -> None:
+    """Weights one percent off move a score beyond the tolerance."""
+    with pytest.raises(QuantizationError, match="onnxruntime: prefill"):
+        check(tiny_build, functions_of(tiny_build, scale=1.01), tiny_build.bundle.read_vectors())
+
+
+def test_a_wrong_step_is_noticed(tiny_build: Built) -> None:
+    """A step that ignores what was cached is caught although prefill is right."""
+    functions = functions_of(tiny_build)
+    honest = functions.run
+
+    def forgetful(function: str, **inputs: np.ndarray) -> list[np.ndarray]:
+        if function == "step":
+            inputs["distance"] = np.full_like(inputs["distance"], len(inputs["distance"]))
+        return honest(function, **inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functions, "run", forgetful)
+        with pytest.raises(QuantizationError, match="onnxruntime: step"):
+            check(tiny_build, functions, tiny_build.bundle.read_vectors())
+
+
+def test_scores_that_are_not_finite_fail(tiny_build: Built) -> None:
+    """NaN compares as false with everything, and must not pass for equal."""
+    vectors = tiny_build.bundle.read_vectors()
+    lenient = replace(vectors, tolerance=dict.fromkeys(vectors.tolerance, 1e30))
+
+    with pytest.raises(QuantizationError):
+        check(tiny_build, functions_of(tiny_build, scale=float("nan")), lenient)
+
+
+def test_the_cloud_imports_onnxruntime_without_telemetry() -> None:
+    """The environment variable is set before the library is loaded."""
+    script = """
+import os, sys
+at_import = set()
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            at_import.add(os.environ.get("ORT_DISABLE_TELEMETRY"))
+sys.meta_path.insert(0, Watch())
+import pocketrec_cloud.graph_checks
+assert "onnxruntime" not in sys.modules
+from pocketrec.telemetry import import_onnxruntime
+import_onnxruntime()
+print(at_import)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ORT_")}
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert result.stdout.strip() == "{'1'}"
