@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -71,31 +68,3 @@ def test_scores_that_are_not_finite_fail(tiny_build: Built) -> None:
 
     with pytest.raises(QuantizationError):
         check(tiny_build, functions_of(tiny_build, scale=float("nan")), lenient)
-
-
-def test_the_cloud_imports_onnxruntime_without_telemetry() -> None:
-    """The environment variable is set before the library is loaded."""
-    script = """
-import os, sys
-at_import = set()
-class Watch:
-    def find_spec(self, name, path=None, target=None):
-        if name == "onnxruntime":
-            at_import.add(os.environ.get("ORT_DISABLE_TELEMETRY"))
-sys.meta_path.insert(0, Watch())
-import pocketrec_cloud.graph_checks
-assert "onnxruntime" not in sys.modules
-from pocketrec.telemetry import import_onnxruntime
-import_onnxruntime()
-print(at_import)
-"""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ORT_")}
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert result.stdout.strip() == "{'1'}"

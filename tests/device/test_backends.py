@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -226,37 +224,6 @@ class TestOnnxRuntime:
         }
 
         assert found <= set(LOAD_ERRORS)
-
-    def test_telemetry_is_off(self) -> None:
-        """The library is told twice: in its environment before the import, and by a call."""
-        script = """
-import os, sys
-at_import = set()
-class Watch:
-    def find_spec(self, name, path=None, target=None):
-        if name == "onnxruntime":
-            at_import.add(os.environ.get("ORT_DISABLE_TELEMETRY"))
-sys.meta_path.insert(0, Watch())
-from pocketrec_device.backends.onnx import import_onnxruntime
-assert "onnxruntime" not in sys.modules
-import_onnxruntime()
-import onnxruntime
-calls = []
-onnxruntime.disable_telemetry_events = lambda: calls.append(1)
-import_onnxruntime()
-print(at_import, len(calls))
-"""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ORT_")}
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        result = subprocess.run(
-            [sys.executable, "-c", script],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-
-        assert result.stdout.strip() == "{'1'} 1"
 
 
 class TestChoosing:
