@@ -80,14 +80,14 @@ class Candidates:
             raise ConfigError(f"server_weight: expected a finite number, got {server_weight!r}")
         if server_weight and server_scores is None:
             raise ConfigError("server_weight needs server_scores; pass both, or neither")
-        first: dict[str, int] = {}
-        for position, item in enumerate(items):
-            if item not in excluded:
-                first.setdefault(item, position)
+        kept = dict.fromkeys(items)  # in order, each once
+        for item in excluded:
+            kept.pop(item, None)
         scores = None
         if server_scores is not None:
-            scores = _checked_scores(server_scores, len(items))[list(first.values())]
-        return cls(items=tuple(first), server_scores=scores, server_weight=server_weight)
+            positions = dict(zip(reversed(items), range(len(items) - 1, -1, -1), strict=True))
+            scores = _checked_scores(server_scores, len(items))[[positions[i] for i in kept]]
+        return cls(items=tuple(kept), server_scores=scores, server_weight=server_weight)
 
 
 def rank(

@@ -130,7 +130,7 @@ class ItemTable:
 
     def indices_of(self, item_ids: Iterable[str]) -> NDArray[np.int32]:
         """Return the indices of items, (n,) int32; 0 where unknown."""
-        return np.fromiter((self._index_of.get(item_id, 0) for item_id in item_ids), np.int32)
+        return np.fromiter(map(self._index_of.get, item_ids, itertools.repeat(0)), np.int32)
 
     def to_bytes(self) -> bytes:
         """Serialise as an item table part; equal tables give equal bytes."""
