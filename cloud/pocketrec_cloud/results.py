@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pocketrec import __version__
@@ -73,14 +74,15 @@ def draw_training(console: Console, record: Mapping[str, Any]) -> None:
         console: Where to.
         record: What ``training_record`` returned.
     """
-    table = Table(title=f"Test users' last event, best of {record['epochs']} epochs")
+    title = f"Test users' last event, best of {record['epochs']} epochs"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in ("model", "ranked among", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "95 % interval"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for protocol, among in (("test", "all items"), ("test_1_to_99", "1 of 100")):
         for model, values in record[protocol].items():
             low, high = values["ndcg@10_interval"]
             metrics = [f"{values[name]:.4f}" for name in ("hr@5", "hr@10", "ndcg@5", "ndcg@10")]
-            table.add_row(model, among, *metrics, f"{low:.4f} to {high:.4f}")
+            table.add_row(model, among, *metrics, f"{low:.4f}–{high:.4f}")
     console.print(table)
 
 
