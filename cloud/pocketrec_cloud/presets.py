@@ -48,10 +48,15 @@ class TrainingPreset:
 
 PRESETS: Mapping[str, TrainingPreset] = {
     "demo": TrainingPreset(
-        summary="the generated catalogue, under a minute",
+        summary="the generated catalogue, a minute at most",
         shape={"window": 50, "embedding_dim": 64, "dropout": 0.1},
         training=TrainingConfig(
-            max_epochs=30, evaluate_every=2, patience=3, tokens_per_batch=3_200, learning_rate=2e-3
+            max_epochs=30,
+            max_minutes=1.0,
+            evaluate_every=2,
+            patience=3,
+            tokens_per_batch=3_200,
+            learning_rate=2e-3,
         ),
     ),
     "ml-1m": TrainingPreset(
