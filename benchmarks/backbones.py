@@ -66,7 +66,9 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         "of the history left out, ties broken at random. Epoch and step size were decided on",
         "validation alone. One seed each, so no claim is made about small differences; for scale,",
         "five published seeds of SASRec on Beauty span .0346 to .0371 (RecBoard). The runs were",
-        "interrupted and resumed, which does not change their course. `python -m",
+        "interrupted and resumed, which does not change their course. The files are those that",
+        "SASRec (MovieLens-1M) and S3-Rec (Beauty) publish, as sequences in order of time; they",
+        "are for research and not part of pocketrec. `python -m",
         "benchmarks.backbones` writes this page from `benchmarks/results/backbones/`.",
         "",
     ]

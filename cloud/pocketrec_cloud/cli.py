@@ -72,7 +72,14 @@ def _read(data: Path, data_format: str, **columns: str | None) -> LeaveOneOut:
 @click.command()
 @_data_options
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the checkpoints.")
-@click.option("--preset", "preset_name", type=click.Choice(sorted(PRESETS)), default="demo")
+@click.option(
+    "--preset",
+    "preset_name",
+    type=click.Choice(sorted(PRESETS)),
+    default="demo",
+    show_default=True,
+    help="Shape and course of the training.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--max-epochs", type=click.IntRange(1), help="Instead of the preset's.")
 @click.option(
@@ -174,7 +181,7 @@ def bundle_build(
         "bundle_bytes": sum(parts.values()),
         "parts": parts,
     }
-    emit(result, render=lambda console: draw_parts(console, parts), json_path=json_path)
+    emit(result, render=lambda console: draw_parts(console, parts, bundle), json_path=json_path)
 
 
 @click.command()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.training import TrainingConfig, TrainingResult
+    from pocketrec_quantization.bundle import BundleFolder
 
 __all__ = ["draw_parts", "draw_plan", "draw_training", "training_record"]
 
@@ -86,12 +87,13 @@ def draw_training(console: Console, record: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def draw_parts(console: Console, parts: Mapping[str, int]) -> None:
-    """Draw a bundle's parts, largest first.
+def draw_parts(console: Console, parts: Mapping[str, int], bundle: BundleFolder) -> None:
+    """Draw a bundle's parts, largest first, and say where everything lies.
 
     Args:
         console: Where to.
         parts: Part name to bytes.
+        bundle: What was built.
     """
     table = Table(title="Bundle", show_footer=True)
     table.add_column("part", footer="all")
@@ -99,6 +101,8 @@ def draw_parts(console: Console, parts: Mapping[str, int]) -> None:
     for name, size in sorted(parts.items(), key=lambda part: -part[1]):
         table.add_row(name, f"{size:,}")
     console.print(table)
+    where = f"for devices: {bundle.path}; for the server and for benchmarks: the files beside it"
+    console.print(where, markup=False, soft_wrap=True)
 
 
 def draw_plan(console: Console, result: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pocketrec.console import emit, json_option
+from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError
 from pocketrec_device.backends import BACKENDS
 from pocketrec_device.engine import EngineSettings
@@ -165,6 +165,7 @@ def rerank(
         n_known = runtime.observe_many(events)
         ranking = runtime.rerank(read_ids(candidates), n_best, exclude_seen=exclude_seen)
         problem = runtime.problem
+    _remark_on_unknown(len(events), n_known, ranking)
     result = {
         "items": list(ranking.items),
         "scores": [score if math.isfinite(score) else None for score in ranking.scores],
@@ -191,7 +192,7 @@ def rollback(store: Path, backend: str, json_path: str | None) -> None:
 
 
 def read_ids(text: str) -> list[str]:
-    """Return the item ids in ``A,B,C``, or in the lines of the file in ``@FILE``.
+    """Return the item ids in ``A, B, C``, or in the lines of the file in ``@FILE``.
 
     Args:
         text: What the user typed; ``@-`` reads stdin.
@@ -201,7 +202,7 @@ def read_ids(text: str) -> list[str]:
         OSError: It cannot be read.
     """
     if not text.startswith("@"):
-        return [item_id for item_id in text.split(",") if item_id]
+        return [item_id for item_id in map(str.strip, text.split(",")) if item_id]
     with click.open_file(text[1:], "rb") as file:
         data = file.read(_MAX_LIST_BYTES + 1)
     if len(data) > _MAX_LIST_BYTES:
@@ -211,6 +212,18 @@ def read_ids(text: str) -> list[str]:
         return [line for line in lines if line]
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{text[1:]}: expected item ids in UTF-8, one per line") from exc
+
+
+def _remark_on_unknown(n_events: int, n_known: int, ranking: Ranking) -> None:
+    """Say on stderr what the item table lacks: a ranking does not show it."""
+    console = stderr_console()
+    if n_known < n_events:
+        console.print(f"{n_events - n_known} of {n_events} events are not in the item table")
+    if not n_known:
+        console.print("without a known event, candidates stay in the order given")
+    n_last = sum(not math.isfinite(score) for score in ranking.scores)
+    if n_last:
+        console.print(f"{n_last} of these candidates are not in the item table: they come last")
 
 
 def _runtime(store: Path, model: str | None, root: Path | None, backend: str) -> Runtime:
@@ -258,7 +271,10 @@ def _draw_status(console: Console, shown: Status) -> None:
     for name, pair in (("current", shown.current), ("previous", shown.previous)):
         if pair is not None:
             table.add_row(name, *map(Text, _pair_row(pair)))
-    console.print(table)
+    if table.row_count:
+        console.print(table)
+    elif not shown.problems:
+        console.print("nothing is installed yet: sync, or bootstrap from a bundle's folder")
     if shown.is_held_back:
         console.print("a bundle is held back after a rollback, until a newer one is published")
     for problem in shown.problems:

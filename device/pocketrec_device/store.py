@@ -257,7 +257,8 @@ class Store:
 
     def _absent(self) -> StoreError:
         return StoreError(
-            f"there is no store at {str(self.path)!r}; make one with Runtime.create, or by --model"
+            f"there is no store at {str(self.path)!r}; make one with "
+            "Runtime.create, or with `pocketrec device sync --model NAME`"
         )
 
     @property

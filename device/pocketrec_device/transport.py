@@ -244,7 +244,8 @@ def service_error(exc: grpc.RpcError, call: str) -> ServiceError:
     status: Any = exc
     code = status.code()
     ours = STATUS_ERRORS.get(code, ServiceUnavailableError)
-    return ours(f"{call} failed with {code.name}: {status.details()}", code=code.name)
+    hint = "; is the server up, and within reach?" if code is grpc.StatusCode.UNAVAILABLE else ""
+    return ours(f"{call} failed with {code.name}: {status.details()}{hint}", code=code.name)
 
 
 def is_plain_text(target: str, tls: Tls | None) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pocketrec.errors import ConfigError, StoreError
-from pocketrec_device import cli
+from pocketrec_device import Runtime, cli
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,3 +160,22 @@ def test_rollback_needs_a_previous_pair(store: Path) -> None:
     """With one pair there is nothing to go back to."""
     with pytest.raises(StoreError, match="no previous pair"):
         run(cli.rollback, "--store", store)
+
+
+class TestRemarks:
+    def test_unknown_ids_are_remarked_on_stderr(self, tmp_path: Path, bundle: BundleFolder) -> None:
+        """A ranking does not show that events or candidates were unknown; a remark does."""
+        with Runtime.create(tmp_path / "store", model=bundle.manifest.model_name) as runtime:
+            runtime.bootstrap(bundle.path)
+        known = bundle.read_items().item_ids
+        command = ["--store", str(tmp_path / "store"), "--json", "-", "-k", "5"]
+
+        done = CliRunner().invoke(
+            cli.rerank, [*command, "--history", f"{known[0]}, x", "--candidates", f"y, {known[1]}"]
+        )
+        none = CliRunner().invoke(cli.rerank, [*command, "--history", "x", "--candidates", "y"])
+
+        assert json.loads(done.stdout)["items"] == [known[1], "y"]
+        assert "1 of 2 events are not in the item table" in done.stderr
+        assert "1 of these candidates are not in the item table" in done.stderr
+        assert "stay in the order given" in none.stderr

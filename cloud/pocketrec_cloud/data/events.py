@@ -81,7 +81,7 @@ def group_events(
     if not is_kept_user.any():
         raise DataError(
             f"expected a user with at least {min_events_per_user} events, the longest history"
-            f" has {int(lengths.max(initial=0))}: give more data or lower the minimum",
+            f" has {int(lengths.max(initial=0))}: give more data, or lower min_events_per_user",
             path=source.path,
         )
     order = _order(events)

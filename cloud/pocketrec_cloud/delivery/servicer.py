@@ -104,5 +104,7 @@ async def _translated(context: Context, rpc: str) -> AsyncIterator[None]:
     except Exception as exc:  # noqa: BLE001  the boundary: only the catalogue's text goes out
         status, message = describe_error(exc)
         level = logging.ERROR if status in _OUR_FAULT else logging.INFO
+        if rpc == "GetMetadata" and status is grpc.StatusCode.NOT_FOUND:
+            level = logging.DEBUG  # how a TUF client learns that there is no newer root
         _LOG.log(level, "%s: %s: %s", rpc, status.name, exc, exc_info=level == logging.ERROR)
         await context.abort(status, message)
