@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.cloud.test_device_alone import rank_alone
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pocketrec_cloud.data.split import LeaveOneOut
 
 ROWS = ["float32", "uniform-8", "uniform-4", "uniform-2", "global"]
@@ -41,8 +44,10 @@ def test_foreign_work_folder_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_main_job_runs_end_to_end_twice(tiny_split: LeaveOneOut, tmp_path: Path) -> None:
-    """Training, bundle, server, device and bench work, and a second run starts over."""
+def test_main_job_runs_end_to_end_twice(
+    tiny_split: LeaveOneOut, make_installation: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """All steps work, a second run starts over, and its store serves a device without torch."""
     dataset = tiny_split.dataset
     data, work, answer = tmp_path / "events.txt", tmp_path / "work", tmp_path / "out.json"
     lines = (
@@ -60,4 +65,7 @@ def test_main_job_runs_end_to_end_twice(tiny_split: LeaveOneOut, tmp_path: Path)
     assert list(quality) == ROWS
     assert quality["global"] > 0.5 * quality["float32"]
     assert len(result["reranked"]["items"]) == 5
-    assert (work / "device" / "state.json").exists()
+    ids = list(dataset.item_ids)
+    alone = rank_alone(make_installation("device"), work / "device", ids[:3], ids[3:9])
+    assert len(alone["items"]) == 3
+    assert not alone["has_torch"]

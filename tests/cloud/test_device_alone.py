@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pocketrec_device import Runtime
 
@@ -29,6 +29,16 @@ print(json.dumps({"items": best.items, "after_import": after_import, "has_torch"
 """
 
 
+def rank_alone(python: Path, store: Path, history: list[str], candidates: list[str]) -> Any:
+    """Return what ``PROGRAM`` prints in another environment."""
+    arguments = [str(store), json.dumps(history), json.dumps(candidates)]
+    done = subprocess.run(
+        [str(python), "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_device_extra_alone_ranks_without_torch(
     tiny_build: Built, make_installation: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -40,15 +50,6 @@ def test_device_extra_alone_ranks_without_torch(
         runtime.observe_many(history)
         expected = runtime.rerank(candidates, k=3)
 
-    python = make_installation("device")
-    arguments = [str(tmp_path / "store"), json.dumps(history), json.dumps(candidates)]
-    done = subprocess.run(
-        [str(python), "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False
-    )
+    answer = rank_alone(make_installation("device"), tmp_path / "store", history, candidates)
 
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {
-        "items": list(expected.items),
-        "after_import": [],
-        "has_torch": False,
-    }
+    assert answer == {"items": list(expected.items), "after_import": [], "has_torch": False}
