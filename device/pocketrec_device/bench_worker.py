@@ -88,7 +88,7 @@ def _operations(engine: Engine, n_candidates: int, seed: int) -> dict[str, Calla
     import numpy as np
 
     from pocketrec_device.live import LiveSession
-    from pocketrec_device.ranking import Candidates, rank
+    from pocketrec_device.ranking import Candidates
 
     rng = np.random.default_rng(seed)
     ids = engine.items.item_ids
@@ -101,12 +101,7 @@ def _operations(engine: Engine, n_candidates: int, seed: int) -> dict[str, Calla
     turn = 0
 
     def rerank() -> object:
-        now = live.snapshot(with_seen=False)
-        checked = Candidates.of(candidates)
-        if now.h is None:
-            return rank(checked, None, None, _K)
-        scores, known = now.engine.score(now.h, checked.items)
-        return rank(checked, scores, known, _K)
+        return live.snapshot(with_seen=False).rank(Candidates.of(candidates), _K)
 
     def observe() -> None:
         nonlocal turn

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pocketrec.errors import StoreError
+from pocketrec_device.ranking import rank
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from pocketrec_device.engine import Engine
+    from pocketrec_device.ranking import Candidates, Ranking
     from pocketrec_device.session import SessionState
 
 __all__ = ["LiveSession", "Snapshot"]
@@ -42,6 +44,18 @@ class Snapshot:
     engine: Engine
     h: NDArray[np.float32] | None
     seen: frozenset[str]
+
+    def rank(self, candidates: Candidates, k: int) -> Ranking:
+        """Return the k best candidates; ``ranking`` has the rules.
+
+        Raises:
+            ConfigError: ``k`` is below 1.
+            BackendError: Inference failed.
+        """
+        if self.h is None:
+            return rank(candidates, None, None, k)
+        scores, known = self.engine.score(self.h, candidates.items)
+        return rank(candidates, scores, known, k)
 
 
 class LiveSession:

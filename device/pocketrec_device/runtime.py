@@ -18,7 +18,7 @@ from pocketrec_device.engine import Engine, EngineSettings
 from pocketrec_device.extras import require_libraries
 from pocketrec_device.install import bootstrap, load_engine, roll_back
 from pocketrec_device.live import LiveSession
-from pocketrec_device.ranking import Candidates, Ranking, rank
+from pocketrec_device.ranking import Candidates, Ranking
 from pocketrec_device.status import Status, SyncReport, read_status
 from pocketrec_device.store import Store
 
@@ -224,10 +224,7 @@ class Runtime:
         checked = Candidates.of(
             candidates, server_scores=server_scores, server_weight=server_weight, excluded=now.seen
         )
-        if now.h is None:
-            return rank(checked, None, None, k)
-        scores, known = now.engine.score(now.h, checked.items)
-        return rank(checked, scores, known, k)
+        return now.rank(checked, k)
 
     def report(self) -> tuple[LayerReport, ...]:
         """Return, per coded matrix, what the plan asks, what is kept, and what computes.
