@@ -134,8 +134,7 @@ def build_bundle(
     """
     quantized = _quantize(device_form(model), item_ids, config.version)
     frozen = quantized.frozen
-    sequences = [split.train_sequence(u) for u in range(split.dataset.n_users)]
-    statistics = collect_statistics(quantized.model, sequences, seed=config.seed)
+    statistics = collect_statistics(quantized.model, split.train_sequences(), seed=config.seed)
     sensitivity = measure_sensitivity(quantized.weights, frozen, statistics)
     plan = _default_plan(frozen, sensitivity, config)
     parts = _parts(quantized, plan, config)

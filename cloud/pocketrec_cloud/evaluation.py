@@ -13,6 +13,8 @@ from pocketrec.metrics import bootstrap_mean, hit_rate, ndcg, rank_of_target
 from pocketrec_cloud.batches import bucket_by_length, pad
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -28,6 +30,7 @@ __all__ = [
     "SequenceModel",
     "evaluate",
     "popularity_scorer",
+    "rank_all",
 ]
 
 Metric = Literal["hr", "ndcg"]
@@ -149,10 +152,58 @@ def evaluate(
     """
     # Apart, so that models whose scores tie differently still face the same negatives.
     tie_rng, negative_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    full = np.empty(split.users.shape[0], dtype=np.int64)
+    sampled = np.empty_like(full)
+    for batch in _scored(scorer, split, stage):
+        full[batch.rows] = batch.ranks(tie_rng, filter_seen=filter_seen)
+        sampled[batch.rows] = _sampled_ranks(batch.unseen, batch.targets, negative_rng)
+    return Ranks(full=Quality(ranks=full), sampled=Quality(ranks=sampled))
+
+
+def rank_all(scorer: Scorer, split: LeaveOneOut, *, stage: Stage, seed: int = 0) -> Quality:
+    """Rank every evaluated user's target among all unseen items, and no more than that.
+
+    Args:
+        scorer: Scores histories against the catalogue.
+        split: The held-out data.
+        stage: ``"validation"`` or ``"test"``.
+        seed: Seed of the tie-break.
+
+    Returns:
+        ``evaluate(...).full``, without the cost of sampling negatives.
+    """
+    tie_rng = np.random.default_rng([seed, 0])
+    full = np.empty(split.users.shape[0], dtype=np.int64)
+    for batch in _scored(scorer, split, stage):
+        full[batch.rows] = batch.ranks(tie_rng, filter_seen=True)
+    return Quality(ranks=full)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Batch:
+    """Scores of some users, padding taken out.
+
+    Attributes:
+        rows: (B,) int64, places in ``split.users``.
+        targets: (B,) int64, item indices.
+        scores: (B, V + 1) float32.
+        unseen: The same without the items of the history, the target excepted.
+    """
+
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    unseen: NDArray[np.float32]
+
+    def ranks(self, rng: np.random.Generator, *, filter_seen: bool) -> NDArray[np.int64]:
+        """Return the targets' ranks among all, or all unseen, items: (B,) int64."""
+        return rank_of_target(self.unseen if filter_seen else self.scores, self.targets, rng)
+
+
+def _scored(scorer: Scorer, split: LeaveOneOut, stage: Stage) -> Iterator[_Batch]:
+    """Score every evaluated user once, users with histories of similar length together."""
     histories = [split.history(int(u), stage) for u in split.users]
     targets = np.array([split.target(int(u), stage) for u in split.users], dtype=np.int64)
-    full = np.empty(len(histories), dtype=np.int64)
-    sampled = np.empty(len(histories), dtype=np.int64)
     lengths = np.array([history.shape[0] for history in histories], dtype=np.int64)
     max_rows = max(1, CELLS_PER_BATCH // (split.dataset.n_items + 1))
     for rows in (
@@ -167,9 +218,7 @@ def evaluate(
         for row, i in enumerate(rows):
             unseen[row, histories[i]] = -np.inf
         unseen[np.arange(rows.shape[0]), targets[rows]] = own
-        full[rows] = rank_of_target(unseen if filter_seen else scores, targets[rows], tie_rng)
-        sampled[rows] = _sampled_ranks(unseen, targets[rows], negative_rng)
-    return Ranks(full=Quality(ranks=full), sampled=Quality(ranks=sampled))
+        yield _Batch(rows=rows, targets=targets[rows], scores=scores, unseen=unseen)
 
 
 def _sampled_ranks(
@@ -189,8 +238,8 @@ def _sampled_ranks(
 def popularity_scorer(split: LeaveOneOut) -> Scorer:
     """Return the scorer that knows only how often each item occurs in training."""
     counts = np.zeros(split.dataset.n_items + 1, dtype=np.float32)
-    for user in range(split.dataset.n_users):
-        np.add.at(counts, split.train_sequence(user), 1.0)
+    for events in split.train_sequences():
+        np.add.at(counts, events, 1.0)
 
     def score(histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
         return np.tile(counts, (len(histories), 1))

@@ -20,7 +20,7 @@ from pocketrec.errors import ConfigError
 from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
 from pocketrec_cloud.batches import training_batches
 from pocketrec_cloud.checkpoint import load_backbone, save_backbone
-from pocketrec_cloud.evaluation import SequenceModel, evaluate
+from pocketrec_cloud.evaluation import SequenceModel, rank_all
 from pocketrec_cloud.losses import sampled_softmax_loss
 from pocketrec_cloud.training_run import EpochRecord, TrainingConfig, TrainingRun
 
@@ -95,8 +95,7 @@ def train(
         MalformedArtifactError: The checkpoint to resume from is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sequences = [split.train_sequence(u) for u in range(split.dataset.n_users)]
-    run = TrainingRun.start(sequences, backbone, config)
+    run = TrainingRun.start(split.train_sequences(), backbone, config)
     last = folder / "last.safetensors"
     if last.exists():
         if not resume:
@@ -145,7 +144,7 @@ def _one_epoch(
         return EpochRecord(epoch=epoch, loss=loss, seconds=seconds)
     run.model.eval()
     scorer = SequenceModel(run.model, run.model.config.window)
-    quality = evaluate(scorer, split, stage="validation", seed=config.seed).full
+    quality = rank_all(scorer, split, stage="validation", seed=config.seed)
     return EpochRecord(
         epoch=epoch,
         loss=loss,
@@ -166,7 +165,7 @@ def _train_epoch(
     step_size = config.learning_rate * config.decay ** run.n_decays(config.decay_patience)
     for group in run.optimizer.param_groups:
         group["lr"] = step_size
-    total, n_targets, n_tokens_done = 0.0, 0, 0
+    total, n_targets = 0.0, 0
     window = run.model.config.window
     n_tokens = sum(max(0, min(row.shape[0] - 1, window)) for row in run.sequences)
     for inputs, targets in training_batches(
@@ -184,8 +183,8 @@ def _train_epoch(
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.max_gradient_norm)
         run.optimizer.step()
-        total += loss.item() * hidden.shape[0]
+        mean_loss = loss.item()
+        total += mean_loss * hidden.shape[0]
         n_targets += hidden.shape[0]
-        n_tokens_done += hidden.shape[0]
-        progress.batch(epoch=epoch, done=n_tokens_done / n_tokens, loss=loss.item())
+        progress.batch(epoch=epoch, done=n_targets / n_tokens, loss=mean_loss)
     return total / max(n_targets, 1)

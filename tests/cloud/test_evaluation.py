@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from pocketrec_cloud import evaluation
 from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
 from pocketrec_cloud.data.dataset import SequenceDataset
-from pocketrec_cloud.data.split import LeaveOneOut, leave_one_out
+from pocketrec_cloud.data.split import LeaveOneOut, Stage, leave_one_out
 from pocketrec_cloud.evaluation import (
     Quality,
     SequenceModel,
     evaluate,
     popularity_scorer,
+    rank_all,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -123,6 +124,17 @@ class TestEvaluate:
         evaluate(lambda _: array, split_of([1, 2, 3, 4]), stage="test")
 
         assert (array == 1).all()
+
+    @pytest.mark.parametrize("stage", ["validation", "test"])
+    def test_rank_all_is_the_full_ranking_alone(self, stage: Stage) -> None:
+        """Leaving the sampled protocol out changes no rank, ties included."""
+        split = split_of(*([1 + u % 7, 2, 3, 4 + u % 5] for u in range(40)))
+        scorer = FixedScores({3: 1.0})
+
+        alone = rank_all(scorer, split, stage=stage, seed=5)
+
+        both = evaluate(scorer, split, stage=stage, seed=5)
+        assert np.array_equal(alone.ranks, both.full.ranks)
 
     def test_a_seed_gives_one_result(self) -> None:
         """Ties and negatives are drawn from the seed."""

@@ -43,6 +43,10 @@ class LeaveOneOut:
         events = self.dataset.sequence(user)
         return events[:-2] if events.shape[0] >= MIN_EVENTS else events
 
+    def train_sequences(self) -> list[NDArray[np.int32]]:
+        """Return what training may see of every user, oldest first."""
+        return [self.train_sequence(user) for user in range(self.dataset.n_users)]
+
     def history(self, user: int, stage: Stage) -> NDArray[np.int32]:
         """Return the events before the target of ``stage``, oldest first."""
         events = self.dataset.sequence(user)
