@@ -8,22 +8,13 @@ arrived is not trusted: only a whole file with the right digest leaves this fold
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeAlias
 
 from pocketrec.errors import IntegrityError
-from pocketrec.files import fsync_folder
+from pocketrec.files import SYSTEM_DISK, Disk, make_folders
 
-__all__ = ["Downloads", "StepHook", "file_digest", "no_step"]
-
-StepHook: TypeAlias = Callable[[str], None]
-"""Called before each change on disk with the step's name, such as ``"write state.json"``."""
-
-
-def no_step(step: str) -> None:
-    """Do nothing: outside tests nobody watches the steps."""
+__all__ = ["Downloads", "file_digest"]
 
 
 def file_digest(path: Path) -> str:
@@ -41,12 +32,12 @@ class Downloads:
 
     Args:
         folder: Made when the first byte arrives.
-        on_step: Called before each change on disk.
+        disk: What writes.
     """
 
-    def __init__(self, folder: Path, *, on_step: StepHook = no_step) -> None:
+    def __init__(self, folder: Path, *, disk: Disk = SYSTEM_DISK) -> None:
         self._folder = folder
-        self._on_step = on_step
+        self._disk = disk
 
     def arrived(self, sha256: str, length_bytes: int) -> int:
         """Return how many bytes of a part are here; drops a file that is too long.
@@ -57,7 +48,7 @@ class Downloads:
         path = self._path(sha256)
         n_bytes = path.stat().st_size if path.exists() else 0
         if n_bytes > length_bytes:
-            path.unlink()
+            self._disk.remove(path)
             return 0
         return n_bytes
 
@@ -71,26 +62,23 @@ class Downloads:
             ServiceError: The stream broke.
         """
         path = self._path(sha256)
-        path.parent.mkdir(exist_ok=True)
-        n_bytes = 0
-        with path.open("ab") as file:
-            for chunk in chunks:
-                self._on_step(f"append {path.name}")
-                n_bytes += len(chunk)
-                if file.tell() + len(chunk) > length_bytes:
-                    path.unlink()
-                    raise IntegrityError(
-                        f"part {sha256}: expected {length_bytes} bytes, got more; sync again"
-                    )
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-            if file.tell() != length_bytes:
+        make_folders(self._folder, disk=self._disk)
+        n_before = n_here = path.stat().st_size if path.exists() else 0
+        for chunk in chunks:
+            if n_here + len(chunk) > length_bytes:
+                if n_here:
+                    self._disk.remove(path)
                 raise IntegrityError(
-                    f"part {sha256}: expected {length_bytes} bytes, but the server ended after "
-                    f"{file.tell()}; sync again"
+                    f"part {sha256}: expected {length_bytes} bytes, got more; sync again"
                 )
-        return n_bytes
+            self._disk.append(path, chunk)
+            n_here += len(chunk)
+        if n_here != length_bytes:
+            raise IntegrityError(
+                f"part {sha256}: expected {length_bytes} bytes, but the server ended after "
+                f"{n_here}; sync again"
+            )
+        return n_here - n_before
 
     def finish(self, sha256: str, target: Path) -> None:
         """Move a whole part to ``target``, if it is what its digest says.
@@ -102,15 +90,15 @@ class Downloads:
         path = self._path(sha256)
         digest = file_digest(path)
         if digest != sha256:
-            path.unlink()
+            self._disk.remove(path)
             raise IntegrityError(
                 f"expected a part with SHA-256 {sha256}, got {digest}; "
                 "it was damaged on the way: sync again"
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._on_step(f"move {path.name}")
-        path.replace(target)
-        fsync_folder(target.parent)
+        make_folders(target.parent, disk=self._disk)
+        self._disk.flush(path)  # here, since whoever wrote the end may have been killed after it
+        self._disk.rename(path, target)
+        self._disk.flush(target.parent)
 
     def _path(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.part"

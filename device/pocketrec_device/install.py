@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pocketrec.errors import (
     ArtifactError,
@@ -31,17 +32,31 @@ if TYPE_CHECKING:
     from pocketrec_device.store import Store
 
 __all__ = [
+    "Guard",
     "accepted_bundles",
     "bootstrap",
     "held_plan",
+    "kept_plan",
     "load_engine",
     "roll_back",
     "switch",
 ]
 
+Guard: TypeAlias = Callable[[Engine], None]
+"""Raises ``HealthCheckError`` for a new engine that is healthy but must not go live."""
+
+_MAX_READS = 3
+"""How often a reader starts again because a writer deleted what it was about to read."""
+
 
 def switch(
-    store: Store, state: DeviceState, bundle: str, plan_data: bytes, settings: EngineSettings
+    store: Store,
+    state: DeviceState,
+    bundle: str,
+    plan_data: bytes,
+    settings: EngineSettings,
+    *,
+    guard: Guard | None = None,
 ) -> Engine:
     """Make a bundle that is complete in the store, and a plan, the current pair.
 
@@ -51,24 +66,32 @@ def switch(
         bundle: Digest of the bundle, in hex.
         plan_data: A plan container that was accepted.
         settings: How to build the engine.
+        guard: Asked before a pair that is not the current one goes live.
 
     Raises:
-        HealthCheckError: The pair does not prove itself on this device.
+        HealthCheckError: The pair does not prove itself on this device, or the guard
+            refuses it.
         ArtifactError: The pair cannot be used.
         BackendError: The backend cannot be made.
         OSError: The store cannot be written.
     """
     folder = store.open_bundle(bundle)
     engine = build_healthy_engine(folder, plan_data, settings)
+    if guard is not None and engine.pair != state.current:
+        guard(engine)
     store.put_plan(plan_data)
-    switched = state.switched(engine.pair, bundle_version=folder.manifest.version)
+    switched = store.within_limit(
+        state.switched(engine.pair, bundle_version=folder.manifest.version)
+    )
     store.save(switched)
     with contextlib.suppress(OSError):  # what cannot be deleted now is deleted next time
         store.prune(switched)
     return engine
 
 
-def bootstrap(store: Store, packaged: Path, settings: EngineSettings) -> Engine | None:
+def bootstrap(
+    store: Store, packaged: Path, settings: EngineSettings, *, guard: Guard | None = None
+) -> Engine | None:
     """Install a bundle that came with the app, without a network.
 
     The app's own packaging vouches for it. A personal plan that still fits is kept.
@@ -77,6 +100,7 @@ def bootstrap(store: Store, packaged: Path, settings: EngineSettings) -> Engine 
         store: Its lock is held.
         packaged: A bundle folder.
         settings: How to build the engine.
+        guard: As for ``switch``.
 
     Returns:
         The new engine, or None when this bundle is the current one, is older than the
@@ -86,7 +110,8 @@ def bootstrap(store: Store, packaged: Path, settings: EngineSettings) -> Engine 
         RollbackError: The version was accepted before, with other content.
         ArtifactError: The bundle cannot be used.
         BackendError: The backend cannot be made.
-        OSError: The store cannot be written.
+        DiskFullError: There is no room for it; nothing was written.
+        OSError: The store cannot be written, or the packaged bundle cannot be read.
     """
     state, source = store.load(), BundleFolder.open(packaged)
     if _is_unwanted(source, state):
@@ -102,37 +127,43 @@ def bootstrap(store: Store, packaged: Path, settings: EngineSettings) -> Engine 
     absent = [part for part in manifest.parts if not store.has_part(digest, part.sha256.hex())]
     if not absent and _runs_already(store, state, digest):
         return None
+    store.make_room(sum(part.length_bytes for part in absent), state)
     for part in absent:
         store.put_part(digest, source.read(part.name))
     store.put_manifest(manifest_data)
     held = None if settings.backend in DEFAULT_PLAN_ONLY else held_plan(store, state, source)
     plan_data = held or source.read(DEFAULT_PLAN)
-    return switch(store, state, digest, plan_data, settings)
+    return switch(store, state, digest, plan_data, settings, guard=guard)
 
 
-def roll_back(store: Store, settings: EngineSettings) -> Engine:
-    """Go back to the previous pair.
+def roll_back(store: Store, settings: EngineSettings, bundle: str = "") -> Engine:
+    """Go back to the previous pair, or to an older one that was kept; nothing is downloaded.
 
     Args:
         store: Its lock is held.
         settings: How to build the engine.
+        bundle: Digest in hex of the bundle to go back to; empty = the previous pair.
 
     Raises:
-        StoreError: There is no previous pair.
-        ArtifactError: The previous pair cannot be used; the current one stays.
+        StoreError: There is no such pair.
+        ArtifactError: That pair cannot be used; the current one stays.
         BackendError: The backend cannot be made.
-        OSError: The store cannot be written.
+        OSError: The store cannot be read or written.
     """
-    state = store.load().rolled_back()
+    state = store.load().rolled_back(bundle)
     if state.current is None:
         raise StoreError("there is no previous pair to roll back to; nothing was changed")
     engine = _load(store, state.current, settings)
-    store.save(state)
+    limited = store.within_limit(state)
+    store.save(limited)
+    if limited != state:
+        with contextlib.suppress(OSError):
+            store.prune(limited)
     return engine
 
 
 def load_engine(store: Store, settings: EngineSettings) -> tuple[Engine, str]:
-    """Return the engine of the current pair, or of the previous one if that is damaged.
+    """Return the engine of the current pair, or of the newest one that is not damaged.
 
     Args:
         store: Read only; no lock is needed.
@@ -143,18 +174,21 @@ def load_engine(store: Store, settings: EngineSettings) -> tuple[Engine, str]:
         ``problem``: Why it is not the current pair; empty when it is.
 
     Raises:
-        StoreError: Nothing is installed, or both pairs are damaged.
+        StoreError: Nothing is installed, or every pair is damaged.
+        StoreAccessError: The state may not be read.
         IncompatibleArtifactError: The current pair cannot run with these settings.
         BackendError: The backend cannot be made.
     """
-    state = store.load()
-    problems: list[str] = []
-    for pair in (state.current, state.previous):
-        if pair is not None:
+    for _ in range(_MAX_READS):
+        state = store.load()
+        problems: list[str] = []
+        for pair in state.pairs:
             try:
                 return _load(store, pair, settings), "; ".join(problems)
             except (IntegrityError, MalformedArtifactError, StoreError, OSError) as exc:
                 problems.append(f"bundle {pair.bundle[:12]}: {exc}")
+        if store.load() == state:
+            break  # no writer came between: what was read is what there is
     if problems:
         raise StoreError(
             f"no installed pair in {str(store.path)!r} can be used ({'; '.join(problems)}); "
@@ -177,22 +211,43 @@ def held_plan(
         bundle: What it must fit.
         subject: Whom it must be for; None = whoever it is for now.
     """
-    if state.current is None:
-        return None
+    return None if state.current is None else _fitting(store, state.current, bundle, subject)
+
+
+def kept_plan(
+    store: Store, state: DeviceState, bundle: BundleFolder, subject: str, version: int
+) -> bytes | None:
+    """Return a personal plan that an older pair left here, if it is exactly this one.
+
+    Args:
+        store: Where the plans are.
+        state: Says which plans are there.
+        bundle: What it must fit.
+        subject: Whom it must be for.
+        version: What it must be; a lower one would go back behind what was accepted.
+    """
+    for pair in state.pairs[1:]:
+        data = _fitting(store, pair, bundle, subject)
+        if data is not None and decode_plan(data).version == version:
+            return data
+    return None
+
+
+def accepted_bundles(state: DeviceState) -> frozenset[str]:
+    """Return the digests, in hex, of the bundles this device accepted and still knows."""
+    return frozenset([*(pair.bundle for pair in state.pairs), state.held_back])
+
+
+def _fitting(store: Store, pair: Pair, bundle: BundleFolder, subject: str | None) -> bytes | None:
+    """Return a pair's plan if it is personal, for this subject, and fits a bundle."""
     try:
-        data = store.read_plan(state.current.plan)
+        data = store.read_plan(pair.plan)
         plan = decode_plan(data)
         check_applies(plan, bundle.manifest.layers, bundle.model_digest)
     except (ArtifactError, StoreError, OSError):
         return None  # damaged, or for another model: another plan takes its place
     is_personal = plan.version > 0 and subject in {None, plan.subject}
     return data if is_personal else None
-
-
-def accepted_bundles(state: DeviceState) -> frozenset[str]:
-    """Return the digests, in hex, of the bundles this device accepted and still knows."""
-    pairs = [pair.bundle for pair in (state.current, state.previous) if pair is not None]
-    return frozenset([*pairs, state.held_back])
 
 
 def _is_unwanted(source: BundleFolder, state: DeviceState) -> bool:

@@ -7,6 +7,7 @@ it ends: a crash never leaves a store locked.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -14,26 +15,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pocketrec.errors import StoreLockedError
+from pocketrec.files import SYSTEM_DISK, Disk
 
 __all__ = ["writer_lock"]
 
 
 @contextmanager
-def writer_lock(path: Path) -> Iterator[None]:
+def writer_lock(path: Path, *, disk: Disk = SYSTEM_DISK) -> Iterator[None]:
     """Hold the lock file at ``path`` for the length of a ``with`` block.
 
     Args:
         path: The lock file; made when absent, never deleted.
+        disk: What makes it.
 
     Raises:
         StoreLockedError: Somebody else holds it.
-        OSError: The file cannot be opened.
+        OSError: The file cannot be opened or locked.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    if not path.exists():
+        with contextlib.suppress(FileExistsError):  # made by somebody else just now
+            disk.write(path, b"", 0o600)
+    descriptor = os.open(path, os.O_RDWR)
     try:
         try:
             _lock(descriptor)
-        except OSError as exc:
+        except (BlockingIOError, PermissionError) as exc:
             raise StoreLockedError(
                 f"another process or thread is writing to {str(path.parent)!r}; "
                 "wait until it is done and try again"

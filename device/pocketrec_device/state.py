@@ -7,7 +7,9 @@ bundle never forgets what must not come back. Every change returns a new value; 
 ``store`` writes it.
 
 The file is ``{"sha256": <hex of the state's canonical JSON>, "state": {...}}``: damage
-that still parses as JSON is noticed too.
+that still parses as JSON is noticed too. Within one schema fields may be added: one that
+is absent has its default, one that is unknown is passed over, and those that came after the
+first release are written only when they say something, so that release can read them.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from pocketrec.errors import ConfigError, MalformedArtifactError, StoreError
 
 __all__ = [
+    "MAX_KEPT_PAIRS",
     "MAX_PLAN_FLOORS",
     "STATE_SCHEMA",
     "DeviceState",
@@ -34,6 +37,10 @@ STATE_SCHEMA = 1
 MAX_PLAN_FLOORS = 256
 """How many floors are kept; the one that was raised longest ago goes first."""
 
+MAX_KEPT_PAIRS = 64
+"""How many pairs besides current and previous; the one that was used longest ago goes first."""
+
+_ADDED_LATER = ("kept", "root_sha256")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -90,6 +97,9 @@ class DeviceState:
             is not believed.
         held_back: Digest of the bundle that ``rollback`` left, which ``sync`` must not
             bring back; empty = none.
+        kept: Older pairs whose files may still be there, the one used last first. A hint:
+            room that is needed is taken from them.
+        root_sha256: Digest of ``root.json`` in hex; empty = not known.
     """
 
     model: str
@@ -102,6 +112,14 @@ class DeviceState:
     plan_floors: tuple[PlanFloor, ...] = ()
     time_floor_s: int = 0
     held_back: str = ""
+    kept: tuple[Pair, ...] = ()
+    root_sha256: str = ""
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Every pair there is: current, previous, and the older ones, the last used first."""
+        newest = [pair for pair in (self.current, self.previous) if pair is not None]
+        return (*newest, *self.kept)
 
     def plan_floor(self, model_digest: bytes, subject: str) -> int:
         """Return the highest plan version accepted for this model and subject, or 0."""
@@ -121,29 +139,45 @@ class DeviceState:
             return self
         held_back = self.held_back if self.current and self.current.bundle == pair.bundle else ""
         return replace(
-            self,
-            current=pair,
-            previous=self.current,
+            self._led_by(pair),
             bundle_version=max(self.bundle_version, bundle_version),
             held_back=held_back,
         )
 
-    def rolled_back(self) -> DeviceState:
-        """Return a state in which the previous pair runs; its bundle stays until a newer one.
+    def rolled_back(self, bundle: str = "") -> DeviceState:
+        """Return a state in which an older pair runs; the bundle left stays until a newer one.
+
+        Args:
+            bundle: Digest in hex of the bundle to go back to; empty = the previous pair.
 
         Raises:
-            StoreError: There is no previous pair.
+            StoreError: There is no such pair.
         """
-        if self.current is None or self.previous is None:
-            raise StoreError("there is no previous pair to roll back to; nothing was changed")
+        older = [pair for pair in self.pairs[1:] if bundle in {"", pair.bundle}]
+        if self.current is None or not older:
+            which = f"pair with bundle {bundle}" if bundle else "previous pair"
+            raise StoreError(f"there is no {which} to roll back to; nothing was changed")
         left = self.current.bundle
-        held_back = left if left != self.previous.bundle else self.held_back
-        return replace(self, current=self.previous, previous=self.current, held_back=held_back)
+        held_back = left if left != older[0].bundle else self.held_back
+        return replace(self._led_by(older[0]), held_back=held_back)
+
+    def _led_by(self, pair: Pair) -> DeviceState:
+        """Return a state in which ``pair`` is the current one and all others step back."""
+        others = [other for other in self.pairs if other != pair]
+        return replace(
+            self,
+            current=pair,
+            previous=others[0] if others else None,
+            kept=tuple(others[1 : 1 + MAX_KEPT_PAIRS]),
+        )
 
 
 def encode_state(state: DeviceState) -> bytes:
     """Return the content of ``state.json``."""
     body = {"schema": STATE_SCHEMA} | asdict(state)
+    for name in _ADDED_LATER:
+        if not body[name]:
+            del body[name]
     return json.dumps({"sha256": _digest(body), "state": body}, indent=1).encode()
 
 
@@ -168,11 +202,14 @@ def _from_json(body: dict[str, Any], *, checksum: str) -> DeviceState:
         raise ConfigError(f"expected schema {STATE_SCHEMA}, got {schema!r}; update pocketrec")
     floors = tuple(PlanFloor(**floor) for floor in body.pop("plan_floors"))
     current, previous = body.pop("current"), body.pop("previous")
+    kept = tuple(Pair(**pair) for pair in body.pop("kept", ()))
+    known = {field.name for field in fields(DeviceState)}
     return DeviceState(
-        **body,
+        **{name: value for name, value in body.items() if name in known},
         plan_floors=floors,
         current=None if current is None else Pair(**current),
         previous=None if previous is None else Pair(**previous),
+        kept=kept,
     )
 
 

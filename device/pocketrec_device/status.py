@@ -68,6 +68,8 @@ class Status:
         current: What runs, or None if nothing is installed or it cannot be read.
         previous: What ``rollback`` returns to, or None likewise.
         is_held_back: Whether a rolled-back bundle is being kept away.
+        kept: Digests in hex of the bundles of older pairs that are still here, the one used
+            last first; ``rollback`` may name one.
         problems: What cannot be read and why.
     """
 
@@ -77,6 +79,7 @@ class Status:
     current: PairStatus | None
     previous: PairStatus | None
     is_held_back: bool
+    kept: tuple[str, ...]
     problems: tuple[str, ...]
 
 
@@ -116,6 +119,7 @@ def read_status(store: Store, now_s: int) -> Status:
 
     Raises:
         StoreError: There is no store, or its state is damaged.
+        StoreAccessError: Its state may not be read.
     """
     state = store.load()
     now_s = max(now_s, state.time_floor_s)
@@ -134,6 +138,7 @@ def read_status(store: Store, now_s: int) -> Status:
         current=pairs[0],
         previous=pairs[1],
         is_held_back=bool(state.held_back),
+        kept=tuple(dict.fromkeys(pair.bundle for pair in store.kept_pairs(state))),
         problems=tuple(problems),
     )
 

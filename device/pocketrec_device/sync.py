@@ -5,7 +5,8 @@ In this order, each step only after the one before it succeeded:
 
 * register, unless this server gave us a token before;
 * TUF refresh: root, timestamp, snapshot, targets;
-* ``<model>/manifest.pb``, then every part that is missing, each resumed where it broke;
+* ``<model>/manifest.pb``, then, if there is room for all that is missing, every part of
+  it, each resumed where it broke;
 * ``director.json``, then a plan for this model and subject;
 * health check, switch, clean up.
 
@@ -29,7 +30,7 @@ from pocketrec.errors import (
 )
 from pocketrec_device.backends import DEFAULT_PLAN_ONLY
 from pocketrec_device.engine import Engine, EngineSettings
-from pocketrec_device.install import accepted_bundles, held_plan, switch
+from pocketrec_device.install import Guard, accepted_bundles, held_plan, kept_plan, switch
 from pocketrec_device.status import SyncReport
 from pocketrec_device.transport import PlanRequest, ServiceClient
 from pocketrec_device.tuf_client import PublishedTargets, TrustedTargets
@@ -44,7 +45,7 @@ from pocketrec_device.updater import (
     read_director_keys,
 )
 from pocketrec_proto.v1.device_service_pb2 import DeviceProfile
-from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder, Manifest
+from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder, Manifest, PartInfo
 from pocketrec_quantization.checks import check_text
 from pocketrec_quantization.limits import MAX_MANIFEST_BYTES, MAX_SUBJECT_LENGTH
 from pocketrec_quantization.plan import decode_plan
@@ -87,6 +88,7 @@ def synchronise(
     settings: EngineSettings,
     *,
     clock: Callable[[], float],
+    guard: Guard | None = None,
 ) -> tuple[Engine, SyncReport]:
     """Bring a store up to date and return the engine of what is current now.
 
@@ -96,6 +98,7 @@ def synchronise(
         wish: What plan the app wants.
         settings: How to build the engine.
         clock: Unix seconds.
+        guard: Asked before a pair that is not the current one goes live.
 
     Raises:
         IncompatibleArtifactError: A plan is wished for that the backend cannot run.
@@ -104,6 +107,7 @@ def synchronise(
         ServiceError: The server could not be asked.
         BackendError: The backend cannot be made.
         StoreError: The store has no root of trust, or is damaged.
+        DiskFullError: There is no room for what is missing; none of it was fetched.
         OSError: The store cannot be written.
     """
     _refuse_vain_wish(wish, settings.backend)
@@ -111,13 +115,13 @@ def synchronise(
     state = store.load()
     had_token = state.server == client.target and bool(state.token)
     try:
-        return _Sync(store, client, settings, clock).run(root, wish)
+        return _Sync(store, client, settings, clock, guard).run(root, wish)
     except RejectedError as exc:
         if exc.code != "UNAUTHENTICATED" or not had_token:
             raise
     # The server has forgotten us: become known again, once.
     store.save(replace(store.load(), token=""))
-    return _Sync(store, client, settings, clock).run(root, wish)
+    return _Sync(store, client, settings, clock, guard).run(root, wish)
 
 
 class _Sync:
@@ -129,11 +133,13 @@ class _Sync:
         client: ServiceClient,
         settings: EngineSettings,
         clock: Callable[[], float],
+        guard: Guard | None,
     ) -> None:
         self._store = store
         self._client = client
         self._settings = settings
         self._clock = clock
+        self._guard = guard
         self._parts_downloaded = self._parts_reused = 0
         self._bytes_downloaded = self._bytes_resumed = 0
 
@@ -142,7 +148,9 @@ class _Sync:
         targets = TrustedTargets(self._client, self._store.tuf_folder, root)
         bundle, is_held_back = self._bundle(targets, before)
         plan, state = self._plan(targets, bundle, wish, before)
-        engine = switch(self._store, state, bundle.digest.hex(), plan, self._settings)
+        engine = switch(
+            self._store, state, bundle.digest.hex(), plan, self._settings, guard=self._guard
+        )
         was = before.current
         return engine, SyncReport(
             bundle_version=engine.manifest.version,
@@ -179,25 +187,35 @@ class _Sync:
             floor=state.bundle_version,
             accepted=accepted_bundles(state),
         )
-        self._fetch_parts(targets, manifest, target.sha256)
+        absent = self._absent_parts(targets, manifest, target.sha256)
+        arrived = [self._arrived(part) for part in absent]
+        self._store.make_room(sum(part.length_bytes for part in absent) - sum(arrived), state)
+        for part, n_bytes in zip(absent, arrived, strict=True):
+            self._fetch_part(part, n_bytes, target.sha256)
         return self._store.open_bundle(self._store.put_manifest(data)), False
 
-    def _fetch_parts(self, targets: PublishedTargets, manifest: Manifest, bundle: str) -> None:
+    def _absent_parts(
+        self, targets: PublishedTargets, manifest: Manifest, bundle: str
+    ) -> list[PartInfo]:
+        """Return the parts that no installed bundle has; the others are shared from there."""
         for part in manifest.parts:
-            sha256 = part.sha256.hex()
-            path = f"parts/{sha256}"
-            accept_part(part, targets.find(path))
-            if self._store.has_part(bundle, sha256):
-                self._parts_reused += 1
-                continue
+            accept_part(part, targets.find(f"parts/{part.sha256.hex()}"))
+        absent = [p for p in manifest.parts if not self._store.has_part(bundle, p.sha256.hex())]
+        self._parts_reused += len(manifest.parts) - len(absent)
+        return absent
+
+    def _arrived(self, part: PartInfo) -> int:
+        return self._store.downloads.arrived(part.sha256.hex(), part.length_bytes)
+
+    def _fetch_part(self, part: PartInfo, arrived: int, bundle: str) -> None:
+        sha256 = part.sha256.hex()
+        if arrived < part.length_bytes:
+            chunks = self._client.fetch(f"parts/{sha256}", arrived)
             downloads = self._store.downloads
-            arrived = downloads.arrived(sha256, part.length_bytes)
-            if arrived < part.length_bytes:
-                chunks = self._client.fetch(path, arrived)
-                self._bytes_downloaded += downloads.append(sha256, chunks, part.length_bytes)
-            self._store.add_part(bundle, sha256)
-            self._parts_downloaded += 1
-            self._bytes_resumed += arrived
+            self._bytes_downloaded += downloads.append(sha256, chunks, part.length_bytes)
+        self._store.add_part(bundle, sha256)
+        self._parts_downloaded += 1
+        self._bytes_resumed += arrived
 
     def _plan(
         self, targets: PublishedTargets, bundle: BundleFolder, wish: PlanWish, state: DeviceState
@@ -209,7 +227,9 @@ class _Sync:
         keys = read_director_keys(self._fetch_small(keys_target, _MAX_DIRECTOR_BYTES))
         now_s = max(int(self._clock()), state.time_floor_s)
         floor = state.plan_floor(bundle.model_digest, wish.subject)
-        held = held_plan(self._store, state, bundle, wish.subject)
+        held = held_plan(self._store, state, bundle, wish.subject) or kept_plan(
+            self._store, state, bundle, wish.subject, floor
+        )
         if held is not None and is_expired(decode_plan(held), now_s):
             held = None
         data = self._client.get_plan(

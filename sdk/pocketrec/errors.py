@@ -19,14 +19,18 @@ Families are named by who has to act::
     ├─ BackendError                       inference failed on the device
     │   └─ MissingExtraError (also ImportError)   names the pip command that helps
     ├─ StoreError                         the store on disk cannot be used as it is
-    │   └─ StoreLockedError               another process is writing to it
+    │   ├─ StoreLockedError               another process is writing to it
+    │   └─ StoreAccessError (also OSError)    the system refused to read or write it
+    │       ├─ DiskFullError              there is no room: names bytes needed and free
+    │       └─ StoreReadOnlyError         it may be read, not written
     └─ ServiceError                       the remote call failed
         ├─ ServiceUnavailableError        nobody answered, or the stream broke: try later
         ├─ DeadlineError                  no answer in time: try later
         └─ RejectedError                  the server understood and refused: do not repeat
 
 A message says what was expected, what came, and what to do. Facts a program may
-need are attributes. The operating system's own errors stay ``OSError``.
+need are attributes. The operating system's own errors stay ``OSError``; those that a
+device's store meets are ``StoreAccessError`` as well.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeadlineError",
+    "DiskFullError",
     "ExpiredArtifactError",
     "HealthCheckError",
     "IncompatibleArtifactError",
@@ -51,8 +56,10 @@ __all__ = [
     "RollbackError",
     "ServiceError",
     "ServiceUnavailableError",
+    "StoreAccessError",
     "StoreError",
     "StoreLockedError",
+    "StoreReadOnlyError",
 ]
 
 
@@ -164,6 +171,43 @@ class StoreError(PocketRecError):
 
 class StoreLockedError(StoreError):
     """Another process is writing to the store."""
+
+
+class StoreAccessError(StoreError, OSError):
+    """The system refused to read or write the store.
+
+    Attributes:
+        errno: The system's number for it, or None.
+    """
+
+    def __init__(self, message: str, *, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class DiskFullError(StoreAccessError):
+    """There is no room for what the store would have to write.
+
+    Attributes:
+        needed_bytes: Free bytes that are needed, or None when the system gave up first.
+        free_bytes: Free bytes that there were, or None likewise.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        errno: int | None = None,
+        needed_bytes: int | None = None,
+        free_bytes: int | None = None,
+    ) -> None:
+        super().__init__(message, errno=errno)
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+
+
+class StoreReadOnlyError(StoreAccessError):
+    """The store may be read, so ranking goes on, but not written."""
 
 
 class ServiceError(PocketRecError):

@@ -17,11 +17,11 @@ from tests.device.graphs import prefill_graph, score_graph, step_graph
 from tests.device.man_in_the_middle import ManInTheMiddle
 from tests.device.unharmed import HISTORY
 
+from pocketrec.files import SYSTEM_DISK, Disk
 from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
 from pocketrec_cloud.delivery.server import ServerConfig
 from pocketrec_cloud.delivery.testing import serve_in_thread
-from pocketrec_device.downloads import StepHook, no_step
 from pocketrec_device.engine import EngineSettings
 from pocketrec_device.install import switch
 from pocketrec_device.runtime import Runtime
@@ -146,6 +146,12 @@ def model() -> TinyModel:
     return tiny_model(0)
 
 
+@pytest.fixture(scope="session")
+def other_model() -> TinyModel:
+    """The model of seed 1."""
+    return tiny_model(1)
+
+
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> Callable[..., BundleFolder]:
     """Writes a bundle; arguments as ``write_tiny_bundle``, without the folder."""
@@ -250,9 +256,10 @@ def make_device(tmp_path: Path, deployment: Deployment) -> Callable[..., Runtime
         name: str = "device",
         *,
         clock: Callable[[], float] = time.time,
-        on_step: StepHook = no_step,
+        disk: Disk = SYSTEM_DISK,
+        max_kept_bytes: int = 0,
     ) -> Runtime:
-        store = Store(tmp_path / name, on_step=on_step)
+        store = Store(tmp_path / name, disk=disk, max_kept_bytes=max_kept_bytes)
         store.create("demo", deployment.root)
         return Runtime(store, EngineSettings(backend="numpy"), clock=clock)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from pocketrec.errors import ConfigError, MalformedArtifactError, StoreError
 from pocketrec_device.state import (
+    MAX_KEPT_PAIRS,
     MAX_PLAN_FLOORS,
     DeviceState,
     Pair,
@@ -36,7 +38,17 @@ states = st.builds(
     plan_floors=st.lists(floors, max_size=3).map(tuple),
     time_floor_s=st.integers(0, 2**53),
     held_back=st.just("") | digests,
+    kept=st.lists(st.builds(Pair, bundle=digests, plan=digests), max_size=3).map(tuple),
+    root_sha256=st.just("") | digests,
 )
+
+
+def resealed(changes: dict[str, object], without: tuple[str, ...] = ()) -> bytes:
+    """Return a state file with fields changed and a checksum that fits."""
+    body = json.loads(encode_state(DeviceState(model="demo", current=FIRST)))["state"] | changes
+    body = {name: value for name, value in body.items() if name not in without}
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    return json.dumps({"sha256": hashlib.sha256(canonical).hexdigest(), "state": body}).encode()
 
 
 class TestJson:
@@ -66,14 +78,25 @@ class TestJson:
 
     def test_a_later_schema_is_refused(self) -> None:
         """A state that a later release wrote is not guessed at."""
-        import hashlib
-
-        body = json.loads(encode_state(DeviceState(model="demo")))["state"] | {"schema": 2}
-        canonical = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-        outer = {"sha256": hashlib.sha256(canonical).hexdigest(), "state": body}
-
         with pytest.raises(MalformedArtifactError, match="expected schema 1, got 2"):
-            decode_state(json.dumps(outer).encode())
+            decode_state(resealed({"schema": 2}))
+
+    def test_a_field_of_a_later_release_is_passed_over(self) -> None:
+        """Within a schema, what is new does not lock an older app out of its store."""
+        state = decode_state(resealed({"of_tomorrow": [1, 2]}))
+
+        assert state == DeviceState(model="demo", current=FIRST)
+
+    def test_a_file_of_the_first_release_is_read(self) -> None:
+        """A store does not have to be made anew for what was added since."""
+        first_fields = {
+            "schema", "model", "server", "device_id", "token", "current", "previous",
+            "bundle_version", "plan_floors", "time_floor_s", "held_back",
+        }  # fmt: skip
+        data = resealed({})
+
+        assert set(json.loads(data)["state"]) == first_fields
+        assert decode_state(data).kept == ()
 
     def test_the_token_is_not_shown(self) -> None:
         """A state that is printed or logged keeps the secret."""
@@ -100,8 +123,35 @@ class TestSwitch:
 
         assert state.switched(FIRST, bundle_version=3).bundle_version == 7
 
+    def test_keeps_older_pairs_the_last_used_first(self) -> None:
+        """Nothing is listed twice, and the list has an end."""
+        state = DeviceState(model="demo")
+        for pair in (FIRST, SECOND, THIRD, FIRST):
+            state = state.switched(pair, bundle_version=1)
+
+        assert state.pairs == (FIRST, THIRD, SECOND)
+        for number in range(2 * MAX_KEPT_PAIRS):
+            state = state.switched(Pair(bundle=f"{number:064x}", plan="0" * 64), bundle_version=1)
+        assert len(state.kept) == MAX_KEPT_PAIRS
+
 
 class TestRollback:
+    def test_may_name_an_older_bundle(self) -> None:
+        """What was skipped moves one place back, and nothing is forgotten."""
+        state = DeviceState(model="demo", current=THIRD, previous=SECOND, kept=(FIRST,))
+
+        state = state.rolled_back("a" * 64)
+
+        assert state.pairs == (FIRST, THIRD, SECOND)
+        assert state.held_back == THIRD.bundle
+
+    def test_to_a_bundle_that_is_not_here_is_refused(self) -> None:
+        """The message names it."""
+        state = DeviceState(model="demo", current=SECOND, previous=FIRST)
+
+        with pytest.raises(StoreError, match="no pair with bundle ccc"):
+            state.rolled_back("c" * 64)
+
     def test_swaps_the_pairs_and_holds_the_bundle_back(self) -> None:
         """The pair that was left becomes the previous one and may not come back by itself."""
         state = DeviceState(model="demo", current=SECOND, previous=FIRST).rolled_back()

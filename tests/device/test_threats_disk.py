@@ -10,21 +10,26 @@ import errno
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.device.faulty_disk import CountingDisk, Cut, CutDisk, RefusingDisk
+from tests.device.offline_service import OfflineService
 from tests.device.unharmed import HISTORY, ranking_after_restart, ranking_of, unharmed
+from tests.device.updates import NUMPY, bring_up_to_date, running
 
-from pocketrec.errors import StoreError, StoreLockedError
+from pocketrec.errors import DiskFullError, StoreError, StoreLockedError, StoreReadOnlyError
 from pocketrec_device import Runtime
+from pocketrec_device.install import load_engine
+from pocketrec_device.state import DeviceState
+from pocketrec_device.store import ROOM_MARGIN_BYTES, Store
 from pocketrec_quantization.bundle import BundleFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.device.conftest import Deployment
+    from tests.device.conftest import Deployment, TinyModel
     from tests.device.man_in_the_middle import ManInTheMiddle
 
 MakeDevice = Callable[..., Runtime]
@@ -33,31 +38,66 @@ MakeBundle = Callable[..., BundleFolder]
 
 class TestDisk:
     @pytest.mark.parametrize(
-        "step", ["append", "move", "share", "write manifest.pb", "write plan", "write state"]
+        ("code", "error"),
+        [(errno.ENOSPC, DiskFullError), (errno.EROFS, StoreReadOnlyError)],
+        ids=["full", "read-only"],
     )
-    def test_disk_full(
+    @pytest.mark.parametrize("n_done", [0, 9, 25])
+    def test_disk_that_refuses(
         self,
         make_device: MakeDevice,
         device: Runtime,
         middle: ManInTheMiddle,
         deployment: Deployment,
         make_bundle: MakeBundle,
-        step: str,
+        n_done: int,
+        code: int,
+        error: type[StoreError],
     ) -> None:
-        """Wherever the disk is full, the error is the system's and the old pair stays."""
+        """A sync that cannot write says why, and takes nothing away; ``test_crash`` has it all."""
         deployment.publish(make_bundle(version=2, seed=1))
+        disk = RefusingDisk(2**40, code)
+        refused = make_device(disk=disk)
+        refused.load()
+        refused.observe_many(HISTORY)
+        disk.fatal = n_done + 1
 
-        def fill(name: str) -> None:
-            if name.startswith(step) or (step == "write plan" and name.endswith(".plan")):
-                raise OSError(errno.ENOSPC, "No space left on device")
-
-        full = make_device(on_step=fill)
-        full.load()
-        full.observe_many(HISTORY)
-        with unharmed(full, OSError, "No space left"):
-            full.sync(middle.target)
+        with unharmed(refused, error, "still ranks"):
+            refused.sync(middle.target)
 
         assert device.sync(middle.target).bundle_version == 2
+
+    def test_too_little_room_is_noticed_before_anything_is_fetched(
+        self,
+        make_device: MakeDevice,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+    ) -> None:
+        """The error names both numbers, and no part was asked for."""
+        newer = make_bundle(version=2, seed=1)
+        deployment.publish(newer)
+        disk = CountingDisk()
+        disk.n_free_bytes = ROOM_MARGIN_BYTES + 10
+        tight = make_device(disk=disk)
+        tight.load()
+        tight.observe_many(HISTORY)
+        middle.calls.clear()
+
+        with unharmed(tight, DiskFullError, "bytes free") as caught:
+            tight.sync(middle.target)
+
+        assert not [r for r in middle.requests("FetchChunk") if "parts/" in r.target_path]
+        needed = caught.value.needed_bytes
+        assert needed is not None
+        assert (caught.value.free_bytes, str(needed) in str(caught.value)) == (
+            disk.n_free_bytes,
+            True,
+        )
+        disk.n_free_bytes = needed
+        report = tight.sync(middle.target)
+        assert report.bytes_downloaded == needed - ROOM_MARGIN_BYTES
 
     def test_disk_that_cannot_delete(
         self,
@@ -68,54 +108,88 @@ class TestDisk:
         make_bundle: MakeBundle,
     ) -> None:
         """Leftovers that cannot be deleted do not undo a switch."""
-        del device
         deployment.publish(make_bundle(version=2, seed=1))
+        disk = CountingDisk()
+        keeping = make_device(disk=disk)
+        device.sync(middle.target, average_bits=6)  # so that there is something to delete
 
-        def refuse(name: str) -> None:
-            if name == "prune":
-                raise OSError(errno.EROFS, "Read-only file system")
+        def refuse(path: object) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
 
-        assert make_device(on_step=refuse).sync(middle.target).bundle_version == 2
+        disk.remove = refuse  # type: ignore[method-assign]
+        assert keeping.sync(middle.target).bundle_version == 2
 
-    def test_power_cut_at_every_step(
-        self, device: Runtime, make_bundle: MakeBundle, tmp_path: Path
+    def test_power_cut_before_the_switch_costs_no_second_download(
+        self, deployment: Deployment, model: TinyModel, tmp_path: Path
     ) -> None:
-        """Killed at any write, flush or rename, a device comes back with one whole pair."""
-        newer = make_bundle(version=2, seed=1)
-        result = subprocess.run(
-            [sys.executable, "-c", POWER_CUTS, device._store.path, newer.path, tmp_path / "cut"],
+        """A sync that is killed with everything written leaves no debt."""
+        service = OfflineService(deployment.config, model.mixed_plan(version=1))
+        counted = CountingDisk()
+        for name, disk in (("whole", counted), ("cut", None)):
+            folder = tmp_path / name
+            Store(folder).create("demo", deployment.root)
+            if disk is None:
+                before_switch = max(
+                    number
+                    for number, step in enumerate(counted.log, start=1)
+                    if step.startswith("write .state.backup")
+                )
+                with pytest.raises(Cut):
+                    bring_up_to_date(Store(folder, disk=CutDisk(folder, before_switch)), service)
+            else:
+                bring_up_to_date(Store(folder, disk=disk), service)
+        assert Store(folder).load().current is None
+        service.fetched_bytes = 0
+
+        bring_up_to_date(Store(folder), service)
+
+        assert service.fetched_bytes == 0
+        assert running(Store(folder)) is not None
+
+    def test_reading_writes_nothing(self, device: Runtime) -> None:
+        """A store on a read-only medium opens and ranks: no file is opened for writing."""
+        script = (
+            "import os, sys\n"
+            "def watch(event, arguments):\n"
+            "    if event in {'os.mkdir', 'os.rename', 'os.remove', 'os.link', 'os.chmod'}:\n"
+            "        raise SystemExit(f'{event} {arguments}')\n"
+            "    if event == 'open' and str(arguments[0]).startswith(sys.argv[1]):\n"
+            "        if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):\n"
+            "            raise SystemExit(f'{event} {arguments}')\n"
+            "from pocketrec_device import Runtime\n"
+            "sys.addaudithook(watch)\n"
+            "runtime = Runtime.open(sys.argv[1], backend='numpy')\n"
+            "runtime.observe_many(list('abc'))\n"
+            "assert runtime.problem == '', runtime.problem\n"
+            "assert len(runtime.rerank(list('defg'), 3).items) == 3\n"
+            "assert runtime.status().problems == ()\n"
+            "Runtime.create(sys.argv[1], model='demo', backend='numpy')\n"
+        )
+        subprocess.run(
+            [sys.executable, "-B", "-c", script, device._store.path],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
             check=True,
         )
 
-        versions = [int(word) for word in result.stdout.split()]
-        assert len(versions) > 20
-        assert versions == sorted(versions)  # the old pair up to one point, the new one after
-        assert set(versions) == {1, 2}
-
-    def test_power_cut_between_write_and_switch_of_a_sync(
-        self,
-        device: Runtime,
-        middle: ManInTheMiddle,
-        deployment: Deployment,
-        make_bundle: MakeBundle,
+    def test_a_reader_that_is_overtaken_starts_again(
+        self, runtime: Runtime, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A sync that is killed with everything written leaves the old pair, and no debt."""
-        deployment.publish(make_bundle(version=2, seed=1))
-        before = ranking_of(device)
+        """Two switches between reading the state and reading the bundle delete what it named."""
+        newer = [make_bundle(version=version, seed=version).path for version in (2, 3)]
+        reader = Store(runtime._store.path)
+        load = reader.load
 
-        killed = subprocess.run(
-            [sys.executable, "-c", KILLED_SYNC, device._store.path, middle.target],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            check=False,
-        )
+        def overtaken() -> DeviceState:
+            state = load()
+            while newer:
+                runtime.bootstrap(newer.pop(0))
+            return state
 
-        assert killed.returncode == 9
-        assert ranking_after_restart(device) == before
-        report = device.sync(middle.target)
-        assert (report.bundle_version, report.parts_downloaded) == (2, 0)
+        monkeypatch.setattr(reader, "load", overtaken)
+
+        engine, problem = load_engine(reader, NUMPY)
+
+        assert (engine.manifest.version, problem) == (3, "")
 
     def test_two_writers(self, device: Runtime, middle: ManInTheMiddle) -> None:
         """A second process waits its turn; a killed one leaves no lock behind."""
@@ -189,64 +263,3 @@ class TestDisk:
             restarted.sync(middle.target)
             assert restarted.problem == ""
         assert ranking_after_restart(device) == ranking_of(device)
-
-
-POWER_CUTS = textwrap.dedent(
-    """
-    import os, shutil, sys
-    from pocketrec_device.engine import EngineSettings
-    from pocketrec_device.runtime import Runtime
-    from pocketrec_device.store import Store
-
-    store, newer, work = sys.argv[1:]
-    numpy = EngineSettings(backend="numpy")
-
-    def install(folder, fatal_step):
-        steps = 0
-        def step(*_):
-            nonlocal steps
-            steps += 1
-            if steps == fatal_step:
-                os._exit(9)
-        def before(call):
-            return lambda *arguments: (step(), call(*arguments))[1]
-        os.fsync, os.replace, os.link = before(os.fsync), before(os.replace), before(os.link)
-        runtime = Runtime(Store(folder, on_step=step), numpy)
-        runtime.load()
-        runtime.bootstrap(newer)
-        os._exit(0)
-
-    fatal_step, status = 0, 9
-    while status == 9:
-        fatal_step += 1
-        shutil.copytree(store, work, symlinks=True)
-        child = os.fork()
-        if child == 0:
-            install(work, fatal_step)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        with Runtime.open(work, backend="numpy") as runtime:
-            assert runtime.problem == ""
-            runtime.observe("a")
-            assert len(runtime.rerank("abc".split("x") + ["b"], 2)) == 2
-            print(runtime.status().current.bundle_version)
-        with Store(work).writing():
-            pass
-        shutil.rmtree(work)
-    assert status == 0
-    """
-)
-
-KILLED_SYNC = textwrap.dedent(
-    """
-    import os, sys
-    from pocketrec_device.engine import EngineSettings
-    from pocketrec_device.runtime import Runtime
-    from pocketrec_device.store import Store
-
-    def kill(step):
-        if step == "write state.json":
-            os._exit(9)
-
-    Runtime(Store(sys.argv[1], on_step=kill), EngineSettings(backend="numpy")).sync(sys.argv[2])
-    """
-)

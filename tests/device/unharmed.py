@@ -11,7 +11,7 @@ import pytest
 
 from pocketrec_device import Ranking, Runtime
 
-__all__ = ["HISTORY", "ranking_after_restart", "ranking_of", "unharmed"]
+__all__ = ["CANDIDATES", "HISTORY", "ranking_after_restart", "ranking_of", "unharmed"]
 
 Error = TypeVar("Error", bound=Exception)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketrec.files import write_atomically
+from pocketrec.files import SYSTEM_DISK, make_folders, write_atomically
 
 
 @pytest.fixture
@@ -110,3 +110,52 @@ def test_the_folder_must_exist(tmp_path: Path) -> None:
     """A missing folder is the caller's to make."""
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "missing" / "file", b"new")
+
+
+class TestFolders:
+    def test_are_made_with_all_above(self, tmp_path: Path) -> None:
+        """Every one that is absent; the permission bits are for the last."""
+        make_folders(tmp_path / "a" / "b" / "c", mode=0o700)
+        make_folders(tmp_path / "a" / "b" / "c")
+
+        assert (tmp_path / "a" / "b" / "c").stat().st_mode & 0o777 == 0o700
+
+    def test_survive_a_power_cut(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each new name is flushed in the folder it was given in."""
+        flushed = []
+        monkeypatch.setattr(type(SYSTEM_DISK), "flush", lambda _, path: flushed.append(path))
+
+        make_folders(tmp_path / "a" / "b")
+
+        assert flushed == [tmp_path, tmp_path / "a"]
+
+    def test_cannot_be_made_below_a_file(self, path: Path) -> None:
+        """The system's error comes through."""
+        with pytest.raises(NotADirectoryError):
+            make_folders(path / "folder")
+
+
+class TestDisk:
+    def test_does_what_it_says(self, tmp_path: Path) -> None:
+        """One call each."""
+        first, second, folder = tmp_path / "first", tmp_path / "second", tmp_path / "folder"
+
+        SYSTEM_DISK.append(first, b"a")
+        SYSTEM_DISK.append(first, b"b")
+        SYSTEM_DISK.link(first, second)
+        SYSTEM_DISK.remove(first)
+        SYSTEM_DISK.make_folder(folder, 0o700)
+        SYSTEM_DISK.rename(second, folder / "third")
+        SYSTEM_DISK.flush(folder)
+
+        assert (folder / "third").read_bytes() == b"ab"
+        assert (folder / "third").stat().st_mode & 0o777 == 0o600
+        assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+        SYSTEM_DISK.remove(folder / "third")
+        SYSTEM_DISK.remove_folder(folder)
+        assert SYSTEM_DISK.free_bytes(tmp_path) > 0
+
+    def test_never_overwrites(self, path: Path) -> None:
+        """A new file is new."""
+        with pytest.raises(FileExistsError):
+            SYSTEM_DISK.write(path, b"new", 0o600)
