@@ -16,7 +16,7 @@ from tests.device.offline_service import OfflineService
 from tests.device.unharmed import CANDIDATES, HISTORY
 from tests.device.updates import NUMPY, bring_up_to_date
 
-from pocketrec.errors import IntegrityError, StoreError
+from pocketrec.errors import IntegrityError, StoreAccessError, StoreError
 from pocketrec_device.install import load_engine
 from pocketrec_device.store import Store
 from pocketrec_quantization.bundle import ITEMS, BundleFolder
@@ -175,3 +175,16 @@ def test_a_damaged_root_is_not_replaced_by_another(tmp_path: Path, deployment: D
 
     store.create("demo", deployment.root)
     assert store.root() == deployment.root
+
+
+def test_metadata_that_cannot_be_cached_is_named(
+    whole: Store, service: OfflineService, deployment: Deployment
+) -> None:
+    """What python-tuf writes by itself belongs to the store as well."""
+    shutil.rmtree(whole.tuf_folder)
+    whole.tuf_folder.write_bytes(b"")
+
+    with pytest.raises(StoreAccessError, match="expected to read and write the store"):
+        bring_up_to_date(whole, service)
+
+    assert scores_of(whole)[1] == ""

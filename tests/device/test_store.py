@@ -235,6 +235,9 @@ class TestPrune:
             store.put_part(letter * 64, letter.encode())
         for folder in ("", "plans", "bundles/" + "a" * 64):
             (store.path / folder / ".half-written").write_bytes(b"?")
+        store.tuf_folder.mkdir()
+        for name in ("tmp1a2b", "timestamp.json"):
+            (store.tuf_folder / name).write_bytes(b"?")
         pairs = [Pair(bundle=letter * 64, plan=plans[i]) for i, letter in enumerate("ab")]
         state = DeviceState(model="demo", current=pairs[0], previous=pairs[1])
 
@@ -243,3 +246,4 @@ class TestPrune:
         assert {path.name for path in store.path.glob("bundles/*")} == {"a" * 64, "b" * 64}
         assert {path.stem for path in store.path.glob("plans/*")} == set(plans[:2])
         assert not list(store.path.rglob(".*"))
+        assert [path.name for path in store.tuf_folder.iterdir()] == ["timestamp.json"]
