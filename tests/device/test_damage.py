@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.device.offline_service import OfflineService
 from tests.device.unharmed import CANDIDATES, HISTORY
-from tests.device.updates import NUMPY, bring_up_to_date
+from tests.device.updates import bring_up_to_date
 
 from pocketrec.errors import IntegrityError, StoreAccessError, StoreError
-from pocketrec_device.install import load_engine
+from pocketrec_device import Ranking, Runtime
 from pocketrec_device.store import Store
 from pocketrec_quantization.bundle import ITEMS, BundleFolder
 
@@ -76,11 +76,11 @@ def whole(
     return store
 
 
-def scores_of(store: Store) -> tuple[tuple[float, ...], str]:
-    """Return what a restart scores, and the problem it reports."""
-    engine, problem = load_engine(store, NUMPY)
-    scores, _ = engine.score(engine.new_session(HISTORY).h, CANDIDATES)
-    return tuple(scores), problem
+def scores_of(store: Store) -> tuple[Ranking, str]:
+    """Return what a restart ranks, and the problem it reports."""
+    with Runtime.open(store.path, backend="numpy") as runtime:
+        runtime.observe_many(HISTORY)
+        return runtime.rerank(CANDIDATES, len(CANDIDATES)), runtime.problem
 
 
 def copies(whole: Store, folder: Path) -> list[tuple[Path, str]]:
@@ -131,7 +131,7 @@ def test_one_damaged_file_is_survived_and_repaired(
 
         if is_shared and damage != "deleted" and is_read_by_both(whole, name):
             with pytest.raises(StoreError, match=r"no installed pair.*sync, or bootstrap"):
-                load_engine(store, NUMPY)
+                scores_of(store)
         else:
             scores, problem = scores_of(store)
             assert (scores == good) == (problem == ""), name

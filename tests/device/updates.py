@@ -16,10 +16,10 @@ from tests.device.offline_service import OfflineService
 from tests.device.unharmed import CANDIDATES, HISTORY
 
 from pocketrec.files import SYSTEM_DISK, Disk
+from pocketrec_device import Runtime
 from pocketrec_device.engine import EngineSettings
-from pocketrec_device.install import bootstrap, load_engine, roll_back
+from pocketrec_device.install import bootstrap, roll_back
 from pocketrec_device.state import Pair
-from pocketrec_device.status import read_status
 from pocketrec_device.store import Store
 from pocketrec_device.sync import PlanWish, synchronise
 
@@ -87,11 +87,11 @@ def running(store: Store) -> Pair | None:
     """Return the pair that a restart runs, after it has ranked; None if there is none."""
     if not store.exists() or store.load().current is None:
         return None
-    engine, problem = load_engine(store, NUMPY)
+    with Runtime.open(store.path, backend="numpy") as runtime:
+        runtime.observe_many(HISTORY)
+        ranking = runtime.rerank(CANDIDATES, len(CANDIDATES))
+        problem, status = runtime.problem, runtime.status()
+    assert len(set(ranking.scores)) == len(CANDIDATES)
     assert problem == ""
-    assert read_status(store, 0).problems == ()  # of the previous pair either
-    scores, known = engine.score(engine.new_session(HISTORY).h, CANDIDATES)
-    assert known.all()
-    assert len(set(scores)) == len(CANDIDATES)
-    assert engine.pair == store.load().current
-    return engine.pair
+    assert status.problems == ()  # of the previous pair either
+    return store.load().current
