@@ -18,15 +18,12 @@ import numpy as np
 from pocketrec import __version__
 from pocketrec.files import write_atomically
 from pocketrec_cloud.calibration import collect_statistics, measure_sensitivity
-from pocketrec_cloud.export import (
-    coded_names,
-    device_form,
-    export_executorch,
-    export_onnx,
-    with_weights,
-)
+from pocketrec_cloud.executorch_program import export_executorch
+from pocketrec_cloud.export import coded_names, device_form, with_weights
 from pocketrec_cloud.graph_checks import ExecuTorchFunctions, OnnxFunctions, check_functions
+from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_cloud.proving import make_vectors
+from pocketrec_quantization.attention_bias import stack_relative_bias
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
 from pocketrec_quantization.bundle import (
     CARD,
@@ -158,8 +155,10 @@ def _parts(quantized: _Quantized, plan: Plan, config: BuildConfig) -> dict[str, 
         model, frozen, quantized.items, plan, config=quantized.config, seed=config.seed
     )
     weights = frozen.adapt(plan.widths)
-    graphs = export_onnx(model)
-    check_functions(OnnxFunctions(graphs, weights), quantized.items, vectors, quantized.config)
+    relative_bias = stack_relative_bias(frozen.dense, quantized.config.n_blocks)
+    graphs = write_graphs(frozen.dense, quantized.config)
+    onnx_functions = OnnxFunctions(graphs, weights, relative_bias)
+    check_functions(onnx_functions, quantized.items, vectors, relative_bias)
     parts = {
         FROZEN: frozen.to_bytes(),
         ITEMS: quantized.items.to_bytes(),
@@ -171,7 +170,7 @@ def _parts(quantized: _Quantized, plan: Plan, config: BuildConfig) -> dict[str, 
     }
     if config.has_program:
         program = export_executorch(with_weights(model, weights))
-        check_functions(ExecuTorchFunctions(program), quantized.items, vectors, quantized.config)
+        check_functions(ExecuTorchFunctions(program), quantized.items, vectors, relative_bias)
         parts[PROGRAM] = program
     return parts
 

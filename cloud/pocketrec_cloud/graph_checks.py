@@ -6,58 +6,106 @@ A device does the same before it switches; here it keeps a bad export from being
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
-import onnx
 import torch
+from numpy.typing import NDArray
 
 from pocketrec.errors import QuantizationError
 from pocketrec.telemetry import import_onnxruntime
+from pocketrec_quantization.attention_bias import RingBias, prefill_bias
+from pocketrec_quantization.graph_contract import stack_weights, stacked_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
     from pocketrec_quantization.item_table import ItemTable
-    from pocketrec_quantization.manifest import BackboneConfig
     from pocketrec_quantization.vectors import TestVectors, VectorCase
-
-    Arrays = list[NDArray[np.float32]]
 
 __all__ = ["ExecuTorchFunctions", "Functions", "OnnxFunctions", "check_functions"]
 
+Array: TypeAlias = NDArray[np.float32]
+
 
 class Functions(Protocol):
-    """The exported functions, ready to run."""
+    """The exported functions under one plan, ready to run."""
 
     name: str
 
-    def run(self, function: str, **inputs: NDArray[Any]) -> Arrays:
-        """Return a function's outputs, in the order of ``docs/format.md``."""
+    def prefill(self, x: Array) -> tuple[Array, Array, Array]:
+        """(T, D) -> keys and values (n_blocks, T, D), h (1, D)."""
+        ...
+
+    def step(self, x: Array, keys: Array, values: Array, bias: Array) -> Array:
+        """(1, D), (n_blocks, L-1, D) twice, (n_blocks, H, L) -> h (1, D)."""
+        ...
+
+    def score(self, h: Array, candidates: Array) -> Array:
+        """(1, D), (M, D) -> (1, M)."""
         ...
 
 
 class OnnxFunctions:
-    """The three graphs in ONNX Runtime.
+    """The three graphs in ONNX Runtime, exactly as the bundle holds them.
 
     Args:
         graphs: ``"prefill"``, ``"step"`` and ``"score"`` to serialised graphs.
-        weights: The coded matrices of one plan, by initializer name.
+        weights: The coded matrices of one plan, ``"<layer>.weight"`` to (C, N) float32.
+        relative_bias: (n_blocks, H, L) float32, by distance.
     """
 
     name = "onnxruntime"
 
     def __init__(
-        self, graphs: Mapping[str, bytes], weights: Mapping[str, NDArray[np.float32]]
+        self,
+        graphs: Mapping[str, bytes],
+        weights: Mapping[str, Array],
+        relative_bias: Array,
     ) -> None:
-        self._sessions = {name: _session(graph, weights) for name, graph in graphs.items()}
+        self._sessions = {name: _session(graph) for name, graph in graphs.items()}
+        self._weights = {
+            name: {
+                entry.name: stack_weights(entry.name, weights)
+                for entry in session.get_inputs()
+                if stacked_layers(entry.name)
+            }
+            for name, session in self._sessions.items()
+        }
+        self._relative_bias = relative_bias
+        self._blocks = range(len(relative_bias))
 
-    def run(self, function: str, **inputs: NDArray[Any]) -> Arrays:
-        """See ``Functions.run``."""
-        outputs: Arrays = self._sessions[function].run(None, inputs)
-        return outputs
+    def prefill(self, x: Array) -> tuple[Array, Array, Array]:
+        """See ``Functions.prefill``."""
+        bias = prefill_bias(self._relative_bias, len(x))
+        feeds = {f"blocks.{block}.bias": bias[block][None] for block in self._blocks}
+        last = f"blocks.{self._blocks[-1]}.bias"
+        feeds[last] = np.ascontiguousarray(feeds[last][:, :, -1:])
+        outputs = self._run("prefill", {"x": x} | feeds)
+        keys, values = (
+            np.concatenate([outputs[f"blocks.{block}.{kind}"] for block in self._blocks])
+            for kind in ("keys", "values")
+        )
+        return keys, values, outputs["h"]
+
+    def step(self, x: Array, keys: Array, values: Array, bias: Array) -> Array:
+        """See ``Functions.step``."""
+        feeds = {"x": x}
+        for block in self._blocks:
+            feeds[f"blocks.{block}.keys"] = keys[block][None]
+            feeds[f"blocks.{block}.values"] = values[block][None]
+            feeds[f"blocks.{block}.bias"] = bias[block][None, :, None]
+        return self._run("step", feeds)["h"]
+
+    def score(self, h: Array, candidates: Array) -> Array:
+        """See ``Functions.score``."""
+        return self._run("score", {"h": h, "candidates": candidates})["scores"]
+
+    def _run(self, function: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        session = self._sessions[function]
+        names = [entry.name for entry in session.get_outputs()]
+        outputs = session.run(names, {**feeds, **self._weights[function]})
+        return dict(zip(names, outputs, strict=True))
 
 
 class ExecuTorchFunctions:
@@ -77,16 +125,26 @@ class ExecuTorchFunctions:
             name: self._program.load_method(name) for name in ("prefill", "step", "score")
         }
 
-    def run(self, function: str, **inputs: NDArray[Any]) -> Arrays:
-        """See ``Functions.run``."""
-        outputs = self._methods[function].execute(
-            [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values()]
-        )
-        return [output.numpy().copy() for output in outputs]
+    def prefill(self, x: Array) -> tuple[Array, Array, Array]:
+        """See ``Functions.prefill``."""
+        keys, values, h = self._run("prefill", x)
+        return keys, values, h
+
+    def step(self, x: Array, keys: Array, values: Array, bias: Array) -> Array:
+        """See ``Functions.step``."""
+        return self._run("step", x, keys, values, bias)[2]
+
+    def score(self, h: Array, candidates: Array) -> Array:
+        """See ``Functions.score``."""
+        return self._run("score", h, candidates)[0]
+
+    def _run(self, method: str, *arrays: Array) -> list[Array]:
+        inputs = [torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays]
+        return [output.numpy().copy() for output in self._methods[method].execute(inputs)]
 
 
 def check_functions(
-    functions: Functions, items: ItemTable, vectors: TestVectors, config: BackboneConfig
+    functions: Functions, items: ItemTable, vectors: TestVectors, relative_bias: Array
 ) -> None:
     """Return quietly when prefill alone and prefill with a step both give the scores.
 
@@ -94,7 +152,7 @@ def check_functions(
         functions: What was exported, under the default plan.
         items: The item table.
         vectors: Histories, candidates and the scores they must lead to.
-        config: The backbone's shape.
+        relative_bias: (n_blocks, H, L) float32, by distance.
 
     Raises:
         QuantizationError: A score is further off than the runtime's tolerance.
@@ -103,30 +161,29 @@ def check_functions(
     for case in vectors.cases:
         x, candidates = items.embed(case.history), items.embed(case.candidates)
         for way, h in (
-            ("prefill", functions.run("prefill", x=x)[2]),
-            ("step", _stepped(functions, x, config)),
+            ("prefill", functions.prefill(x)[2]),
+            ("step", _stepped(functions, x, relative_bias)),
         ):
-            (scores,) = functions.run("score", h=h, candidates=candidates)
+            (scores,) = functions.score(h, candidates)
             _compare(scores, case, tolerance, f"{functions.name}: {way}")
 
 
-def _stepped(
-    functions: Functions, x: NDArray[np.float32], config: BackboneConfig
-) -> NDArray[np.float32]:
+def _stepped(functions: Functions, x: Array, relative_bias: Array) -> Array:
     """Run all events but the last at once, and the last one as a step."""
-    head_dim = config.embedding_dim // config.n_heads
-    ring = (config.n_blocks, config.n_heads, config.window, head_dim)
-    keys, values = np.zeros(ring, np.float32), np.zeros(ring, np.float32)
+    n_blocks, _, window = relative_bias.shape
+    cache = np.zeros((2, n_blocks, window - 1, x.shape[1]), np.float32)
     n_before = len(x) - 1
     if n_before:
-        filled = functions.run("prefill", x=x[:-1])
-        keys[:, :, :n_before], values[:, :, :n_before] = filled[0], filled[1]
-    distance = n_before - np.arange(config.window)
-    distance[n_before:] = config.window  # slots still empty
-    return functions.run("step", x=x[-1], keys=keys, values=values, distance=distance)[2]
+        keys, values, _ = functions.prefill(x[:-1])
+        cache[0, :, :n_before], cache[1, :, :n_before] = keys, values
+    bias = np.empty_like(relative_bias)
+    is_full = n_before == window - 1
+    # The event moves to the row after those before it: row n_before + 1, or back to 1.
+    RingBias(relative_bias).write(bias, 1 if is_full else n_before + 1, is_full=is_full)
+    return functions.step(x[-1:], cache[0], cache[1], bias)
 
 
-def _compare(scores: NDArray[np.float32], case: VectorCase, tolerance: float, what: str) -> None:
+def _compare(scores: Array, case: VectorCase, tolerance: float, what: str) -> None:
     worst = float(np.abs(scores - case.scores).max())
     if not worst <= tolerance:  # NaN must fail too
         raise QuantizationError(
@@ -135,16 +192,8 @@ def _compare(scores: NDArray[np.float32], case: VectorCase, tolerance: float, wh
         )
 
 
-def _session(graph: bytes, weights: Mapping[str, NDArray[np.float32]]) -> Any:
+def _session(graph: bytes) -> Any:
     onnxruntime = import_onnxruntime()
-    names = [
-        tensor.name
-        for tensor in onnx.load_from_string(graph).graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-    ]
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # the exporter's remarks
-    if names:
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
-        options.add_external_initializers(names, values)
+    options.log_severity_level = 3
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -11,14 +11,25 @@ Source: CHORD overview figure for {1: 2, 2: 4, 3: 8}; tiers apart from widths ar
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
 
-__all__ = ["DEFAULT_LEVELS", "N_CODES", "WIDTHS", "LevelTable", "check_codes", "count_widths"]
+__all__ = [
+    "DEFAULT_LEVELS",
+    "N_CODES",
+    "SPEED_PRESETS",
+    "WIDTHS",
+    "LevelTable",
+    "check_codes",
+    "count_widths",
+    "preset_levels",
+]
 
 N_CODES = 4
 """Values a 2-bit code can take, the reserved 0 included."""
@@ -114,5 +125,33 @@ def count_widths(widths: NDArray[np.uint8]) -> dict[int, int]:
     return dict(sorted(Counter(widths.tolist()).items()))
 
 
+def preset_levels(preset: str, own: LevelTable) -> LevelTable:
+    """Return what the tiers of a plan mean under a speed preset.
+
+    Args:
+        preset: One of :data:`SPEED_PRESETS`.
+        own: The plan's own table.
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    if preset not in SPEED_PRESETS:
+        raise ConfigError(f"preset: expected one of {sorted(SPEED_PRESETS)}, got {preset!r}")
+    return SPEED_PRESETS[preset] or own
+
+
 DEFAULT_LEVELS = LevelTable((0, 2, 4, 8))
 """The level table of the CHORD figure."""
+
+SPEED_PRESETS: Mapping[str, LevelTable | None] = MappingProxyType(
+    {
+        "balanced": None,
+        "battery_saver": LevelTable((0, 0, 2, 4)),
+        "full": LevelTable((0, 4, 8, 8)),
+    }
+)
+"""Level tables that a device may apply to any plan, by name; None is the plan's own.
+
+Source: CHORD lets a device decode a plan by its own resource budget; the tables are our
+choice.
+"""

@@ -31,7 +31,16 @@ from numpy.typing import NDArray
 from pocketrec.errors import ConfigError, QuantizationError
 from pocketrec_quantization.checks import read_only
 
-__all__ = ["STORED_WIDTHS", "FrozenMatrix", "check_scales", "freeze_matrix", "quantize_rows"]
+__all__ = [
+    "STORED_WIDTHS",
+    "ChannelReading",
+    "FrozenMatrix",
+    "check_scales",
+    "freeze_matrix",
+    "narrow_codes",
+    "quantize_rows",
+    "read_channels",
+]
 
 STORED_WIDTHS = (2, 4, 8)
 """Widths a frozen matrix can be read at, in the order of its scales."""
@@ -42,6 +51,7 @@ _HALF = 1 << 15
 _MAX_SCALE = np.float32(2.0**120)  # 127 scales stay finite
 _MIN_SCALE = np.finfo(np.float32).tiny  # subnormals are zero on some processors
 _BLOCK = 256  # channels that are searched at once: bounds the memory of the search
+_CACHED = 1 << 15  # weights that are worked on at once, so that they stay in a core's cache
 _CLIPS = np.concatenate([np.linspace(1.0, 0.9, 64), np.geomspace(0.89, 0.125, 32)])
 
 
@@ -101,14 +111,10 @@ class FrozenMatrix:
             QuantizationError: ``bits`` has another shape or holds another width.
         """
         self._check_bits(bits)
-        result = np.zeros_like(self.codes)
-        result[bits == 8] = self.codes[bits == 8]
-        for row, width in enumerate(STORED_WIDTHS[:2]):
-            chosen = bits == width
-            codes, multipliers = self.codes[chosen], self.multipliers[row, chosen]
-            magnitude = _narrow(np.abs(codes), multipliers[:, None], _QMAX[width])
-            result[chosen] = np.sign(codes) * magnitude
-        return result
+        reading = read_channels(self.scales, self.multipliers, bits)
+        return narrow_codes(
+            self.codes, reading.multipliers[:, None], reading.largest[:, None]
+        ).astype(np.int8)
 
     def dequantize(self, bits: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the weights that ``bits`` stands for, the same bits on every machine.
@@ -122,11 +128,11 @@ class FrozenMatrix:
         Raises:
             QuantizationError: ``bits`` has another shape or holds another width.
         """
-        codes = self.codes_at(bits)
-        scales = np.zeros(self.n_channels, np.float32)
-        for row, width in enumerate(STORED_WIDTHS):
-            scales[bits == width] = self.scales[row, bits == width]
-        return codes.astype(np.float32) * scales[:, None]
+        self._check_bits(bits)
+        reading = read_channels(self.scales, self.multipliers, bits)
+        weights = narrow_codes(self.codes, reading.multipliers[:, None], reading.largest[:, None])
+        weights *= reading.scales[:, None]
+        return weights
 
     def _check_bits(self, bits: NDArray[np.uint8]) -> None:
         if bits.shape != (self.n_channels,):
@@ -135,6 +141,75 @@ class FrozenMatrix:
             raise QuantizationError(
                 f"bits: expected widths of 0, 2, 4 or 8, got {np.unique(bits).tolist()}"
             )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelReading:
+    """How C channels are read at their widths; see :func:`read_channels`.
+
+    Args:
+        multipliers: (C,) float32, multiples of 2**-16; 1 at 8 bits, 0 where pruned.
+        largest: (C,) float32, the largest code.
+        scales: (C,) float32; 0 where pruned.
+    """
+
+    multipliers: NDArray[np.float32]
+    largest: NDArray[np.float32]
+    scales: NDArray[np.float32]
+
+
+def read_channels(
+    scales: NDArray[np.float32], multipliers: NDArray[np.uint16], bits: NDArray[np.uint8]
+) -> ChannelReading:
+    """Look up how channels are read at their widths.
+
+    Args:
+        scales: (3, C) float32, as a :class:`FrozenMatrix` holds them.
+        multipliers: (2, C) uint16, likewise.
+        bits: (C,) uint8, each 0, 2, 4 or 8.
+    """
+    multiplier = np.zeros(bits.size, np.float32)
+    largest = np.zeros(bits.size, np.float32)
+    scale = np.zeros(bits.size, np.float32)
+    for row, width in enumerate(STORED_WIDTHS):
+        chosen = bits == width
+        largest[chosen] = _QMAX[width]
+        scale[chosen] = scales[row, chosen]
+        multiplier[chosen] = 1.0 if width == 8 else multipliers[row, chosen] / np.float32(_ONE)
+    return ChannelReading(multiplier, largest, scale)
+
+
+def narrow_codes(
+    codes: NDArray[np.int8], multipliers: NDArray[np.float32], largest: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Apply the nested code rule to whole matrices.
+
+    Every number on the way is an integer below 2**24, or such a one over 2**16, so
+    float32 holds it exactly: the result is that of the integer rule.
+
+    Args:
+        codes: (R, S) int8, 8-bit codes; channels along either axis.
+        multipliers: (R, 1) or (1, S) float32, of a :class:`ChannelReading`.
+        largest: The same shape.
+
+    Returns:
+        (R, S) float32, integers.
+    """
+    narrowed = np.empty(codes.shape, np.float32)
+    step = max(1, _CACHED // codes.shape[1])
+    is_by_row = multipliers.shape[0] > 1
+    for start in range(0, codes.shape[0], step):
+        block = slice(start, start + step)
+        channels = block if is_by_row else slice(None)
+        signed = codes[block].astype(np.float32)
+        magnitude = np.abs(signed, out=narrowed[block])
+        magnitude *= multipliers[channels]
+        magnitude += np.float32(0.5)
+        np.floor(magnitude, out=magnitude)
+        np.minimum(magnitude, largest[channels], out=magnitude)
+        np.copysign(magnitude, signed, out=magnitude)
+        magnitude += np.float32(0)  # minus zero is no code
+    return narrowed
 
 
 def freeze_matrix(weights: NDArray[np.float32]) -> FrozenMatrix:

@@ -3,7 +3,7 @@
 
 SASRec with pre-norm, causal attention over the last L events, a learned bias per head
 and distance, and a ReLU feed-forward. Positions are relative, so cached keys and
-values stay valid while the window slides. Event t lies in slot t % L of the ring.
+values stay valid while the window slides; ``attention_bias`` says where they lie.
 Inputs and outputs are float32, the arithmetic between them is float64.
 
 Source: SASRec (Kang & McAuley 2018) for the block. Relative bias instead of absolute
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import BackendError, ConfigError
+from pocketrec_quantization.attention_bias import prefill_bias, stack_relative_bias
 from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_shapes
 from pocketrec_quantization.frozen import FrozenModel
 
@@ -32,7 +33,7 @@ class PrefillResult(NamedTuple):
     """What a history leaves behind.
 
     Attributes:
-        keys: (n_blocks, H, T, D / H) float32.
+        keys: (n_blocks, T, D) float32, heads side by side.
         values: The same shape.
         h: (D,) float32, representation after the last event.
     """
@@ -46,13 +47,13 @@ class StepResult(NamedTuple):
     """What one event adds.
 
     Attributes:
-        new_key: (n_blocks, H, D / H) float32, to be written to the event's slot.
-        new_value: The same shape.
+        new_keys: (n_blocks, D) float32, heads side by side.
+        new_values: The same shape.
         h: (D,) float32, representation after this event.
     """
 
-    new_key: NDArray[np.float32]
-    new_value: NDArray[np.float32]
+    new_keys: NDArray[np.float32]
+    new_values: NDArray[np.float32]
     h: NDArray[np.float32]
 
 
@@ -79,6 +80,7 @@ class ReferenceBackend:
                 raise ConfigError(f"weight {name!r}: expected shape {shape}, got {found}")
         self._weights = {name: weights[name].astype(np.float64) for name in shapes}
         self._config = config
+        self._relative_bias = stack_relative_bias(weights, config.n_blocks)
 
     @classmethod
     def from_model(
@@ -124,14 +126,13 @@ class ReferenceBackend:
         """
         if x.ndim != 2 or not len(x) or x.shape[1] != self._config.embedding_dim:
             raise BackendError(f"x: expected (T, {self._config.embedding_dim}), got {x.shape}")
-        position = np.arange(len(x))
-        distance = position[:, None] - position[None, :]  # (T, S), how long ago s was at t
+        bias = prefill_bias(self._relative_bias, len(x))  # (n_blocks, H, T, T)
         hidden = x.astype(np.float64)
         cached = []
         for block in range(self._config.n_blocks):
             query, key, value = self._project(block, hidden)
-            hidden = self._finish_block(block, hidden, (query, key, value), distance)
-            cached.append((key, value))
+            hidden = self._finish_block(block, hidden, (query, key, value), bias[block])
+            cached.append((_side_by_side(key), _side_by_side(value)))
         keys, values = (np.stack(part).astype(np.float32) for part in zip(*cached, strict=True))
         return PrefillResult(keys, values, self._final(hidden[-1]))
 
@@ -140,34 +141,36 @@ class ReferenceBackend:
         x: NDArray[np.float32],
         keys: NDArray[np.float32],
         values: NDArray[np.float32],
-        distance: NDArray[np.int64],
+        bias: NDArray[np.float32],
     ) -> StepResult:
-        """Run one event against cached keys and values.
+        """Run one event against the cached keys and values of those before it.
 
         Args:
             x: (D,) float32, its item's embedding.
-            keys: (n_blocks, H, L, D / H) float32, the ring.
+            keys: (n_blocks, L - 1, D) float32, of earlier events, in any order.
             values: The same shape.
-            distance: (L,) int64, how many events ago each slot was written; L = masked.
+            bias: (n_blocks, H, L) float32: at 0 of the event itself, then of each cached
+                row; minus infinity where a row must not be seen.
 
         Raises:
-            BackendError: An array has another shape, or a distance lies outside 1..L.
+            BackendError: An array has another shape, or a bias is NaN.
         """
-        self._check_step(x, keys, values, distance)
-        with_self = np.append(distance, 0)[None, :]  # the event also attends to itself
+        self._check_step(x, keys, values, bias)
         hidden = x.astype(np.float64)[None, :]
         new = []
         for block in range(self._config.n_blocks):
             query, key, value = self._project(block, hidden)
-            ring_and_self = (
+            with_own = (
                 query,
-                np.concatenate([keys[block], key], axis=1),
-                np.concatenate([values[block], value], axis=1),
+                np.concatenate([key, self._heads(keys[block])], axis=1),
+                np.concatenate([value, self._heads(values[block])], axis=1),
             )
-            hidden = self._finish_block(block, hidden, ring_and_self, with_self)
-            new.append((key[:, 0], value[:, 0]))
-        new_key, new_value = (np.stack(part).astype(np.float32) for part in zip(*new, strict=True))
-        return StepResult(new_key, new_value, self._final(hidden[-1]))
+            hidden = self._finish_block(block, hidden, with_own, bias[block][:, None, :])
+            new.append((_side_by_side(key)[0], _side_by_side(value)[0]))
+        new_keys, new_values = (
+            np.stack(part).astype(np.float32) for part in zip(*new, strict=True)
+        )
+        return StepResult(new_keys, new_values, self._final(hidden[-1]))
 
     def score(self, h: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score candidates against a representation.
@@ -195,25 +198,28 @@ class ReferenceBackend:
         x: NDArray[np.float32],
         keys: NDArray[np.float32],
         values: NDArray[np.float32],
-        distance: NDArray[np.int64],
+        bias: NDArray[np.float32],
     ) -> None:
         config = self._config
-        ring = (config.n_blocks, config.n_heads, config.window, config.head_dim)
-        wanted = ((config.embedding_dim,), ring, ring, (config.window,))
-        found = (x.shape, keys.shape, values.shape, distance.shape)
+        cache = (config.n_blocks, config.window - 1, config.embedding_dim)
+        biases = (config.n_blocks, config.n_heads, config.window)
+        wanted = ((config.embedding_dim,), cache, cache, biases)
+        found = (x.shape, keys.shape, values.shape, bias.shape)
         if found != wanted:
             raise BackendError(f"step: expected arrays of {wanted}, got {found}")
-        if not ((distance >= 1) & (distance <= config.window)).all():
-            raise BackendError(f"distance: expected 1..{config.window}, got {distance.tolist()}")
+        if np.isnan(bias).any():
+            raise BackendError("bias: expected numbers or minus infinity, got NaN")
+
+    def _heads(self, rows: NDArray[np.float32] | _Float64) -> _Float64:
+        """Split rows into heads: (T, D) -> (H, T, D / H)."""
+        shape = (len(rows), self._config.n_heads, self._config.head_dim)  # no rows if L is 1
+        return rows.reshape(shape).transpose(1, 0, 2).astype(np.float64)
 
     def _project(self, block: int, hidden: _Float64) -> tuple[_Float64, _Float64, _Float64]:
         """(T, D) -> query, key and value, each (H, T, D / H)."""
         normed = self._norm(f"blocks.{block}.attn_norm", hidden)
         query, key, value = (
-            self._linear(f"blocks.{block}.{name}", normed)
-            .reshape(len(hidden), self._config.n_heads, -1)
-            .transpose(1, 0, 2)
-            for name in "qkv"
+            self._heads(self._linear(f"blocks.{block}.{name}", normed)) for name in "qkv"
         )
         return query, key, value
 
@@ -222,19 +228,14 @@ class ReferenceBackend:
         block: int,
         hidden: _Float64,
         attended: tuple[_Float64, _Float64, _Float64],
-        distance: NDArray[np.int64],
+        bias: NDArray[np.float32],
     ) -> _Float64:
-        """Attend and feed forward; ``distance`` (T, S) outside 0..L-1 is masked."""
+        """Attend over S rows and feed forward; ``bias`` is (H, T, S)."""
         query, key, value = attended
-        window = self._config.window
-        bias = self._weights[f"blocks.{block}.relative_bias"]
-        visible = (distance >= 0) & (distance < window)
-        logits = query @ key.transpose(0, 2, 1) / np.sqrt(query.shape[-1])  # (H, T, S)
-        logits = logits + bias[:, np.clip(distance, 0, window - 1)]
-        logits = np.where(visible, logits, -np.inf)
+        logits = query @ key.transpose(0, 2, 1) / np.sqrt(query.shape[-1]) + bias
         attention = np.exp(logits - logits.max(axis=-1, keepdims=True))
         attention /= attention.sum(axis=-1, keepdims=True)
-        merged = (attention @ value).transpose(1, 0, 2).reshape(hidden.shape)
+        merged = _side_by_side(attention @ value)
         hidden = hidden + self._linear(f"blocks.{block}.o", merged)
         normed = self._norm(f"blocks.{block}.ffn_norm", hidden)
         wide = np.maximum(self._linear(f"blocks.{block}.ffn1", normed), 0.0)
@@ -252,3 +253,8 @@ class ReferenceBackend:
         deviation = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + _EPSILON)
         scaled: _Float64 = centred / deviation * self._weights[f"{name}.weight"]
         return scaled + self._weights[f"{name}.bias"]
+
+
+def _side_by_side(heads: _Float64) -> _Float64:
+    """Merge heads: (H, T, D / H) -> (T, D)."""
+    return heads.transpose(1, 0, 2).reshape(heads.shape[1], -1)

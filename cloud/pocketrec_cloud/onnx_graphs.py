@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the functions a device runs as ONNX graphs: prefill, step, score.
+
+Written node by node rather than traced: a step is some 25 nodes this way, and what a node
+costs is most of what a step costs. Only standard operators of opset 23 are used. The
+coded matrices are graph *inputs*, stacked and transposed as the graph multiplies them
+(``docs/format.md`` §7.4), so one graph serves every plan; a runtime may turn them into
+constants, or into other kernels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from pocketrec_quantization.graph_contract import (
+    GRAPH_CONTRACT,
+    GRAPH_CONTRACT_KEY,
+    stacked_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pocketrec_quantization.backbone import BackboneConfig
+
+__all__ = ["write_graphs"]
+
+OPSET = 23  # the first with Attention
+IR_VERSION = 11
+_EPSILON = 1e-5
+
+
+def write_graphs(
+    dense: Mapping[str, NDArray[np.float32]], config: BackboneConfig
+) -> dict[str, bytes]:
+    """Write the three functions of a backbone.
+
+    Args:
+        dense: What is not coded, by name: norms and biases.
+        config: The architecture.
+
+    Returns:
+        ``"prefill"``, ``"step"`` and ``"score"`` to serialised ``ModelProto``.
+    """
+    return {
+        "prefill": _Prefill(dense, config).write(),
+        "step": _Step(dense, config).write(),
+        "score": _score(config),
+    }
+
+
+class _Graph:
+    """A graph that grows node by node; values are referred to by name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._inputs: dict[str, onnx.ValueInfoProto] = {}
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def input(self, name: str, shape: Sequence[int | str]) -> str:
+        self._inputs[name] = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        return name
+
+    def output(self, name: str, shape: Sequence[int | str]) -> str:
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        self.nodes(kind, inputs, [output], **attributes)
+        return output
+
+    def nodes(
+        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
+    ) -> None:
+        name = f"{outputs[0]}/{kind}"
+        self._nodes.append(helper.make_node(kind, inputs, outputs, name, **attributes))
+
+    def serialise(self) -> bytes:
+        graph = helper.make_graph(
+            self._nodes,
+            self._name,
+            list(self._inputs.values()),
+            self._outputs,
+            list(self._constants.values()),
+        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        model.producer_name = "pocketrec"
+        helper.set_model_props(model, {GRAPH_CONTRACT_KEY: GRAPH_CONTRACT})
+        onnx.checker.check_model(model, full_check=True)
+        return bytes(model.SerializeToString(deterministic=True))
+
+
+class _Backbone(_Graph):
+    """What prefill and step have in common: the layers of a block."""
+
+    def __init__(
+        self, name: str, dense: Mapping[str, NDArray[np.float32]], config: BackboneConfig
+    ) -> None:
+        super().__init__(name)
+        self._dense = dense
+        self._config = config
+
+    def dense(self, name: str) -> str:
+        return self.constant(name, self._dense[name])
+
+    def linear(self, x: str, *layers: str) -> str:
+        """Multiply by the stacked matrices of ``layers`` and add their biases."""
+        name = stacked_name(layers)
+        n_inputs = self._config.ffn_dim if layers[0].endswith("ffn2") else self._dim
+        biases = np.concatenate([self._dense[f"{layer}.bias"] for layer in layers])
+        weights = self.input(name, (n_inputs, len(biases)))
+        return self.node("Gemm", [x, weights, self.constant(f"{name}.bias", biases)], f"{name}/out")
+
+    def norm(self, x: str, name: str, output: str) -> str:
+        inputs = [x, self.dense(f"{name}.weight"), self.dense(f"{name}.bias")]
+        return self.node("LayerNormalization", inputs, output, axis=-1, epsilon=_EPSILON)
+
+    def rows(self, x: str, width: int, output: str) -> str:
+        """(T, width) -> (1, T, width), as attention wants it."""
+        shape = self.constant(f"shape.{width}", np.array([1, -1, width], np.int64))
+        return self.node("Reshape", [x, shape], output)
+
+    def split(self, x: str, outputs: Sequence[str]) -> None:
+        """(1, T, n D) -> n times (1, T, D)."""
+        sizes = np.full(len(outputs), self._dim, np.int64)
+        split = self.constant(f"split.{len(outputs)}", sizes)
+        self.nodes("Split", [x, split], outputs, axis=-1)
+
+    def attend(self, block: int, attended: Sequence[str]) -> str:
+        """Attend with (query, keys, values, bias), and mix the heads: (T, D)."""
+        name, heads = f"blocks.{block}", self._config.n_heads
+        mixed = self.node(
+            "Attention", attended, f"{name}.mixed", q_num_heads=heads, kv_num_heads=heads
+        )
+        shape = self.constant("shape.flat", np.array([-1, self._dim], np.int64))
+        return self.linear(self.node("Reshape", [mixed, shape], f"{name}.flat"), f"{name}.o")
+
+    def feed_forward(self, block: int, x: str) -> str:
+        """Return ``x`` after the second sublayer, (T, D)."""
+        name = f"blocks.{block}"
+        normed = self.norm(x, f"{name}.ffn_norm", f"{name}.ffn_in")
+        wide = self.node("Relu", [self.linear(normed, f"{name}.ffn1")], f"{name}.wide")
+        return self.node("Add", [x, self.linear(wide, f"{name}.ffn2")], f"{name}.out")
+
+    def finish(self, x: str) -> None:
+        self.output("h", (1, self._dim))
+        self.norm(x, "final_norm", "h")
+
+    @property
+    def _dim(self) -> int:
+        return self._config.embedding_dim
+
+
+class _Step(_Backbone):
+    """One event, against the keys and values of those before it."""
+
+    def __init__(self, dense: Mapping[str, NDArray[np.float32]], config: BackboneConfig) -> None:
+        super().__init__("step", dense, config)
+
+    def write(self) -> bytes:
+        x = self.input("x", (1, self._dim))
+        for block in range(self._config.n_blocks):
+            x = self._block(block, x)
+        self.finish(x)
+        return self.serialise()
+
+    def _block(self, block: int, x: str) -> str:
+        name, dim, window = f"blocks.{block}", self._dim, self._config.window
+        keys = self.input(f"{name}.keys", (1, window - 1, dim))
+        values = self.input(f"{name}.values", (1, window - 1, dim))
+        bias = self.input(f"{name}.bias", (1, self._config.n_heads, 1, window))
+        new_keys = self.output(f"{name}.new_keys", (1, 1, dim))
+        new_values = self.output(f"{name}.new_values", (1, 1, dim))
+        normed = self.norm(x, f"{name}.attn_norm", f"{name}.attn_in")
+        qkv = self.linear(normed, f"{name}.q", f"{name}.k", f"{name}.v")
+        query = f"{name}.query"
+        self.split(self.rows(qkv, 3 * dim, f"{name}.qkv"), [query, new_keys, new_values])
+        all_keys = self.node("Concat", [new_keys, keys], f"{name}.all_keys", axis=1)
+        all_values = self.node("Concat", [new_values, values], f"{name}.all_values", axis=1)
+        attended = self.attend(block, [query, all_keys, all_values, bias])
+        return self.feed_forward(block, self.node("Add", [x, attended], f"{name}.attended"))
+
+
+class _Prefill(_Backbone):
+    """A whole history at once; the last block computes one query row only."""
+
+    def __init__(self, dense: Mapping[str, NDArray[np.float32]], config: BackboneConfig) -> None:
+        super().__init__("prefill", dense, config)
+
+    def write(self) -> bytes:
+        x = self.input("x", ("T", self._dim))
+        for block in range(self._config.n_blocks):
+            is_last = block == self._config.n_blocks - 1
+            x = self._last_block(block, x) if is_last else self._block(block, x)
+        self.finish(x)
+        return self.serialise()
+
+    def _block(self, block: int, x: str) -> str:
+        name, dim = f"blocks.{block}", self._dim
+        normed = self.norm(x, f"{name}.attn_norm", f"{name}.attn_in")
+        qkv = self.linear(normed, f"{name}.q", f"{name}.k", f"{name}.v")
+        query = f"{name}.query"
+        keys, values = self._cached(block)
+        self.split(self.rows(qkv, 3 * dim, f"{name}.qkv"), [query, keys, values])
+        bias = self.input(f"{name}.bias", (1, self._config.n_heads, "T", "T"))
+        attended = self.attend(block, [query, keys, values, bias])
+        return self.feed_forward(block, self.node("Add", [x, attended], f"{name}.attended"))
+
+    def _last_block(self, block: int, x: str) -> str:
+        name, dim = f"blocks.{block}", self._dim
+        normed = self.norm(x, f"{name}.attn_norm", f"{name}.attn_in")
+        kv = self.linear(normed, f"{name}.k", f"{name}.v")
+        keys, values = self._cached(block)
+        self.split(self.rows(kv, 2 * dim, f"{name}.kv"), [keys, values])
+        last = self.linear(self._last_row(normed, f"{name}.last_in"), f"{name}.q")
+        query = self.rows(last, dim, f"{name}.query")
+        bias = self.input(f"{name}.bias", (1, self._config.n_heads, 1, "T"))
+        attended = self.attend(block, [query, keys, values, bias])
+        x = self._last_row(x, f"{name}.last")
+        return self.feed_forward(block, self.node("Add", [x, attended], f"{name}.attended"))
+
+    def _cached(self, block: int) -> tuple[str, str]:
+        shape = (1, "T", self._dim)
+        name = f"blocks.{block}"
+        return self.output(f"{name}.keys", shape), self.output(f"{name}.values", shape)
+
+    def _last_row(self, x: str, output: str) -> str:
+        bounds = {"last.start": -1, "last.end": np.iinfo(np.int64).max, "last.axis": 0}
+        names = [self.constant(key, np.array([at], np.int64)) for key, at in bounds.items()]
+        return self.node("Slice", [x, *names], output)
+
+
+def _score(config: BackboneConfig) -> bytes:
+    """Inner products with the user's state: h (1, D), candidates (M, D) -> scores (1, M)."""
+    graph = _Graph("score")
+    h = graph.input("h", (1, config.embedding_dim))
+    candidates = graph.input("candidates", ("M", config.embedding_dim))
+    scores = graph.output("scores", (1, "M"))
+    graph.node("Gemm", [h, candidates], scores, transB=1)
+    return graph.serialise()
