@@ -14,17 +14,33 @@ and now and then, where there is a network::
     runtime.sync("recs.example.org:443", subject="a-pseudonym")
 
 ``docs/device.md`` has the rules. Every module is one concept: ``live``, ``session`` and
-``ranking`` rank; ``engine`` and ``backends`` compute; ``store``, ``state``, ``downloads``
-and ``lock`` keep; ``updater`` decides, and ``sync``, ``transport`` and ``tuf_client`` fetch
-what it decides on; ``install`` and ``health`` switch from one pair to the next.
+``ranking`` rank; ``engine``, ``backends`` and ``lowering`` compute; ``store``, ``state``,
+``retention``, ``downloads`` and ``lock`` keep; ``refresh`` says when, ``updater`` decides,
+and ``sync``, ``transport`` and ``tuf_client`` fetch what it decides on; ``install``,
+``health`` and ``latency_guard`` switch from one pair to the next.
 """
 
 from __future__ import annotations
 
 from pocketrec_device.backends import LayerReport
+from pocketrec_device.latency_guard import LatencyLimits
+from pocketrec_device.options import RuntimeOptions
 from pocketrec_device.ranking import Ranking
+from pocketrec_device.refresh import RefreshPolicy, Verdict
 from pocketrec_device.runtime import Runtime
 from pocketrec_device.status import PairStatus, Status, SyncReport
 from pocketrec_device.tls import Tls
 
-__all__ = ["LayerReport", "PairStatus", "Ranking", "Runtime", "Status", "SyncReport", "Tls"]
+__all__ = [
+    "LatencyLimits",
+    "LayerReport",
+    "PairStatus",
+    "Ranking",
+    "RefreshPolicy",
+    "Runtime",
+    "RuntimeOptions",
+    "Status",
+    "SyncReport",
+    "Tls",
+    "Verdict",
+]

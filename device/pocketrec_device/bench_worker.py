@@ -17,9 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pocketrec_device.engine import Engine
 
 __all__ = ["main", "measure"]
@@ -70,7 +67,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(job: dict[str, Any]) -> Engine:
-    from pocketrec_device.engine import EngineSettings, build_engine
+    from pocketrec_device.engine import build_engine
+    from pocketrec_device.settings import EngineSettings
     from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder
 
     bundle = BundleFolder.open(Path(job["bundle"]))
@@ -101,11 +99,11 @@ def _operations(engine: Engine, n_candidates: int, seed: int) -> dict[str, Calla
     turn = 0
 
     def rerank() -> object:
-        return live.snapshot(with_seen=False).rank(Candidates.of(candidates), _K)
+        return live.snapshot().rank(Candidates.of(candidates), _K)
 
     def observe() -> None:
         nonlocal turn
-        live.observe((events[turn % len(events)],))
+        live.observe(events[turn % len(events)])
         turn += 1
 
     def observe_rerank() -> object:
@@ -114,7 +112,7 @@ def _operations(engine: Engine, n_candidates: int, seed: int) -> dict[str, Calla
 
     def prefill_rerank() -> object:
         live.reset()
-        live.observe(history)
+        live.observe_many(history)
         return rerank()
 
     return {
@@ -143,29 +141,25 @@ def _ranks(engine: Engine, path: Path, seed: int) -> list[int]:
     import numpy as np
 
     from pocketrec.metrics import rank_of_target
+    from pocketrec_device.session import SessionState
     from pocketrec_quantization.cases import EvaluationCases
 
     cases = EvaluationCases.from_bytes(path.read_bytes())
     rng = np.random.default_rng(seed)
-    everything = engine.items.embed(np.arange(cases.n_items + 1, dtype=np.int32))
+    everything = engine.items.gather(np.arange(cases.n_items + 1))
     window = engine.manifest.backbone.window
     ranks = []
     for case in range(cases.n_cases):
         history, target = cases.history(case), cases.targets[case : case + 1].astype(np.int64)
-        scores = _catalogue_scores(engine, history[-window:], everything)
+        session = SessionState(engine.backend)
+        session.observe(engine.items.embed(history[-window:]))
+        scores = everything.scores(session.h)
         own = scores[target]
         scores[history] = -np.inf
         scores[0] = -np.inf
         scores[target] = own
         ranks.append(int(rank_of_target(scores[None], target, rng)[0]))
     return ranks
-
-
-def _catalogue_scores(
-    engine: Engine, history: NDArray[np.int32], everything: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    _, _, h = engine.backend.prefill(engine.items.embed(history))
-    return engine.backend.score(h, everything).copy()
 
 
 def _peak_rss_bytes() -> int:

@@ -21,12 +21,13 @@ from rich.text import Text
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError
 from pocketrec_device.backends import BACKENDS
-from pocketrec_device.engine import EngineSettings
-from pocketrec_device.ranking import Ranking
+from pocketrec_device.ranking import MODES, Mode, Ranking
 from pocketrec_device.runtime import Runtime
+from pocketrec_device.settings import COMPUTE_CHOICES, EngineSettings
 from pocketrec_device.status import PairStatus, Status, read_status
 from pocketrec_device.store import Store
 from pocketrec_device.tls import Tls
+from pocketrec_quantization.levels import SPEED_PRESETS
 
 __all__ = ["bootstrap", "rerank", "rollback", "status", "sync"]
 
@@ -48,6 +49,15 @@ _backend_option = click.option(
 )
 
 
+_kept_option = click.option(
+    "--max-kept-bytes",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="What bundles beyond the current and the previous one may take.",
+)
+
+
 def _creation_options(command: Command) -> Command:
     """Add what a store needs to know when it is made."""
     model = click.option("--model", help="Model line to follow; needed once, to make the store.")
@@ -61,6 +71,7 @@ def _creation_options(command: Command) -> Command:
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @_store_option
 @_creation_options
+@_kept_option
 @_backend_option
 @json_option
 def bootstrap(
@@ -69,11 +80,12 @@ def bootstrap(
     store: Path,
     model: str | None,
     root: Path | None,
+    max_kept_bytes: int,
     backend: str,
     json_path: str | None,
 ) -> None:
     """Install the bundle in folder BUNDLE without a network."""
-    runtime = _runtime(store, model, root, backend)
+    runtime = _runtime(Store(store, max_kept_bytes=max_kept_bytes), model, root, backend)
     is_new = runtime.bootstrap(bundle)
     shown = runtime.status()
     emit(
@@ -94,6 +106,7 @@ def bootstrap(
 @click.option("--tls-cert", type=_FILE, help="PEM of this device's certificate chain (mutual TLS).")
 @click.option("--tls-key", type=_FILE, help="PEM of the certificate's private key.")
 @click.option("--insecure", is_flag=True, help="Plain text also beyond this machine.")
+@_kept_option
 @_backend_option
 @json_option
 def sync(
@@ -109,11 +122,12 @@ def sync(
     tls_cert: Path | None,
     tls_key: Path | None,
     insecure: bool,
+    max_kept_bytes: int,
     backend: str,
     json_path: str | None,
 ) -> None:
     """Fetch the newest bundle and plan from the server at HOST:PORT."""
-    runtime = _runtime(store, model, root, backend)
+    runtime = _runtime(Store(store, max_kept_bytes=max_kept_bytes), model, root, backend)
     report = runtime.sync(
         target,
         subject=subject,
@@ -140,7 +154,28 @@ def status(store: Path, json_path: str | None) -> None:
 @click.option("--candidates", required=True, metavar="A,B,...|@FILE", help="What to rank.")
 @click.option("-k", "n_best", type=int, default=10, show_default=True, help="How many to show.")
 @click.option("--exclude-seen", is_flag=True, help="Leave out what the history holds.")
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="pointwise",
+    show_default=True,
+    help="Score each candidate once, or build a slate pick by pick.",
+)
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads per call.")
+@click.option(
+    "--compute",
+    type=click.Choice(COMPUTE_CHOICES),
+    default="auto",
+    show_default=True,
+    help="Kernels of ONNX Runtime.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(sorted(SPEED_PRESETS)),
+    default="balanced",
+    show_default=True,
+    help="What the tiers of the plan mean in bits.",
+)
 @click.option("--strict", is_flag=True, help="Refuse layers not computed in their widths.")
 @_backend_option
 @json_option
@@ -151,7 +186,10 @@ def rerank(
     candidates: str,
     n_best: int,
     exclude_seen: bool,
+    mode: Mode,
     threads: int,
+    compute: str,
+    preset: str,
     strict: bool,
     backend: str,
     json_path: str | None,
@@ -160,10 +198,12 @@ def rerank(
 
     A list is given as A,B,C or as @FILE, a file with one item id per line ('@-' is stdin).
     """
-    with Runtime.open(store, backend=backend, threads=threads, strict=strict) as runtime:
+    with Runtime.open(
+        store, backend=backend, threads=threads, compute=compute, preset=preset, strict=strict
+    ) as runtime:
         events = read_ids(history)
         n_known = runtime.observe_many(events)
-        ranking = runtime.rerank(read_ids(candidates), n_best, exclude_seen=exclude_seen)
+        ranking = runtime.rerank(read_ids(candidates), n_best, mode=mode, exclude_seen=exclude_seen)
         problem = runtime.problem
     _remark_on_unknown(len(events), n_known, ranking)
     result = {
@@ -178,15 +218,19 @@ def rerank(
 
 @click.command()
 @_store_option
+@click.option("--bundle", default="", help="Digest of an older bundle that was kept.")
+@_kept_option
 @_backend_option
 @json_option
-def rollback(store: Path, backend: str, json_path: str | None) -> None:
+def rollback(
+    *, store: Path, bundle: str, max_kept_bytes: int, backend: str, json_path: str | None
+) -> None:
     """Go back to the bundle and plan that ran before.
 
     A sync does not bring the bundle back that was left; a newer one ends that.
     """
-    runtime = _runtime(store, None, None, backend)
-    runtime.rollback()
+    runtime = _runtime(Store(store, max_kept_bytes=max_kept_bytes), None, None, backend)
+    runtime.rollback(bundle)
     shown = runtime.status()
     emit(asdict(shown), render=lambda console: _draw_status(console, shown), json_path=json_path)
 
@@ -226,14 +270,13 @@ def _remark_on_unknown(n_events: int, n_known: int, ranking: Ranking) -> None:
         console.print(f"{n_last} of these candidates are not in the item table: they come last")
 
 
-def _runtime(store: Path, model: str | None, root: Path | None, backend: str) -> Runtime:
+def _runtime(store: Store, model: str | None, root: Path | None, backend: str) -> Runtime:
     """Return a runtime that has loaded nothing; makes the store when asked to."""
-    folder = Store(store)
     if model is not None:
-        folder.create(model, None if root is None else root.read_bytes())
+        store.create(model, None if root is None else root.read_bytes())
     elif root is not None:
         raise ConfigError("--root is for a store that is being made; pass --model too")
-    return Runtime(folder, EngineSettings(backend=backend))
+    return Runtime(store, EngineSettings(backend=backend, tuning_file=store.tuning_file))
 
 
 def _tls(*files: Path | None, is_insecure: bool) -> Tls | None:

@@ -8,43 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from pocketrec_device.backends import Backend, build_backend, check_backend
+from pocketrec_device.backends import Backend, build_backend
 from pocketrec_device.backends.base import refuse_fallbacks
 from pocketrec_device.session import SessionState
+from pocketrec_device.settings import EngineSettings
 from pocketrec_device.state import Pair
 from pocketrec_quantization.bundle import BundleFolder, Manifest
+from pocketrec_quantization.levels import preset_levels
 from pocketrec_quantization.plan import Plan, check_applies, decode_plan
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "EngineSettings", "Items", "build_engine"]
+    from pocketrec_quantization.item_table import GatheredRows
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """How engines are built; the app's choice, the same for every bundle.
-
-    Args:
-        backend: One of ``backends.BACKENDS``.
-        threads: Threads per call, from 1.
-        is_strict: Whether to refuse layers that do not compute in the widths asked for.
-
-    Raises:
-        ConfigError: There is no such backend, or ``threads`` is below 1.
-    """
-
-    backend: str = "onnxruntime"
-    threads: int = 1
-    is_strict: bool = False
-
-    def __post_init__(self) -> None:
-        check_backend(self.backend, self.threads)
+__all__ = ["Engine", "EngineSettings", "Items", "build_engine", "change_preset"]
 
 
 class Items(Protocol):
@@ -60,29 +42,40 @@ class Items(Protocol):
         """V, padding not counted."""
         ...
 
-    def embed(self, item_indices: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.float32]:
+    def embed(
+        self, item_indices: NDArray[np.intp] | NDArray[np.int32] | NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         """Return (n, D) float32 for (n,) item indices; 0 gives zeros."""
+        ...
+
+    def embedding(self, item_index: int) -> NDArray[np.float32]:
+        """Return one item's embedding, (D,) float32."""
+        ...
+
+    def gather(self, item_indices: NDArray[np.intp]) -> GatheredRows:
+        """Take (M,) items out to be scored; 0 scores 0."""
         ...
 
     def index_of(self, item_id: str) -> int:
         """Return an item's index, 0 when unknown."""
         ...
 
-    def indices_of(self, item_ids: Iterable[str]) -> NDArray[np.int32]:
-        """Return (n,) int32, 0 where unknown."""
+    def indices_of(self, item_ids: Iterable[str]) -> NDArray[np.intp]:
+        """Return (n,) intp, 0 where unknown."""
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Engine:
     """A bundle under a plan, ready to compute.
 
     Args:
         pair: The digests of both.
         manifest: Of the bundle.
-        plan: The plan.
+        plan: The plan, as it was signed.
         items: Embeddings of the items.
-        backend: What computes.
+        backend: What computes, under the plan and the preset.
+        settings: How it was built.
     """
 
     pair: Pair
@@ -90,6 +83,7 @@ class Engine:
     plan: Plan
     items: Items
     backend: Backend
+    settings: EngineSettings
 
     def new_session(self, history: Sequence[str] = ()) -> SessionState:
         """Return a state that has seen ``history``; items the table lacks are left out.
@@ -97,58 +91,84 @@ class Engine:
         Raises:
             BackendError: Inference failed.
         """
-        session = SessionState(self.manifest.backbone)
+        session = SessionState(self.backend)
         indices = self.items.indices_of(history)
-        session.observe(self.backend, self.items.embed(indices[indices > 0]))
+        session.observe(self.items.embed(indices[indices > 0]))
         return session
 
-    def score(
-        self, h: NDArray[np.float32], candidates: Sequence[str]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Score candidates for a user.
-
-        Args:
-            h: (D,) float32, the user's state.
-            candidates: M item ids.
-
-        Returns:
-            ``scores``: (M,) float64; -inf where unknown.
-            ``known``: (M,) bool, whether the item table has the candidate.
-
-        Raises:
-            BackendError: Inference failed.
-        """
-        indices = self.items.indices_of(candidates)
-        known = indices > 0
-        if known.all() and len(known):  # the usual case, without detours
-            return self.backend.score(h, self.items.embed(indices)).astype(np.float64), known
-        scores = np.full(len(indices), -np.inf)
-        if known.any():
-            scores[known] = self.backend.score(h, self.items.embed(indices[known]))
-        return scores, known
+    def runs_as(self, other: Engine) -> bool:
+        """Whether another engine computes the same."""
+        return self.pair == other.pair and self.settings == other.settings
 
 
-def build_engine(bundle: BundleFolder, plan_data: bytes, settings: EngineSettings) -> Engine:
+def build_engine(
+    bundle: BundleFolder,
+    plan_data: bytes,
+    settings: EngineSettings,
+    *,
+    like: Engine | None = None,
+) -> Engine:
     """Return an engine for an installed bundle and a plan that was accepted.
 
     Args:
         bundle: Its parts are verified as they are read.
         plan_data: A plan container whose digest or signature was verified.
         settings: The app's choice.
+        like: An engine; what does not depend on the plan is shared with it if it is of
+            the same bundle, and differs in the preset at most.
 
     Raises:
         ArtifactError: They are damaged, do not fit together, or need another release.
         BackendError: The backend cannot be made, or is not strict enough.
     """
-    manifest, plan = bundle.manifest, decode_plan(plan_data)
-    check_applies(plan, manifest.layers, bundle.model_digest)
-    backend = build_backend(settings.backend, bundle, plan, threads=settings.threads)
+    plan = decode_plan(plan_data)
+    check_applies(plan, bundle.manifest.layers, bundle.model_digest)
+    pair = Pair(bundle=bundle.digest.hex(), plan=hashlib.sha256(plan_data).hexdigest())
+    return _build(bundle, pair, plan, settings, like)
+
+
+def change_preset(engine: Engine, bundle: BundleFolder, preset: str) -> Engine:
+    """Return the same pair under another preset; all that does not depend on it is shared.
+
+    Args:
+        engine: What runs.
+        bundle: Its bundle.
+        preset: One of ``SPEED_PRESETS``.
+
+    Raises:
+        ConfigError: There is no such preset.
+        ArtifactError: The bundle is damaged, or the backend runs the default plan only.
+        BackendError: The backend cannot be made, or is not strict enough.
+    """
+    settings = replace(engine.settings, preset=preset)
+    return _build(bundle, engine.pair, engine.plan, settings, engine)
+
+
+def _build(
+    bundle: BundleFolder, pair: Pair, plan: Plan, settings: EngineSettings, like: Engine | None
+) -> Engine:
+    if like is not None and not _shares(like, pair.bundle, settings):
+        like = None
+    applied = _under_preset(plan, settings.preset)
+    backend = build_backend(bundle, applied, settings, like=None if like is None else like.backend)
     if settings.is_strict:
         refuse_fallbacks(settings.backend, backend.report())
     return Engine(
-        pair=Pair(bundle=bundle.digest.hex(), plan=hashlib.sha256(plan_data).hexdigest()),
-        manifest=manifest,
+        pair=pair,
+        manifest=bundle.manifest,
         plan=plan,
-        items=bundle.read_items(),
+        items=bundle.read_items() if like is None else like.items,
         backend=backend,
+        settings=settings,
     )
+
+
+def _shares(engine: Engine, bundle: str, settings: EngineSettings) -> bool:
+    return engine.pair.bundle == bundle and engine.settings == replace(
+        settings, preset=engine.settings.preset
+    )
+
+
+def _under_preset(plan: Plan, preset: str) -> Plan:
+    levels = preset_levels(preset, plan.levels)
+    return plan if levels == plan.levels else replace(plan, levels=levels)

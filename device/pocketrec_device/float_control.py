@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketrec.errors import BackendError, IncompatibleArtifactError
-from pocketrec_device.backends.onnx import OnnxBackend
+from pocketrec_device.backends.onnx import OnnxBackend, OnnxProgram
 from pocketrec_device.engine import Engine, EngineSettings
 from pocketrec_device.state import Pair
 from pocketrec_quantization.bundle import DEFAULT_PLAN
 from pocketrec_quantization.float_twin import FloatTwin
+from pocketrec_quantization.item_table import GatheredRows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,16 +50,28 @@ class FloatItems:
         """V, padding not counted."""
         return self.table.n_items
 
-    def embed(self, item_indices: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.float32]:
+    def embed(
+        self, item_indices: NDArray[np.intp] | NDArray[np.int32] | NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         """Return (n, D) float32 for (n,) item indices."""
         return self.embeddings[item_indices]
+
+    def embedding(self, item_index: int) -> NDArray[np.float32]:
+        """Return one item's embedding, (D,) float32."""
+        embedding: NDArray[np.float32] = self.embeddings[item_index]
+        return embedding
+
+    def gather(self, item_indices: NDArray[np.intp]) -> GatheredRows:
+        """Take items out to be scored; their scales are 1."""
+        rows = self.embeddings.take(item_indices, axis=0)
+        return GatheredRows(codes=rows, scales=np.ones(len(rows), np.float32))
 
     def index_of(self, item_id: str) -> int:
         """Return an item's index, 0 when unknown."""
         return self.table.index_of(item_id)
 
-    def indices_of(self, item_ids: Iterable[str]) -> NDArray[np.int32]:
-        """Return (n,) int32, 0 where unknown."""
+    def indices_of(self, item_ids: Iterable[str]) -> NDArray[np.intp]:
+        """Return (n,) intp, 0 where unknown."""
         return self.table.indices_of(item_ids)
 
 
@@ -84,12 +97,14 @@ def build_float_engine(bundle: BundleFolder, twin_path: Path, settings: EngineSe
     twin = FloatTwin.from_bytes(twin_path.read_bytes())
     check_twin(twin, bundle, twin_path)
     plan = bundle.read_default_plan()
+    program = OnnxProgram(bundle, threads=settings.threads, compute="fp32", swap="rebuild")
     return Engine(
         pair=Pair(bundle=bundle.digest.hex(), plan=bundle.manifest.part(DEFAULT_PLAN).sha256.hex()),
         manifest=bundle.manifest,
         plan=plan,
         items=FloatItems(table=bundle.read_items(), embeddings=twin.item_embeddings),
-        backend=OnnxBackend(bundle, plan, threads=settings.threads, weights=twin.weights),
+        backend=OnnxBackend.of_floats(program, plan, twin.weights),
+        settings=settings,
     )
 
 

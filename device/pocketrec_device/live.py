@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The running engine and one user's history, behind one lock.
 
-``observe`` and ``reset`` hold the lock while they run. ``snapshot`` holds it only long
+``observe`` and ``reset`` hold the lock while they run. A snapshot holds it only long
 enough to take what scoring needs: an engine and the user's state, neither of which is
 ever changed afterwards. So a swap does not disturb a ranking that has begun.
 
@@ -13,25 +13,28 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pocketrec.errors import StoreError
-from pocketrec_device.ranking import rank
+from pocketrec_device.ranking import rank, rank_slate
+from pocketrec_device.session import SessionState
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from pocketrec_device.engine import Engine
     from pocketrec_device.ranking import Candidates, Ranking
-    from pocketrec_device.session import SessionState
+    from pocketrec_quantization.item_table import GatheredRows
 
-__all__ = ["LiveSession", "Snapshot"]
+__all__ = ["LiveSession", "Slates", "Snapshot"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot:
     """What one ranking works on.
 
@@ -46,16 +49,75 @@ class Snapshot:
     seen: frozenset[str]
 
     def rank(self, candidates: Candidates, k: int) -> Ranking:
-        """Return the k best candidates; ``ranking`` has the rules.
+        """Return the k best candidates, pointwise; ``ranking`` has the rules.
+
+        Raises:
+            ConfigError: ``k`` is below 1.
+        """
+        if self.h is None:
+            return rank(candidates, None, None, k)
+        rows, known = _gather(self.engine, candidates)
+        return rank(candidates, rows.scores(self.h), known, k)
+
+
+class Slates:
+    """Makes sequential rankings from one moment's state; ``LiveSession.slates`` lends it.
+
+    Args:
+        snapshot: The moment.
+        origin: The state then.
+        work: A state to work on.
+    """
+
+    def __init__(self, snapshot: Snapshot, origin: SessionState, work: SessionState) -> None:
+        self._snapshot = snapshot
+        self._origin = origin
+        self._work = work
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """The last L known item ids."""
+        return self._snapshot.seen
+
+    def rank(self, candidates: Candidates, k: int) -> Ranking:
+        """Return a slate of k candidates; ``ranking`` has the rules.
 
         Raises:
             ConfigError: ``k`` is below 1.
             BackendError: Inference failed.
         """
-        if self.h is None:
-            return rank(candidates, None, None, k)
-        scores, known = self.engine.score(self.h, candidates.items)
-        return rank(candidates, scores, known, k)
+        work = self._work
+        work.copy_from(self._origin)
+        rows, known = _gather(self._snapshot.engine, candidates)
+        return rank_slate(
+            candidates,
+            known,
+            k,
+            score=lambda: rows.scores(work.h) if work.n_events else None,
+            take_in=lambda position: work.step(rows.embedding(position)),
+        )
+
+
+def _gather(
+    engine: Engine, candidates: Candidates
+) -> tuple[GatheredRows, NDArray[np.bool_] | None]:
+    """Return the candidates' rows, and which of them are known unless all are."""
+    indices = engine.items.indices_of(candidates.items)
+    known = None if indices.all() else indices > 0
+    return engine.items.gather(indices), known
+
+
+@dataclass(slots=True)
+class _Running:
+    """What runs, and states to work on that are not in use now."""
+
+    engine: Engine
+    session: SessionState
+    scratch: list[SessionState] = field(default_factory=list)
+
+    def borrow(self) -> SessionState:
+        """Return a state that nobody works on; what it holds is of no use."""
+        return self.scratch.pop() if self.scratch else SessionState(self.engine.backend)
 
 
 class LiveSession:
@@ -63,28 +125,58 @@ class LiveSession:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: tuple[Engine, SessionState] | None = None
+        self._running: _Running | None = None
         self._history: deque[str] = deque()
+        self._n_observed = 0
+
+    @property
+    def n_observed(self) -> int:
+        """How many events were ever taken in."""
+        return self._n_observed
 
     @property
     def is_ready(self) -> bool:
         """Whether there is an engine."""
         return self._running is not None
 
+    @property
+    def engine(self) -> Engine | None:
+        """What runs now, if anything does."""
+        running = self._running
+        return None if running is None else running.engine
+
     def adopt(self, engine: Engine) -> None:
-        """Run ``engine`` from now on, unless the same pair runs already.
+        """Run ``engine`` from now on, unless one that computes the same runs already.
 
         Raises:
             BackendError: The history cannot be computed; the old engine stays.
         """
         with self._lock:
-            if self._running is not None and self._running[0].pair == engine.pair:
+            if self._running is not None and self._running.engine.runs_as(engine):
                 return
             history = deque(self._history, maxlen=engine.manifest.backbone.window)
-            self._running = (engine, engine.new_session(tuple(history)))
+            self._running = _Running(engine, engine.new_session(tuple(history)))
             self._history = history
 
-    def observe(self, item_ids: Sequence[str]) -> int:
+    def observe(self, item_id: str) -> bool:
+        """Take in one event, and return whether the item table knows it.
+
+        Raises:
+            StoreError: There is no engine.
+            BackendError: Inference failed; the event was not taken in.
+        """
+        with self._lock:
+            running = self._current()
+            items = running.engine.items
+            index = items.index_of(item_id)
+            if not index:
+                return False
+            running.session.step(items.embedding(index))
+            self._history.append(item_id)
+            self._n_observed += 1
+            return True
+
+    def observe_many(self, item_ids: Sequence[str]) -> int:
         """Take in events, oldest first, and return how many of them the item table knows.
 
         Raises:
@@ -92,14 +184,20 @@ class LiveSession:
             BackendError: Inference failed; the events before it were taken in.
         """
         with self._lock:
-            engine, session = self._current()
-            known = [item_id for item_id in item_ids if engine.items.index_of(item_id)]
+            running = self._current()
+            items, session = running.engine.items, running.session
+            indices = items.indices_of(item_ids)
+            if not indices.all():
+                item_ids = [item_ids[i] for i in np.flatnonzero(indices).tolist()]
+                indices = indices[indices > 0]
             n_before = session.n_events
             try:
-                session.observe(engine.backend, engine.items.embed(engine.items.indices_of(known)))
+                session.observe(items.embed(indices))
             finally:
-                self._history.extend(known[: session.n_events - n_before])
-            return len(known)
+                n_taken_in = session.n_events - n_before
+                self._history.extend(item_ids[:n_taken_in])
+                self._n_observed += n_taken_in
+            return len(item_ids)
 
     def reset(self) -> None:
         """Forget the history.
@@ -108,11 +206,11 @@ class LiveSession:
             StoreError: There is no engine.
         """
         with self._lock:
-            self._current()[1].reset()
+            self._current().session.reset()
             self._history.clear()
 
-    def snapshot(self, *, with_seen: bool) -> Snapshot:
-        """Return what a ranking needs, as of now.
+    def snapshot(self, *, with_seen: bool = False) -> Snapshot:
+        """Return what a pointwise ranking needs, as of now.
 
         Args:
             with_seen: Whether to collect the seen items, which takes time.
@@ -121,12 +219,28 @@ class LiveSession:
             StoreError: There is no engine.
         """
         with self._lock:
-            engine, session = self._current()
-            return Snapshot(
-                engine=engine,
-                h=session.h if session.n_events else None,
-                seen=frozenset(self._history if with_seen else ()),
-            )
+            return self._snapshot(self._current(), with_seen=with_seen)
+
+    @contextmanager
+    def slates(self, *, with_seen: bool = False) -> Iterator[Slates]:
+        """Lend what sequential rankings need, as of now: a copy of the state to work on.
+
+        Args:
+            with_seen: Whether to collect the seen items, which takes time.
+
+        Raises:
+            StoreError: There is no engine.
+            BackendError: A state cannot be made.
+        """
+        with self._lock:
+            running = self._current()
+            origin, work = running.borrow(), running.borrow()
+            origin.copy_from(running.session)
+            snapshot = self._snapshot(running, with_seen=with_seen)
+        try:
+            yield Slates(snapshot, origin, work)
+        finally:
+            running.scratch.extend((origin, work))
 
     def close(self) -> None:
         """Let go of the engine and forget the history."""
@@ -134,7 +248,14 @@ class LiveSession:
             self._running = None
             self._history.clear()
 
-    def _current(self) -> tuple[Engine, SessionState]:
+    def _snapshot(self, running: _Running, *, with_seen: bool) -> Snapshot:
+        return Snapshot(
+            engine=running.engine,
+            h=running.session.h if running.session.n_events else None,
+            seen=frozenset(self._history if with_seen else ()),
+        )
+
+    def _current(self) -> _Running:
         if self._running is None:
             raise StoreError("nothing is loaded; sync, or bootstrap from a packaged bundle")
         return self._running

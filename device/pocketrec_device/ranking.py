@@ -10,14 +10,19 @@
 * Without a history the device has no opinion: server scores alone decide, for known and
   unknown candidates alike; without those too, the order stays as it came and every score
   is 0.
+
+*Pointwise* scores every candidate once. *Sequential* builds a slate: the best candidate is
+picked by the same rules, the user's state takes it in as if it had been an event, and the
+candidates that are left are scored again; so later picks know the earlier ones. Its scores
+are those each candidate had when it was picked, and may rise from one to the next.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -26,7 +31,14 @@ from pocketrec.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Candidates", "Ranking", "rank"]
+__all__ = ["MODES", "Candidates", "Mode", "Ranking", "rank", "rank_slate"]
+
+Mode: TypeAlias = Literal["pointwise", "sequential"]
+
+MODES: tuple[Mode, ...] = ("pointwise", "sequential")
+"""How a ranking can be made."""
+
+_LONG_LIST = 512  # from here on, finding the best k first is faster than sorting all
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,7 @@ class Ranking:
 
     Args:
         items: Item ids.
-        scores: One per item, never increasing.
+        scores: One per item; never increasing when pointwise.
     """
 
     items: tuple[str, ...]
@@ -85,52 +97,111 @@ class Candidates:
             kept.pop(item, None)
         scores = None
         if server_scores is not None:
-            positions = dict(zip(reversed(items), range(len(items) - 1, -1, -1), strict=True))
-            scores = _checked_scores(server_scores, len(items))[[positions[i] for i in kept]]
+            scores = _checked_scores(server_scores, len(items))
+            if len(kept) < len(items):
+                first = dict(zip(reversed(items), range(len(items) - 1, -1, -1), strict=True))
+                scores = scores[[first[item] for item in kept]]
         return cls(items=tuple(kept), server_scores=scores, server_weight=server_weight)
 
 
 def rank(
     candidates: Candidates,
-    device_scores: NDArray[np.float64] | None,
+    device_scores: NDArray[np.float32] | None,
     known: NDArray[np.bool_] | None,
     k: int,
 ) -> Ranking:
-    """Return the k best candidates.
+    """Return the k best candidates, pointwise.
 
     Args:
         candidates: M of them.
-        device_scores: (M,) float64; what stands at unknown candidates is not read. None
+        device_scores: (M,) float32; what stands at unknown candidates is not read. None
             without a history.
-        known: (M,) bool, whether the item table has the candidate; None without a history.
+        known: (M,) bool, whether the item table has the candidate; None = all of them.
         k: How many to return, from 1; more than M returns all.
 
     Raises:
         ConfigError: ``k`` is below 1.
     """
-    if k < 1:
-        raise ConfigError(f"k: expected at least 1, got {k}")
+    _check_k(k)
     scores = _combined(candidates, device_scores, known)
-    order = np.argsort(-scores, kind="stable")[:k]
+    order = _best(scores, k)
+    items = candidates.items
     return Ranking(
-        items=tuple(candidates.items[i] for i in order),
+        items=tuple([items[i] for i in order.tolist()]),
         scores=tuple(scores[order].tolist()),
     )
 
 
+def rank_slate(
+    candidates: Candidates,
+    known: NDArray[np.bool_] | None,
+    k: int,
+    *,
+    score: Callable[[], NDArray[np.float32] | None],
+    take_in: Callable[[int], None],
+) -> Ranking:
+    """Return a slate of k candidates, picked one after the other.
+
+    Args:
+        candidates: M of them.
+        known: (M,) bool, whether the item table has the candidate; None = all of them.
+        k: How many to pick, from 1; more than M picks all.
+        score: Returns (M,) float32 for the user's state as it is; None without a history.
+        take_in: Called with the position of each known pick but the last, to become part
+            of the state.
+
+    Raises:
+        ConfigError: ``k`` is below 1.
+        BackendError: Inference failed.
+    """
+    _check_k(k)
+    picked: list[int] = []
+    scores: list[float] = []
+    n_picks = min(k, len(candidates.items))
+    while len(picked) < n_picks:
+        current = np.array(_combined(candidates, score(), known))
+        own = current.copy()
+        current[picked] = np.nan
+        best = _first_best(current)
+        picked.append(best)
+        scores.append(float(own[best]))
+        if len(picked) < n_picks and (known is None or known[best]):
+            take_in(best)
+    return Ranking(items=tuple([candidates.items[i] for i in picked]), scores=tuple(scores))
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ConfigError(f"k: expected at least 1, got {k}")
+
+
+def _first_best(scores: NDArray[np.floating]) -> int:
+    """Return where the highest score stands first; NaN marks what is gone."""
+    return int(np.nanargmax(scores))
+
+
+def _best(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
+    """Return the positions of the k highest scores, best first, ties by position."""
+    if len(scores) < _LONG_LIST or k >= len(scores):
+        return np.argsort(-scores, kind="stable")[:k]
+    worst = np.partition(scores, len(scores) - k)[len(scores) - k]
+    among = np.flatnonzero(scores >= worst)
+    return among[np.argsort(-scores[among], kind="stable")[:k]]
+
+
 def _combined(
     candidates: Candidates,
-    device_scores: NDArray[np.float64] | None,
+    device_scores: NDArray[np.float32] | None,
     known: NDArray[np.bool_] | None,
-) -> NDArray[np.float64]:
-    if device_scores is None or known is None:
+) -> NDArray[np.floating]:
+    if device_scores is None:
         if candidates.server_scores is None:
             return np.zeros(len(candidates.items))
         return candidates.server_scores
-    scores = device_scores
+    scores: NDArray[np.floating] = device_scores
     if candidates.server_weight and candidates.server_scores is not None:
         scores = scores + candidates.server_weight * candidates.server_scores
-    return np.where(known, scores, -np.inf)
+    return scores if known is None else np.where(known, scores, -np.inf)
 
 
 def _checked_scores(scores: Sequence[float], n_items: int) -> NDArray[np.float64]:

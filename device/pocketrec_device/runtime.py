@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from pocketrec.errors import ConfigError, StoreError
-from pocketrec_device.engine import Engine, EngineSettings
+from pocketrec_device.engine import Engine, change_preset
 from pocketrec_device.extras import require_libraries
+from pocketrec_device.health import typical_work
 from pocketrec_device.install import bootstrap, load_engine, roll_back
-from pocketrec_device.live import LiveSession
-from pocketrec_device.ranking import Candidates, Ranking
+from pocketrec_device.latency_guard import LatencyLimits, check_latency
+from pocketrec_device.live import LiveSession, Slates, Snapshot
+from pocketrec_device.options import RuntimeOptions, engine_settings
+from pocketrec_device.ranking import MODES, Candidates, Mode, Ranking
+from pocketrec_device.refresh import PlanAge, RefreshPolicy, Verdict, decide, plan_age
+from pocketrec_device.refresh_state import RefreshState
+from pocketrec_device.settings import EngineSettings
 from pocketrec_device.status import Status, SyncReport, read_status
 from pocketrec_device.store import Store
 
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
     from pocketrec_device.tls import Tls
 
 __all__ = ["Runtime"]
+
+_SOON_S = 24 * 3600.0  # a plan that expires within a day is replaced while there is time
 
 
 class Runtime:
@@ -37,6 +46,8 @@ class Runtime:
     Args:
         store: Where bundles and plans are.
         settings: How to compute.
+        latency: How slow a new bundle may be before it is refused.
+        refresh: When ``sync`` is due.
         clock: Unix seconds; decides whether plans have expired.
     """
 
@@ -45,10 +56,15 @@ class Runtime:
         store: Store,
         settings: EngineSettings | None = None,
         *,
+        latency: LatencyLimits | None = None,
+        refresh: RefreshPolicy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._settings = settings or EngineSettings()
+        self._latency = latency or LatencyLimits()
+        self._refresh = refresh or RefreshPolicy()
+        self._refresh_state = RefreshState()
         self._clock = clock
         self._live = LiveSession()
         self._problem = ""
@@ -60,9 +76,7 @@ class Runtime:
         *,
         model: str,
         root: bytes | None = None,
-        backend: str = "onnxruntime",
-        threads: int = 1,
-        strict: bool = False,
+        **options: Unpack[RuntimeOptions],
     ) -> Self:
         """Make a store, or open the one that is there: fit for every start of an app.
 
@@ -73,22 +87,26 @@ class Runtime:
             store_path: The folder; made when absent.
             model: The model line to follow, e.g. ``"demo"``.
             root: TUF root metadata the app was shipped with; ``sync`` needs it.
-            backend: As for ``open``.
-            threads: As for ``open``.
-            strict: As for ``open``.
+            **options: See ``RuntimeOptions``.
 
         Raises:
-            StoreError: The store follows another model, or its state is damaged.
+            StoreError: The store follows another model, trusts another root, or its state
+                is damaged.
             StoreLockedError: The store must be made, and somebody else is writing to it.
+            StoreAccessError: The folder cannot be read or written.
             ArtifactError: What is installed needs another release.
             BackendError: The backend cannot be made.
-            ConfigError: There is no such backend, ``model`` is no name, or ``root`` is no
+            ConfigError: There is no such choice, ``model`` is no name, or ``root`` is no
                 TUF root metadata.
-            OSError: The folder cannot be written.
         """
-        settings = EngineSettings(backend=backend, threads=threads, is_strict=strict)
-        runtime = cls(Store(store_path), settings)
-        runtime._store.create(model, root)
+        store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
+        runtime = cls(
+            store,
+            engine_settings(options, store),
+            latency=options.get("latency"),
+            refresh=options.get("refresh"),
+        )
+        store.create(model, root)
         try:
             runtime.load()
         except StoreError as exc:
@@ -96,30 +114,26 @@ class Runtime:
         return runtime
 
     @classmethod
-    def open(
-        cls,
-        store_path: str | Path,
-        *,
-        backend: str = "onnxruntime",
-        threads: int = 1,
-        strict: bool = False,
-    ) -> Self:
-        """Open a store that has something installed; needs no network.
+    def open(cls, store_path: str | Path, **options: Unpack[RuntimeOptions]) -> Self:
+        """Open a store that has something installed; needs no network, and writes nothing.
 
         Args:
             store_path: The folder.
-            backend: ``"onnxruntime"``, ``"executorch"`` or ``"numpy"``.
-            threads: Threads per call, from 1.
-            strict: Refuse layers that do not compute in the widths the plan asks for.
+            **options: See ``RuntimeOptions``.
 
         Raises:
             StoreError: There is no store, nothing is installed, or all of it is damaged.
             ArtifactError: What is installed needs another release.
             BackendError: The backend cannot be made, or is not strict enough.
-            ConfigError: There is no such backend.
+            ConfigError: There is no such choice.
         """
-        settings = EngineSettings(backend=backend, threads=threads, is_strict=strict)
-        runtime = cls(Store(store_path), settings)
+        store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
+        runtime = cls(
+            store,
+            engine_settings(options, store),
+            latency=options.get("latency"),
+            refresh=options.get("refresh"),
+        )
         runtime.load()
         return runtime
 
@@ -168,7 +182,7 @@ class Runtime:
             StoreError: Nothing is installed yet.
             BackendError: Inference failed; the event was not taken in.
         """
-        return self._live.observe((item_id,)) == 1
+        return self._live.observe(item_id)
 
     def observe_many(self, item_ids: Sequence[str]) -> int:
         """Take in events, oldest first; the same as observing them one by one, but faster.
@@ -186,7 +200,7 @@ class Runtime:
         """
         if isinstance(item_ids, str):
             raise ConfigError(f"item_ids: expected a sequence of item ids, got {item_ids!r}")
-        return self._live.observe(item_ids)
+        return self._live.observe_many(item_ids)
 
     def reset(self) -> None:
         """Forget the history: another user, or a new session.
@@ -201,6 +215,7 @@ class Runtime:
         candidates: Sequence[str],
         k: int,
         *,
+        mode: Mode = "pointwise",
         server_scores: Sequence[float] | None = None,
         server_weight: float = 0.0,
         exclude_seen: bool = False,
@@ -210,6 +225,8 @@ class Runtime:
         Args:
             candidates: Item ids, in the order that decides ties.
             k: How many to return, from 1; all when there are fewer.
+            mode: ``"pointwise"``, or ``"sequential"``: a slate whose later picks know the
+                earlier ones, at the price of one ``observe`` per pick.
             server_scores: One score per candidate. They rank alone while there is no
                 history, and are blended in by ``server_weight`` afterwards.
             server_weight: ``score = device score + server_weight * server score``.
@@ -220,11 +237,95 @@ class Runtime:
             StoreError: Nothing is installed yet.
             BackendError: Inference failed.
         """
+        if mode != "pointwise":
+            scores = None if server_scores is None else [server_scores]
+            (slate,) = self.rerank_many(
+                [candidates],
+                k,
+                mode=mode,
+                server_scores=scores,
+                server_weight=server_weight,
+                exclude_seen=exclude_seen,
+            )
+            return slate
         now = self._live.snapshot(with_seen=exclude_seen)
         checked = Candidates.of(
             candidates, server_scores=server_scores, server_weight=server_weight, excluded=now.seen
         )
         return now.rank(checked, k)
+
+    def rerank_many(
+        self,
+        candidate_lists: Sequence[Sequence[str]],
+        k: int,
+        *,
+        mode: Mode = "pointwise",
+        server_scores: Sequence[Sequence[float]] | None = None,
+        server_weight: float = 0.0,
+        exclude_seen: bool = False,
+    ) -> tuple[Ranking, ...]:
+        """Return the k best candidates of several lists, such as the rows of a page.
+
+        All lists are ranked for the same moment: an event or a swap that comes in between
+        changes none of them.
+
+        Args:
+            candidate_lists: Lists of item ids.
+            k: How many to return of each, from 1.
+            mode: As for ``rerank``.
+            server_scores: One sequence of scores per list.
+            server_weight: As for ``rerank``.
+            exclude_seen: As for ``rerank``.
+
+        Raises:
+            ConfigError: An argument is out of its range.
+            StoreError: Nothing is installed yet.
+            BackendError: Inference failed.
+        """
+        if mode not in MODES:
+            raise ConfigError(f"mode: expected one of {MODES}, got {mode!r}")
+        all_scores: Sequence[Sequence[float] | None]
+        all_scores = [None] * len(candidate_lists) if server_scores is None else server_scores
+        if len(all_scores) != len(candidate_lists):
+            raise ConfigError(
+                f"server_scores: expected scores for {len(candidate_lists)} lists, got "
+                f"{len(all_scores)}"
+            )
+
+        def rank_all(moment: Snapshot | Slates) -> tuple[Ranking, ...]:
+            checked = [
+                Candidates.of(
+                    items,
+                    server_scores=scores,
+                    server_weight=server_weight,
+                    excluded=moment.seen,
+                )
+                for items, scores in zip(candidate_lists, all_scores, strict=True)
+            ]
+            return tuple(moment.rank(candidates, k) for candidates in checked)
+
+        if mode == "pointwise":
+            return rank_all(self._live.snapshot(with_seen=exclude_seen))
+        with self._live.slates(with_seen=exclude_seen) as slates:
+            return rank_all(slates)
+
+    def use_preset(self, preset: str) -> None:
+        """Change what the tiers of the plan mean, without a download; the history stays.
+
+        Args:
+            preset: ``"battery_saver"``, ``"balanced"`` or ``"full"``.
+
+        Raises:
+            ConfigError: There is no such preset.
+            StoreError: Nothing is installed yet, or it is damaged.
+            BackendError: The backend cannot be made, or runs the default plan only.
+        """
+        running = self._live.engine
+        if running is None:
+            raise StoreError("nothing is loaded; sync, or bootstrap from a packaged bundle")
+        bundle = self._store.open_bundle(running.pair.bundle)
+        self._adopt(change_preset(running, bundle, preset))
+        self._settings = replace(self._settings, preset=preset)
 
     def report(self) -> tuple[LayerReport, ...]:
         """Return, per coded matrix, what the plan asks, what is kept, and what computes.
@@ -260,11 +361,17 @@ class Runtime:
             ArtifactError: The bundle cannot be used; what ran before still runs.
             StoreError: What is installed is newer, and damaged: only a sync can help.
             StoreLockedError: Another process is writing to the store.
+            HealthCheckError: It does not prove itself on this device, or is far slower
+                than what runs.
             BackendError: The backend cannot be made.
-            OSError: The store cannot be written.
+            DiskFullError: There is no room for it; nothing was written.
+            StoreAccessError: The store cannot be written.
+            OSError: The packaged bundle cannot be read.
         """
         with self._store.writing():
-            engine = bootstrap(self._store, Path(bundle_folder), self._settings)
+            engine = bootstrap(
+                self._store, Path(bundle_folder), self._settings, guard=self._refuse_if_slow
+            )
         if engine is None:
             if not self.is_ready:
                 self.load()
@@ -297,37 +404,81 @@ class Runtime:
             StoreError: The store has no root of trust, is damaged, or is locked.
             BackendError: The backend cannot be made, or a library for syncing is absent.
             ConfigError: An argument is out of its range.
-            OSError: The store cannot be written.
+            DiskFullError: There is no room for a new bundle; nothing was fetched.
+            StoreAccessError: The store cannot be written.
         """
         require_libraries("grpc", "tuf", "cryptography", purpose="sync", extras="device")
         from pocketrec_device.sync import PlanWish, synchronise
         from pocketrec_device.transport import ServiceClient
 
         wish = PlanWish(subject=subject, average_bits=average_bits or 0.0)
+        self._refresh_state.attempt()
         with (
             self._store.writing(),
             ServiceClient(target, tls=tls, deadline_s=deadline_s) as client,
         ):
             engine, report = synchronise(
-                self._store, client, wish, self._settings, clock=self._clock
+                self._store,
+                client,
+                wish,
+                self._settings,
+                clock=self._clock,
+                guard=self._refuse_if_slow,
             )
         self._adopt(engine)
+        self._refresh_state.succeed(self._live.n_observed, self._live.snapshot().h)
         return report
 
-    def rollback(self) -> None:
-        """Go back to the pair that ran before; ``sync`` will not undo it with the same bundle.
+    def refresh_due(
+        self, *, is_session_start: bool = False, is_network_free: bool = True
+    ) -> Verdict:
+        """Return whether the refresh policy wants a ``sync`` now, and why or why not.
+
+        Args:
+            is_session_start: Whether the user has just begun to use the app.
+            is_network_free: Whether a download costs the user nothing, such as on Wi-Fi.
 
         Raises:
-            StoreError: There is no previous pair.
+            StoreError: There is no store, or its state is damaged.
+        """
+        engine, n_events = self._live.engine, self._live.n_observed
+        facts = self._refresh_state.facts(
+            n_events=n_events,
+            h=None if engine is None else self._live.snapshot().h,
+            plan=PlanAge.ABSENT if engine is None else self._plan_age(engine),
+            is_session_start=is_session_start,
+            is_network_free=is_network_free,
+        )
+        return decide(self._refresh, facts)
+
+    def rollback(self, bundle: str = "") -> None:
+        """Go back to the pair that ran before; ``sync`` will not undo it with the same bundle.
+
+        Args:
+            bundle: Digest, in hex, of an older bundle that was kept (``status().kept``);
+                empty = the previous one.
+
+        Raises:
+            StoreError: There is no such pair.
             StoreLockedError: Another process is writing to the store.
-            ArtifactError: The previous pair cannot be used; the current one stays.
+            ArtifactError: The pair cannot be used; the current one stays.
             BackendError: The backend cannot be made.
-            OSError: The store cannot be written.
+            StoreAccessError: The store cannot be written.
         """
         with self._store.writing():
-            engine = roll_back(self._store, self._settings)
+            engine = roll_back(self._store, self._settings, bundle)
         self._adopt(engine)
 
     def _adopt(self, engine: Engine) -> None:
         self._live.adopt(engine)
         self._problem = ""
+
+    def _refuse_if_slow(self, engine: Engine) -> None:
+        """Raise ``HealthCheckError`` if an engine is far slower than the one that runs."""
+        running = self._live.engine
+        old = None if running is None else typical_work(running)
+        check_latency(typical_work(engine), old, self._latency)
+
+    def _plan_age(self, engine: Engine) -> PlanAge:
+        now_s = max(self._clock(), self._store.load().time_floor_s)
+        return plan_age(engine.plan.expires_at_s, now_s, soon_s=_SOON_S)

@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The running state of one history: ring buffers that a backend advances event by event.
+"""The running state of one history: a cache that a backend advances event by event.
 
-Event number t (from 0) sits in slot t % L of two ring buffers, so a step writes one slot
-and never moves the others. A step needs to know how many events ago each slot was
-written; those L numbers are a window into an array made once:
-
-    distance(p) = base[L-1-p : 2L-1-p],   p = t % L
-    base = [L-1, ..., 1, L, L-1, ..., 1]       every slot written before
-    base = [L-1, ..., 1, L, L,   ..., L]       slots from t on still empty
-
-L stands for "masked": the slot is empty, or is about to be overwritten by this event.
+Row 0 of the cache belongs to the event that is being taken in, rows 1 to L-1 are a ring
+of those before it. A step writes row 0 and reads all rows; afterwards row 0 is copied to
+the row of the event that left the window. So all memory is allocated and bound once, a
+step moves one row per block, and a step that fails has touched nothing that counts.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pocketrec.errors import BackendError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,26 +22,36 @@ if TYPE_CHECKING:
     from pocketrec_device.backends.base import Backend
     from pocketrec_quantization.bundle import BackboneConfig
 
-__all__ = ["SessionState", "distance_bases"]
+__all__ = ["SessionState", "StateBuffers"]
 
 
-def distance_bases(window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the two arrays that every ``distance`` is a slice of.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StateBuffers:
+    """The memory that a state and a backend share; it stays in place for good.
 
     Args:
-        window: L, in events, from 1.
-
-    Returns:
-        ``filling``: (2L-1,) int64, while slots are still empty.
-        ``full``: (2L-1,) int64, once every slot has been written.
+        x: (1, D) float32, the embedding of the event to take in.
+        cache: (n_blocks, 2, L, D) float32, keys and values, heads side by side; row 0 is
+            the event's own.
+        bias: (n_blocks, 1, H, 1, L) float32, what attention adds for each row.
+        h: (1, D) float32, the user's state after the event.
     """
-    down = np.arange(window - 1, 0, -1, dtype=np.int64)
-    masked = np.full(1, window, np.int64)
-    filling = np.concatenate([down, masked, np.full(window - 1, window, np.int64)])
-    full = np.concatenate([down, masked, down])
-    filling.setflags(write=False)
-    full.setflags(write=False)
-    return filling, full
+
+    x: NDArray[np.float32]
+    cache: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    h: NDArray[np.float32]
+
+    @classmethod
+    def allocate(cls, backbone: BackboneConfig) -> StateBuffers:
+        """Return buffers of zeros."""
+        dim, window, n_blocks = backbone.embedding_dim, backbone.window, backbone.n_blocks
+        return cls(
+            x=np.zeros((1, dim), np.float32),
+            cache=np.zeros((n_blocks, 2, window, dim), np.float32),
+            bias=np.zeros((n_blocks, 1, backbone.n_heads, 1, window), np.float32),
+            h=np.zeros((1, dim), np.float32),
+        )
 
 
 class SessionState:
@@ -51,64 +59,87 @@ class SessionState:
 
     Not thread-safe: the runtime holds its lock around every call that changes it.
 
+    Args:
+        backend: What computes.
+
     Attributes:
         n_events: How many events were ever seen.
         h: (D,) float32, the user's state after the last event; replaced, never written
             in place, so a reader may keep it.
     """
 
-    def __init__(self, backbone: BackboneConfig) -> None:
-        self._window = backbone.window
-        head_dim = backbone.embedding_dim // backbone.n_heads
-        shape = (backbone.n_blocks, backbone.n_heads, backbone.window, head_dim)
-        self._keys = np.zeros(shape, np.float32)
-        self._values = np.zeros(shape, np.float32)
-        self._filling, self._full = distance_bases(backbone.window)
-        self._h0 = np.zeros(backbone.embedding_dim, np.float32)
+    def __init__(self, backend: Backend) -> None:
+        ring = backend.ring
+        self._buffers = StateBuffers.allocate(backend.backbone)
+        self._bound = backend.bind(self._buffers)
+        self._ring = ring
+        self._n_older = ring.window - 1
+        self._older_bias = self._buffers.bias[:, 0, :, 0, 1:]
+        self._buffers.bias[:, 0, :, 0, 0] = ring.own
+        self._own_rows = self._buffers.cache[:, :, 0]
+        self._h0 = np.zeros(backend.backbone.embedding_dim, np.float32)
+        self._slot = 1
         self.n_events = 0
         self.h: NDArray[np.float32] = self._h0
 
     def reset(self) -> None:
         """Forget every event."""
-        self._keys.fill(0)
-        self._values.fill(0)
+        self._buffers.cache.fill(0)
+        self._slot = 1
         self.n_events = 0
         self.h = self._h0
 
-    def distance(self) -> NDArray[np.int64]:
-        """(L,) int64, a view: how many events ago each slot was written; L = masked."""
-        base = self._filling if self.n_events < self._window else self._full
-        start = self._window - 1 - self.n_events % self._window
-        return base[start : start + self._window]
+    def copy_from(self, other: SessionState) -> None:
+        """Become a copy of another state of the same backend."""
+        np.copyto(self._buffers.cache, other._buffers.cache)
+        self._slot, self.n_events, self.h = other._slot, other.n_events, other.h
 
-    def observe(self, backend: Backend, x: NDArray[np.float32]) -> None:
+    def observe(self, x: NDArray[np.float32]) -> None:
         """Take in events, oldest first: at once into an empty state, else one by one.
 
         The result does not depend on how a history is cut into calls.
 
         Args:
-            backend: What computes.
             x: (T, D) float32, embeddings of the events; T may exceed L.
 
         Raises:
-            BackendError: Inference failed; the state is as after the last good event.
+            BackendError: ``x`` has another shape, or inference failed; the state is as
+                after the last good event.
         """
+        if x.ndim != 2 or x.shape[1] != self._h0.size:
+            raise BackendError(f"x: expected (T, {self._h0.size}), got {x.shape}")
         n_prefilled = 0
         if self.n_events == 0 and len(x) > 1:
-            n_prefilled = min(len(x), self._window)
-            self._prefill(backend, x[:n_prefilled])
+            n_prefilled = min(len(x), self._ring.window)
+            self._prefill(x[:n_prefilled])
         for event in x[n_prefilled:]:
-            self._step(backend, event)
+            self.step(event)
 
-    def _prefill(self, backend: Backend, x: NDArray[np.float32]) -> None:
-        keys, values, h = backend.prefill(x)
-        self._keys[:, :, : len(x)] = keys
-        self._values[:, :, : len(x)] = values
-        self.n_events, self.h = len(x), h
+    def step(self, x: NDArray[np.float32]) -> None:
+        """Take in one event.
 
-    def _step(self, backend: Backend, x: NDArray[np.float32]) -> None:
-        new_key, new_value, h = backend.step(x, self._keys, self._values, self.distance())
-        slot = self.n_events % self._window
-        self._keys[:, :, slot] = new_key
-        self._values[:, :, slot] = new_value
-        self.n_events, self.h = self.n_events + 1, h
+        Args:
+            x: (D,) float32, its embedding.
+
+        Raises:
+            BackendError: Inference failed; the state is as before.
+        """
+        buffers = self._buffers
+        buffers.x[0] = x
+        if self._n_older:
+            is_full = self.n_events >= self._n_older
+            self._ring.write_older(self._older_bias, self._slot, is_full=is_full)
+        self._bound.step()
+        if self._n_older:
+            buffers.cache[:, :, self._slot] = self._own_rows
+            self._slot = self._slot + 1 if self._slot < self._n_older else 1
+        self.n_events += 1
+        self.h = buffers.h[0].copy()
+
+    def _prefill(self, x: NDArray[np.float32]) -> None:
+        # A full window also fills row 0, whose event is the first to leave.
+        row = 0 if len(x) == self._ring.window else 1
+        self._bound.prefill(x, row)
+        self._slot = row + len(x) if row + len(x) <= self._n_older else 1
+        self.n_events = len(x)
+        self.h = self._buffers.h[0].copy()

@@ -6,10 +6,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pocketrec.errors import ConfigError
 from pocketrec_device.backends.base import Backend, LayerReport
 
 if TYPE_CHECKING:
+    from pocketrec_device.settings import EngineSettings
     from pocketrec_quantization.bundle import BundleFolder
     from pocketrec_quantization.plan import Plan
 
@@ -19,48 +19,36 @@ __all__ = [
     "Backend",
     "LayerReport",
     "build_backend",
-    "check_backend",
 ]
 
-# Name -> module and class: a new backend is one file and one line. A library is imported
-# only when its backend is built.
+# Name -> module with a function ``build``: a new backend is one file and one line. A
+# library is imported only when its backend is built.
 BACKENDS = {
-    "executorch": ("pocketrec_device.backends.executorch", "ExecuTorchBackend"),
-    "numpy": ("pocketrec_device.backends.numpy", "NumpyBackend"),
-    "onnxruntime": ("pocketrec_device.backends.onnx", "OnnxBackend"),
+    "executorch": "pocketrec_device.backends.executorch",
+    "numpy": "pocketrec_device.backends.numpy",
+    "onnxruntime": "pocketrec_device.backends.onnx",
 }
 
 # These cannot be given other weights than their bundle's default plan makes.
 DEFAULT_PLAN_ONLY = frozenset({"executorch"})
 
 
-def build_backend(name: str, bundle: BundleFolder, plan: Plan, *, threads: int = 1) -> Backend:
+def build_backend(
+    bundle: BundleFolder, plan: Plan, settings: EngineSettings, *, like: Backend | None = None
+) -> Backend:
     """Return a backend that computes ``bundle`` under ``plan``.
 
     Args:
-        name: One of ``BACKENDS``.
         bundle: A verified bundle.
         plan: A plan for this bundle.
-        threads: Threads per call, from 1.
+        settings: Which backend, and how it computes.
+        like: A backend of the same bundle and settings, whose parts may be shared.
 
     Raises:
-        ConfigError: As for ``check_backend``.
         MissingExtraError: The library is not installed.
         ArtifactError: The bundle or the plan cannot run on this backend.
+        BackendError: The library refuses the bundle.
     """
-    check_backend(name, threads)
-    module, class_name = BACKENDS[name]
-    backend: Backend = getattr(import_module(module), class_name)(bundle, plan, threads=threads)
+    module = import_module(BACKENDS[settings.backend])
+    backend: Backend = module.build(bundle, plan, settings, like=like)
     return backend
-
-
-def check_backend(name: str, threads: int) -> None:
-    """Return quietly when such a backend could be built; imports nothing.
-
-    Raises:
-        ConfigError: There is no such backend, or ``threads`` is below 1.
-    """
-    if name not in BACKENDS:
-        raise ConfigError(f"backend: expected one of {sorted(BACKENDS)}, got {name!r}")
-    if threads < 1:
-        raise ConfigError(f"threads: expected at least 1, got {threads}")

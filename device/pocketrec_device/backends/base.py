@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every backend offers: three functions, a name, and an honest report.
+"""What every backend offers: a bound state that advances, a name, and an honest report.
 
-A backend is one frozen model under one plan, ready to compute. It holds no history: the
-state goes in and comes out, so one backend serves any number of sessions and threads.
-Letters: T events, L window, D embedding dim, H heads, M candidates (docs/notation.md).
+A backend is one frozen model under one plan, ready to compute. It holds no history: that
+lies in buffers which it is bound to, so one backend serves any number of sessions and
+threads. Letters: T events, L window, D embedding dim, H heads (docs/notation.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pocketrec.errors import BackendError
+from pocketrec.errors import BackendError, MalformedArtifactError
+from pocketrec_quantization.attention_bias import stack_relative_bias
 from pocketrec_quantization.layers import split_by_layer
 from pocketrec_quantization.levels import count_widths
 
@@ -20,9 +21,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pocketrec_device.session import StateBuffers
+    from pocketrec_quantization.attention_bias import RingBias
+    from pocketrec_quantization.bundle import BackboneConfig
     from pocketrec_quantization.plan import Plan
 
-__all__ = ["Backend", "LayerReport", "layer_reports", "refuse_fallbacks"]
+__all__ = [
+    "Backend",
+    "BoundState",
+    "LayerReport",
+    "layer_reports",
+    "read_relative_bias",
+    "refuse_fallbacks",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,20 +43,50 @@ class LayerReport:
     Args:
         name: The layer, e.g. ``"blocks.0.q"``.
         requested: Output channels per width that the plan asks for, by bits.
-        stored_bits: Bits per weight in memory while the backend runs.
+        stored: Output channels per width that is kept in memory, by bits.
         computed: Type of the weights in the arithmetic, e.g. ``"float32"``.
         kernel: What does the arithmetic.
     """
 
     name: str
     requested: Mapping[int, int]
-    stored_bits: int
+    stored: Mapping[int, int]
     computed: str
     kernel: str
 
 
+class BoundState(Protocol):
+    """A backend's hold on the buffers of one session."""
+
+    def step(self) -> None:
+        """Take in the event in ``buffers.x``.
+
+        Reads rows 1 to L-1 of ``buffers.cache`` and all of ``buffers.bias``; writes row 0
+        of ``buffers.cache`` and ``buffers.h``.
+
+        Raises:
+            BackendError: Inference failed; rows 1 to L-1 are as before.
+        """
+        ...
+
+    def prefill(self, x: NDArray[np.float32], row: int) -> None:
+        """Take in a whole history at once.
+
+        Writes rows ``row`` to ``row + T - 1`` of ``buffers.cache``, oldest event first,
+        and ``buffers.h``.
+
+        Args:
+            x: (T, D) float32, 1 <= T <= L, oldest event first.
+            row: Where the oldest event goes; ``row + T <= L``.
+
+        Raises:
+            BackendError: Inference failed.
+        """
+        ...
+
+
 class Backend(Protocol):
-    """One model under one plan, ready to compute. All arrays are C-contiguous."""
+    """One model under one plan, ready to compute."""
 
     @property
     def name(self) -> str:
@@ -57,61 +98,26 @@ class Backend(Protocol):
         """Version of the library that computes."""
         ...
 
-    def prefill(
-        self, x: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Take in a whole history at once.
-
-        Args:
-            x: (T, D) float32, 1 <= T <= L, oldest event first.
-
-        Returns:
-            ``keys``: (n_blocks, H, T, D/H) float32.
-            ``values``: the same shape.
-            ``h``: (D,) float32, the user's state after the last event.
-
-        Raises:
-            BackendError: Inference failed.
-        """
+    @property
+    def backbone(self) -> BackboneConfig:
+        """The architecture."""
         ...
 
-    def step(
-        self,
-        x: NDArray[np.float32],
-        keys: NDArray[np.float32],
-        values: NDArray[np.float32],
-        distance: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Take in one event after those in the ring buffers, which stay unchanged.
-
-        Args:
-            x: (D,) float32.
-            keys: (n_blocks, H, L, D/H) float32.
-            values: the same shape.
-            distance: (L,) int64, how many events ago each slot was written; L = masked.
-
-        Returns:
-            ``new_key``: (n_blocks, H, D/H) float32, for the event's slot.
-            ``new_value``: the same shape.
-            ``h``: (D,) float32.
-
-        Raises:
-            BackendError: Inference failed.
-        """
+    @property
+    def is_exact(self) -> bool:
+        """Whether all arithmetic is float32 or better; otherwise inputs are rounded."""
         ...
 
-    def score(self, h: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score candidates against the user's state.
+    @property
+    def ring(self) -> RingBias:
+        """The biases that sessions supply."""
+        ...
 
-        Args:
-            h: (D,) float32.
-            candidates: (M, D) float32, M >= 1.
-
-        Returns:
-            (M,) float32.
+    def bind(self, buffers: StateBuffers) -> BoundState:
+        """Return what advances the state in ``buffers``, which stay where they are.
 
         Raises:
-            BackendError: Inference failed.
+            BackendError: The library refuses the buffers.
         """
         ...
 
@@ -120,16 +126,38 @@ class Backend(Protocol):
         ...
 
 
-def layer_reports(
-    plan: Plan, *, stored_bits: int, computed: str, kernel: str
-) -> tuple[LayerReport, ...]:
-    """Return one report per layer of a plan, for a backend that treats all layers alike."""
+def read_relative_bias(
+    dense: Mapping[str, NDArray[np.float32]], backbone: BackboneConfig
+) -> NDArray[np.float32]:
+    """Return a model's biases by distance, (n_blocks, H, L) float32.
+
+    Args:
+        dense: What of the frozen part is not coded.
+        backbone: The architecture.
+
+    Raises:
+        MalformedArtifactError: They are missing, or of another shape.
+    """
+    expected = (backbone.n_blocks, backbone.n_heads, backbone.window)
+    try:
+        bias = stack_relative_bias(dense, backbone.n_blocks)
+    except (KeyError, ValueError) as exc:
+        raise MalformedArtifactError(f"no biases by distance: {exc}", field="frozen") from exc
+    if bias.shape != expected:
+        raise MalformedArtifactError(
+            f"expected biases of {expected}, found {bias.shape}", field="frozen"
+        )
+    return bias
+
+
+def layer_reports(plan: Plan, *, computed: str, kernel: str) -> tuple[LayerReport, ...]:
+    """Return one report per layer of a plan, for a backend that keeps float32 everywhere."""
     by_layer = split_by_layer(plan.widths, plan.layers)
     return tuple(
         LayerReport(
             name=layer.name,
             requested=count_widths(by_layer[layer.name]),
-            stored_bits=stored_bits,
+            stored={32: layer.n_channels},
             computed=computed,
             kernel=kernel,
         )
@@ -138,15 +166,19 @@ def layer_reports(
 
 
 def refuse_fallbacks(backend_name: str, reports: Sequence[LayerReport]) -> None:
-    """Return quietly when every layer computes in the widths its plan asks for.
+    """Return quietly when every layer is kept and computed in the widths its plan asks for.
 
     Raises:
-        BackendError: A layer does not; the first one is named.
+        BackendError: A layer is not; the first one is named.
     """
     for report in reports:
-        wanted = {f"int{bits}" for bits in report.requested}
-        if wanted != {report.computed}:
+        if dict(report.stored) != dict(report.requested) or report.computed == "float32":
             raise BackendError(
-                f"strict: {report.name} asks for {sorted(wanted)}, but {backend_name} computes "
-                f"{report.computed} ({report.kernel}); open with strict=False to accept that"
+                f"strict: {report.name} asks for {_widths(report.requested)}, but {backend_name} "
+                f"keeps {_widths(report.stored)} and computes {report.computed} "
+                f"({report.kernel}); open with compute='packed', or with strict=False"
             )
+
+
+def _widths(channels: Mapping[int, int]) -> str:
+    return ", ".join(f"{count} channels of {bits} bits" for bits, count in channels.items())

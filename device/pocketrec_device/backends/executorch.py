@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketrec.errors import BackendError, IncompatibleArtifactError
-from pocketrec_device.backends.base import LayerReport, layer_reports
+from pocketrec_device.backends.base import LayerReport, layer_reports, read_relative_bias
 from pocketrec_device.extras import require_libraries
+from pocketrec_quantization.attention_bias import RingBias
 from pocketrec_quantization.bundle import PROGRAM, BundleFolder
 from pocketrec_quantization.plan import Plan
 
@@ -26,9 +27,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ExecuTorchBackend"]
+    from pocketrec_device.backends.base import Backend
+    from pocketrec_device.session import StateBuffers
+    from pocketrec_device.settings import EngineSettings
 
-_METHODS = ("prefill", "step", "score")
+__all__ = ["ExecuTorchBackend", "build"]
+
+_METHODS = ("prefill", "step")
+
+
+def build(
+    bundle: BundleFolder, plan: Plan, settings: EngineSettings, *, like: Backend | None = None
+) -> ExecuTorchBackend:
+    """See ``backends.build_backend``; nothing is shared."""
+    del settings, like
+    return ExecuTorchBackend(bundle, plan)
 
 
 class ExecuTorchBackend:
@@ -36,8 +49,7 @@ class ExecuTorchBackend:
 
     Args:
         bundle: Where the program is.
-        plan: Must be the default plan.
-        threads: Ignored: the program's own thread pool decides.
+        plan: Must be the default plan. The program's own thread pool decides on threads.
 
     Raises:
         MissingExtraError: executorch or torch is not installed.
@@ -46,11 +58,14 @@ class ExecuTorchBackend:
     """
 
     name = "executorch"
+    is_exact = True
 
-    def __init__(self, bundle: BundleFolder, plan: Plan, *, threads: int = 1) -> None:
-        del threads
+    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
         _refuse_other_plans(bundle, plan)
         self._plan = plan
+        self.backbone = bundle.manifest.backbone
+        dense = bundle.read_frozen().dense
+        self.ring = RingBias(read_relative_bias(dense, self.backbone))
         self._torch, runtime = _import_executorch()
         # The methods of a program share one arena of memory: one call at a time.
         self._lock = threading.Lock()
@@ -69,36 +84,20 @@ class ExecuTorchBackend:
         """Version of executorch."""
         return version("executorch")
 
-    def prefill(
-        self, x: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """See ``Backend.prefill``."""
-        keys, values, h = self._run("prefill", x)
-        return keys, values, h
-
-    def step(
-        self,
-        x: NDArray[np.float32],
-        keys: NDArray[np.float32],
-        values: NDArray[np.float32],
-        distance: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """See ``Backend.step``."""
-        new_key, new_value, h = self._run("step", x, keys, values, distance)
-        return new_key, new_value, h
-
-    def score(self, h: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See ``Backend.score``."""
-        (scores,) = self._run("score", h, candidates)
-        return scores
+    def bind(self, buffers: StateBuffers) -> _ExecuTorchState:
+        """See ``Backend.bind``."""
+        return _ExecuTorchState(self, buffers)
 
     def report(self) -> tuple[LayerReport, ...]:
         """See ``Backend.report``: the exporter baked float32 weights in."""
-        return layer_reports(
-            self._plan, stored_bits=32, computed="float32", kernel="as exported, weights baked in"
-        )
+        return layer_reports(self._plan, computed="float32", kernel="as exported, weights baked in")
 
-    def _run(self, method: str, *arrays: NDArray[Any]) -> list[NDArray[np.float32]]:
+    def run(self, method: str, *arrays: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """Run a method of the program.
+
+        Raises:
+            BackendError: Inference failed.
+        """
         # torch refuses to wrap read-only arrays without a warning: copy those.
         inputs = [
             self._torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays
@@ -109,6 +108,28 @@ class ExecuTorchBackend:
             except RuntimeError as exc:
                 raise BackendError(f"executorch could not compute {method}: {exc}") from exc
             return [output.numpy().copy() for output in outputs]
+
+
+class _ExecuTorchState:
+    """Copies buffers in and out: a program's outputs lie in memory of its own."""
+
+    def __init__(self, backend: ExecuTorchBackend, buffers: StateBuffers) -> None:
+        self._backend = backend
+        self._buffers = buffers
+
+    def step(self) -> None:
+        buffers = self._buffers
+        keys, values = buffers.cache[:, 0, 1:], buffers.cache[:, 1, 1:]
+        bias = buffers.bias[:, 0, :, 0]
+        new_keys, new_values, h = self._backend.run("step", buffers.x, keys, values, bias)
+        buffers.cache[:, 0, 0], buffers.cache[:, 1, 0] = new_keys, new_values
+        buffers.h[:] = h
+
+    def prefill(self, x: NDArray[np.float32], row: int) -> None:
+        keys, values, h = self._backend.run("prefill", x)
+        rows = slice(row, row + len(x))
+        self._buffers.cache[:, 0, rows], self._buffers.cache[:, 1, rows] = keys, values
+        self._buffers.h[:] = h
 
 
 def _refuse_other_plans(bundle: BundleFolder, plan: Plan) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketrec_device.backends.base import LayerReport, layer_reports
+from pocketrec_device.backends.base import LayerReport, layer_reports, read_relative_bias
+from pocketrec_quantization.attention_bias import RingBias
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.checks import reading
 from pocketrec_quantization.reference import ReferenceBackend
@@ -15,9 +16,20 @@ from pocketrec_quantization.reference import ReferenceBackend
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pocketrec_device.backends.base import Backend
+    from pocketrec_device.session import StateBuffers
+    from pocketrec_device.settings import EngineSettings
     from pocketrec_quantization.plan import Plan
 
-__all__ = ["NumpyBackend"]
+__all__ = ["NumpyBackend", "build"]
+
+
+def build(
+    bundle: BundleFolder, plan: Plan, settings: EngineSettings, *, like: Backend | None = None
+) -> NumpyBackend:
+    """See ``backends.build_backend``; nothing is shared."""
+    del settings, like
+    return NumpyBackend(bundle, plan)
 
 
 class NumpyBackend:
@@ -26,7 +38,6 @@ class NumpyBackend:
     Args:
         bundle: Where the frozen weights are.
         plan: Which width each channel gets.
-        threads: Ignored: NumPy's linear algebra decides for itself.
 
     Raises:
         MalformedArtifactError: The weights are not those of the manifest's backbone.
@@ -34,34 +45,40 @@ class NumpyBackend:
 
     name = "numpy"
     version = np.__version__
+    is_exact = True
 
-    def __init__(self, bundle: BundleFolder, plan: Plan, *, threads: int = 1) -> None:
-        del threads
+    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
         self._plan = plan
-        frozen, backbone = bundle.read_frozen(), bundle.manifest.backbone
+        self.backbone = bundle.manifest.backbone
+        frozen = bundle.read_frozen()
+        self.ring = RingBias(read_relative_bias(frozen.dense, self.backbone))
         with reading("manifest.backbone"):
-            self._reference = ReferenceBackend.from_model(frozen, plan.widths, backbone)
+            self._reference = ReferenceBackend.from_model(frozen, plan.widths, self.backbone)
 
-    def prefill(
-        self, x: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """See ``Backend.prefill``."""
-        return self._reference.prefill(x)
-
-    def step(
-        self,
-        x: NDArray[np.float32],
-        keys: NDArray[np.float32],
-        values: NDArray[np.float32],
-        distance: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """See ``Backend.step``."""
-        return self._reference.step(x, keys, values, distance)
-
-    def score(self, h: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See ``Backend.score``."""
-        return self._reference.score(h, candidates)
+    def bind(self, buffers: StateBuffers) -> _NumpyState:
+        """See ``Backend.bind``."""
+        return _NumpyState(self._reference, buffers)
 
     def report(self) -> tuple[LayerReport, ...]:
         """See ``Backend.report``."""
-        return layer_reports(self._plan, stored_bits=32, computed="float32", kernel="numpy matmul")
+        return layer_reports(self._plan, computed="float32", kernel="numpy matmul, in float64")
+
+
+class _NumpyState:
+    def __init__(self, reference: ReferenceBackend, buffers: StateBuffers) -> None:
+        self._reference = reference
+        self._buffers = buffers
+
+    def step(self) -> None:
+        buffers = self._buffers
+        keys, values = buffers.cache[:, 0, 1:], buffers.cache[:, 1, 1:]
+        bias = buffers.bias[:, 0, :, 0]
+        new_keys, new_values, h = self._reference.step(buffers.x[0], keys, values, bias)
+        buffers.cache[:, 0, 0], buffers.cache[:, 1, 0] = new_keys, new_values
+        buffers.h[0] = h
+
+    def prefill(self, x: NDArray[np.float32], row: int) -> None:
+        keys, values, h = self._reference.prefill(x)
+        rows = slice(row, row + len(x))
+        self._buffers.cache[:, 0, rows], self._buffers.cache[:, 1, rows] = keys, values
+        self._buffers.h[0] = h

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three ways to store and compute a product of a graph.
+
+========  ==================  ===========================  ==============================
+kernel    stored              computed                     ONNX Runtime operator
+========  ==================  ===========================  ==============================
+fp32      float32             float32                      Gemm
+int8      8-bit codes, scale  int8 weights, uint8 inputs   DynamicQuantizeMatMul
+packed    2/4/8-bit codes     the same, inputs int8        MatMulNBits, one per width
+========  ==================  ===========================  ==============================
+
+No runtime computes different widths for the channels of one tensor. ``packed`` groups the
+channels of a product by width, multiplies once per group, puts the groups side by side
+and restores the order of the channels with one Gather. How many channels have which width
+(the *slots*) is part of such a graph; which ones they are is data.
+
+``int8`` and ``packed`` also round the *inputs*, row by row, to 8 bits: their results are
+close to float32, not equal. ``fp32`` is exact but for the order of additions.
+
+Source: runtime.md's measurements for the operators; grouping by width is our choice.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from pocketrec_device.lowering.graph import CONTRIB, declare, node
+from pocketrec_quantization.levels import count_widths
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pocketrec_device.lowering.channels import ChannelSource
+    from pocketrec_proto.v1.onnx_subset_pb2 import OnnxNode, OnnxValueInfo
+
+__all__ = ["KERNELS", "Kernel", "Lowered", "Product", "Slots", "Tensors"]
+
+Tensors: TypeAlias = "dict[str, NDArray[np.generic]]"
+"""Values that a lowered graph takes as inputs, by name."""
+
+Slots: TypeAlias = tuple[tuple[int, int], ...]
+"""(bits, channels) of every width in a product, narrowest first."""
+
+_MIN_BLOCK, _MAX_BLOCK = 16, 128  # 2-bit weights have no fast kernel for longer blocks
+_INT8_INPUTS = 4  # MatMulNBits' accuracy_level: quantize the inputs too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """One product of a graph: ``output = x @ weights + bias``.
+
+    Args:
+        name: Of the graph input that takes the weights, (N, C) float32.
+        x: Name of the left side, (M, N).
+        bias: Name of the initializer, (C,).
+        output: Name of the result, (M, C).
+        n_inputs: N.
+        n_outputs: C.
+    """
+
+    name: str
+    x: str
+    bias: str
+    output: str
+    n_inputs: int
+    n_outputs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lowered:
+    """What takes a product's place in the graph.
+
+    Args:
+        nodes: In order.
+        inputs: Declarations of the values that depend on the plan.
+    """
+
+    nodes: tuple[OnnxNode, ...]
+    inputs: tuple[OnnxValueInfo, ...]
+
+
+class Kernel(ABC):
+    """A way to store and compute a product."""
+
+    name: str
+    computed: str
+    """Type of the arithmetic, for reports."""
+    is_exact: bool
+    """Whether inputs stay float32."""
+
+    def slots(self, product: Product, source: ChannelSource) -> Slots:
+        """Return what of a plan the graph itself depends on: nothing, unless overridden."""
+        del product, source
+        return ()
+
+    @abstractmethod
+    def lower(self, product: Product, slots: Slots) -> Lowered:
+        """Return the nodes that compute the product."""
+
+    @abstractmethod
+    def tensors(self, product: Product, source: ChannelSource) -> Tensors:
+        """Return the values that the lowered product takes, under one plan."""
+
+    @abstractmethod
+    def stored(self, widths: NDArray[np.uint8]) -> dict[int, int]:
+        """Return how many of a layer's channels are kept at which bits."""
+
+
+class Float32(Kernel):
+    """Weights dequantized once, when the plan is applied."""
+
+    name = "fp32"
+    computed = "float32"
+    is_exact = True
+
+    def lower(self, product: Product, slots: Slots) -> Lowered:
+        """See ``Kernel.lower``."""
+        del slots
+        inputs = [product.x, product.name, product.bias]
+        shape = (product.n_inputs, product.n_outputs)
+        return Lowered(
+            nodes=(node("Gemm", inputs, [product.output]),),
+            inputs=(declare(product.name, shape, np.float32),),
+        )
+
+    def tensors(self, product: Product, source: ChannelSource) -> Tensors:
+        """See ``Kernel.tensors``."""
+        return {product.name: source.transposed(product.name)}
+
+    def stored(self, widths: NDArray[np.uint8]) -> dict[int, int]:
+        """See ``Kernel.stored``."""
+        return {32: len(widths)}
+
+
+class Int8(Kernel):
+    """Codes of every width in one byte each: 2- and 4-bit codes are small int8 numbers."""
+
+    name = "int8"
+    computed = "int8"
+    is_exact = False
+
+    def lower(self, product: Product, slots: Slots) -> Lowered:
+        """See ``Kernel.lower``."""
+        del slots
+        scales = f"{product.name}.scales"
+        inputs = [product.x, product.name, scales, "", product.bias]
+        return Lowered(
+            nodes=(node("DynamicQuantizeMatMul", inputs, [product.output], domain=CONTRIB),),
+            inputs=(
+                declare(product.name, (product.n_inputs, product.n_outputs), np.int8),
+                declare(scales, (product.n_outputs,), np.float32),
+            ),
+        )
+
+    def tensors(self, product: Product, source: ChannelSource) -> Tensors:
+        """See ``Kernel.tensors``."""
+        channels = source.channels(product.name)
+        return {
+            product.name: channels.codes,
+            f"{product.name}.scales": channels.scales,
+        }
+
+    def stored(self, widths: NDArray[np.uint8]) -> dict[int, int]:
+        """See ``Kernel.stored``."""
+        return {8: len(widths)}
+
+
+class Packed(Kernel):
+    """Codes at their own width, grouped.
+
+    All pruned channels share one group of a single channel of zeros, which the Gather
+    reads as often as needed.
+    """
+
+    name = "packed"
+    computed = "int2/int4/int8"
+    is_exact = False
+
+    def slots(self, product: Product, source: ChannelSource) -> Slots:
+        """See ``Kernel.slots``: the count of channels per width."""
+        return tuple(count_widths(source.widths(product.name)).items())
+
+    def lower(self, product: Product, slots: Slots) -> Lowered:
+        """See ``Kernel.lower``."""
+        name, block = product.name, _block_size(product.n_inputs)
+        n_blocks = -(-product.n_inputs // block)
+        nodes, inputs, groups = [], [], []
+        for bits, n_channels in _stored_groups(slots):
+            codes, scales, out = (f"{name}.{kind}{bits}" for kind in ("codes", "scales", "out"))
+            declared = (n_channels, n_blocks, block * bits // 8)
+            inputs.append(declare(codes, declared, np.uint8))
+            inputs.append(declare(scales, (n_channels, n_blocks), np.float32))
+            attributes = {"bits": bits, "K": product.n_inputs, "N": n_channels}
+            nodes.append(
+                node(
+                    "MatMulNBits",
+                    [product.x, codes, scales],
+                    [out],
+                    domain=CONTRIB,
+                    block_size=block,
+                    accuracy_level=_INT8_INPUTS,
+                    **attributes,
+                )
+            )
+            groups.append(out)
+        order, grouped, unbiased = (f"{name}.{kind}" for kind in ("order", "grouped", "unbiased"))
+        inputs.append(declare(order, (product.n_outputs,), np.int64))
+        if len(groups) > 1:
+            nodes.append(node("Concat", groups, [grouped], axis=1))
+        source = grouped if len(groups) > 1 else groups[0]
+        nodes.append(node("Gather", [source, order], [unbiased], axis=1))
+        nodes.append(node("Add", [unbiased, product.bias], [product.output]))
+        return Lowered(nodes=tuple(nodes), inputs=tuple(inputs))
+
+    def tensors(self, product: Product, source: ChannelSource) -> Tensors:
+        """See ``Kernel.tensors``."""
+        channels, block = source.channels(product.name), _block_size(product.n_inputs)
+        order = np.empty(product.n_outputs, np.int64)
+        tensors: Tensors = {f"{product.name}.order": order}
+        start = 0
+        slots = tuple(count_widths(channels.widths).items())
+        for bits, n_channels in _stored_groups(slots):
+            members = np.flatnonzero(channels.widths == bits)
+            order[members] = start + np.arange(len(members))
+            codes, scales = channels.codes[:, members].T, channels.scales[members]
+            if n_channels > len(members):  # the channel of zeros
+                order[channels.widths == 0] = start + len(members)
+                codes = np.pad(codes, ((0, 1), (0, 0)))
+                scales = np.pad(scales, (0, 1))
+            packed = _pack(codes, bits, block)
+            tensors[f"{product.name}.codes{bits}"] = packed
+            repeated = np.repeat(scales[:, None], packed.shape[1], axis=1)
+            tensors[f"{product.name}.scales{bits}"] = np.ascontiguousarray(repeated)
+            start += n_channels
+        return tensors
+
+    def stored(self, widths: NDArray[np.uint8]) -> dict[int, int]:
+        """See ``Kernel.stored``."""
+        return count_widths(widths)
+
+
+def _block_size(n_inputs: int) -> int:
+    """Return how many weights share a scale in MatMulNBits: a power of two."""
+    wanted = 1 << (n_inputs - 1).bit_length()
+    return min(max(wanted, _MIN_BLOCK), _MAX_BLOCK)
+
+
+def _stored_groups(slots: Slots) -> list[tuple[int, int]]:
+    """Return (bits, channels) of every product to make; the first takes the channel of zeros."""
+    groups = [[bits, n_channels] for bits, n_channels in slots if bits > 0]
+    if len(groups) < len(slots):
+        groups = groups or [[2, 0]]
+        groups[0][1] += 1
+    return [(bits, n_channels) for bits, n_channels in groups]
+
+
+def _pack(codes: NDArray[np.int8], bits: int, block: int) -> NDArray[np.uint8]:
+    """Pack signed codes as MatMulNBits reads them.
+
+    Args:
+        codes: (C, N) int8.
+        bits: 2, 4 or 8.
+        block: Weights per scale.
+
+    Returns:
+        (C, blocks, block * bits / 8) uint8: codes plus 2**(bits-1), lowest bits first;
+        what fills the last block stands for zero.
+    """
+    n_channels, n_inputs = codes.shape
+    zero = 1 << (bits - 1)
+    n_blocks = -(-n_inputs // block)
+    padded = np.full((n_channels, n_blocks * block), zero, np.uint8)
+    padded[:, :n_inputs] = (codes.astype(np.int16) + zero).astype(np.uint8)
+    per_byte = 8 // bits
+    digits = padded.reshape(n_channels, n_blocks, -1, per_byte)
+    shifts = (bits * np.arange(per_byte)).astype(np.uint8)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(digits << shifts, axis=-1)
+    return packed
+
+
+KERNELS: Mapping[str, Kernel] = {kernel.name: kernel for kernel in (Float32(), Int8(), Packed())}
+"""Every kernel, by name."""

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an app may choose when it makes or opens a runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+from pocketrec_device.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from pocketrec_device.latency_guard import LatencyLimits
+    from pocketrec_device.refresh import RefreshPolicy
+    from pocketrec_device.store import Store
+
+__all__ = ["RuntimeOptions", "engine_settings"]
+
+
+class RuntimeOptions(TypedDict, total=False):
+    """Keyword arguments of ``Runtime.create`` and ``Runtime.open``; all may be left out.
+
+    Attributes:
+        backend: ``"onnxruntime"`` (the default), ``"executorch"`` or ``"numpy"``.
+        threads: Threads per call, from 1; 1 unless given.
+        compute: ``"fp32"``, ``"int8"`` or ``"packed"`` kernels for every layer, or
+            ``"auto"`` (the default): the fastest, as measured on this device.
+        swap: ``"adapter"``: plans change without new sessions; ``"rebuild"``: each plan
+            gets its own; ``"auto"`` (the default): the first where that costs no speed.
+        preset: ``"balanced"`` (the default): the plan as it is; ``"battery_saver"`` and
+            ``"full"``: fewer or more bits for the same plan.
+        strict: Refuse layers that are not kept and computed in the widths the plan asks
+            for.
+        max_kept_bytes: Bundles beyond the current and the previous one may take so many
+            bytes; 0 unless given.
+        latency: How slow a new bundle may be before it is refused.
+        refresh: When ``sync`` is due.
+    """
+
+    backend: str
+    threads: int
+    compute: str
+    swap: str
+    preset: str
+    strict: bool
+    max_kept_bytes: int
+    latency: LatencyLimits
+    refresh: RefreshPolicy
+
+
+def engine_settings(options: RuntimeOptions, store: Store) -> EngineSettings:
+    """Return how engines are built under some options.
+
+    Args:
+        options: The app's choices.
+        store: Where measured times are kept.
+
+    Raises:
+        ConfigError: There is no such choice.
+    """
+    return EngineSettings(
+        backend=options.get("backend", "onnxruntime"),
+        threads=options.get("threads", 1),
+        compute=options.get("compute", "auto"),
+        swap=options.get("swap", "auto"),
+        preset=options.get("preset", "balanced"),
+        is_strict=options.get("strict", False),
+        tuning_file=store.tuning_file,
+    )
