@@ -15,17 +15,15 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import QuantizationError
 from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
-from pocketrec_cloud.export import (
-    coded_names,
-    device_form,
-    export_executorch,
-    export_onnx,
-    with_weights,
-)
+from pocketrec_cloud.executorch_program import export_executorch
+from pocketrec_cloud.export import coded_names, device_form, with_weights
+from pocketrec_cloud.graph_checks import ExecuTorchFunctions, OnnxFunctions
+from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_cloud.proving import score_tolerance
 from pocketrec_device.backends import build_backend
-from pocketrec_device.backends.onnx_graph import external_initializers
-from pocketrec_device.session import SessionState
+from pocketrec_device.session import SessionState, StateBuffers
+from pocketrec_device.settings import EngineSettings
+from pocketrec_quantization.attention_bias import stack_relative_bias
 from pocketrec_quantization.bundle import (
     PREFILL,
     PROGRAM,
@@ -34,6 +32,7 @@ from pocketrec_quantization.bundle import (
     BundleFolder,
     write_bundle,
 )
+from pocketrec_quantization.graph_contract import stacked_layers
 from pocketrec_quantization.reference import ReferenceBackend
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 WINDOW = 8
+PARTS = {"prefill": PREFILL, "step": STEP, "score": SCORE}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,15 @@ def reference(bundle: BundleFolder) -> ReferenceBackend:
 @pytest.fixture(scope="module")
 def onnxruntime(bundle: BundleFolder) -> Backend:
     """The graphs under the default plan."""
-    return build_backend("onnxruntime", bundle, bundle.read_default_plan())
+    return build_backend(bundle, bundle.read_default_plan(), EngineSettings(compute="fp32"))
+
+
+@pytest.fixture(scope="module")
+def functions(bundle: BundleFolder) -> OnnxFunctions:
+    """The graphs as they are in the bundle, under the default plan."""
+    weights = bundle.read_frozen().adapt(bundle.read_default_plan().widths)
+    graphs = {name: bundle.read(part) for name, part in PARTS.items()}
+    return OnnxFunctions(graphs, weights, relative_bias_of(bundle))
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +83,11 @@ def adapted(tiny_training: Trained, bundle: BundleFolder) -> SASRec:
         everything = np.arange(items.n_items + 1)
         model.item_embedding.weight.copy_(torch.from_numpy(items.embed(everything)))
     return model
+
+
+def relative_bias_of(bundle: BundleFolder) -> NDArray[np.float32]:
+    """Return the biases by distance."""
+    return stack_relative_bias(bundle.read_frozen().dense, bundle.manifest.backbone.n_blocks)
 
 
 def history(n_events: int) -> NDArray[np.int64]:
@@ -105,6 +118,7 @@ class TestGraphs:
     def test_prefill_agrees_everywhere(
         self,
         onnxruntime: Backend,
+        functions: OnnxFunctions,
         reference: ReferenceBackend,
         adapted: SASRec,
         bundle: BundleFolder,
@@ -114,13 +128,17 @@ class TestGraphs:
         items = history(n_events)
         x = bundle.read_items().embed(items)
 
-        keys, values, h = onnxruntime.prefill(x)
+        buffers = StateBuffers.allocate(bundle.manifest.backbone)
+        onnxruntime.bind(buffers).prefill(x, 0)
+        as_in_bundle = functions.prefill(x)
 
         expected = reference.prefill(x)
-        assert_close(keys, expected.keys, bundle)
-        assert_close(values, expected.values, bundle)
-        assert_close(h, expected.h, bundle)
-        assert_close(h, torch_state(adapted, items), bundle)
+        cached = buffers.cache[:, :, :n_events]
+        for keys, values, h in ((cached[:, 0], cached[:, 1], buffers.h), as_in_bundle):
+            assert_close(keys, expected.keys, bundle)
+            assert_close(values, expected.values, bundle)
+            assert_close(h[0], expected.h, bundle)
+            assert_close(h[0], torch_state(adapted, items), bundle)
 
     def test_steps_from_an_empty_state_agree_beyond_the_window(
         self,
@@ -132,10 +150,10 @@ class TestGraphs:
         """Event by event, also once the ring wraps, the state is that of the whole history."""
         items = history(2 * WINDOW + 3)
         x = bundle.read_items().embed(items)
-        session = SessionState(bundle.manifest.backbone)
+        session = SessionState(onnxruntime)
 
         for n_events in range(1, len(items) + 1):
-            session.observe(onnxruntime, x[n_events - 1 : n_events])
+            session.observe(x[n_events - 1 : n_events])
 
             assert_close(session.h, reference.full_history(x[:n_events]).h, bundle)
             if n_events <= WINDOW:
@@ -144,46 +162,53 @@ class TestGraphs:
     @pytest.mark.parametrize("n_candidates", [1, 61])
     def test_scores_agree_everywhere(
         self,
-        onnxruntime: Backend,
+        functions: OnnxFunctions,
         reference: ReferenceBackend,
         adapted: SASRec,
         bundle: BundleFolder,
         n_candidates: int,
     ) -> None:
-        """One candidate, or the whole catalogue with padding."""
-        candidates = bundle.read_items().embed(np.arange(n_candidates))
+        """One candidate, or the whole catalogue with padding: graph, item table and NumPy."""
+        items = bundle.read_items()
+        candidates = items.embed(np.arange(n_candidates))
         h = torch_state(adapted, history(5))
 
-        scores = onnxruntime.score(h, candidates)
+        by_graph = functions.score(h[None], candidates)[0]
+        by_table = items.gather(np.arange(n_candidates)).scores(h)
 
-        assert_close(scores, reference.score(h, candidates), bundle)
-        assert_close(scores, candidates @ h, bundle)
+        for scores in (by_graph, by_table):
+            assert_close(scores, reference.score(h, candidates), bundle)
+            assert_close(scores, candidates @ h, bundle)
 
     @pytest.mark.parametrize("name", [PREFILL, STEP])
-    def test_coded_matrices_are_external(
+    def test_coded_matrices_are_inputs(
         self, bundle: BundleFolder, tiny_training: Trained, name: str
     ) -> None:
-        """A graph lists every coded matrix by name and shape, for the device to supply."""
-        graph = onnx.load_from_string(bundle.read(name))
-        expected = {
-            f"{layer.name}.weight": [layer.n_channels, layer.n_elements]
-            for layer in bundle.manifest.layers
+        """A graph asks for every coded matrix by name and shape, for the device to supply."""
+        graph = onnx.load_from_string(bundle.read(name)).graph
+        sizes = {
+            layer.name: (layer.n_elements, layer.n_channels) for layer in bundle.manifest.layers
         }
 
-        external = {
-            tensor.name: list(tensor.dims)
-            for tensor in graph.graph.initializer
-            if tensor.data_location == onnx.TensorProto.EXTERNAL
+        asked = {
+            stacked_layers(entry.name): [d.dim_value for d in entry.type.tensor_type.shape.dim]
+            for entry in graph.input
+            if stacked_layers(entry.name)
         }
 
-        assert external == expected
-        assert set(external_initializers(bundle.read(name))) == expected.keys()
+        for stacked, (n_inputs, n_outputs) in asked.items():
+            assert {sizes[layer][0] for layer in stacked} == {n_inputs}
+            assert sum(sizes[layer][1] for layer in stacked) == n_outputs
         names = coded_names(tiny_training.result.model)
+        assert sorted(layer for stacked in asked for layer in stacked) == sorted(names)
         assert [layer.name for layer in bundle.manifest.layers] == names
 
     def test_scoring_needs_no_matrix(self, bundle: BundleFolder) -> None:
         """Inner products have no weights."""
-        assert external_initializers(bundle.read(SCORE)) == ()
+        graph = onnx.load_from_string(bundle.read(SCORE)).graph
+
+        assert [entry.name for entry in graph.input] == ["h", "candidates"]
+        assert not graph.initializer
 
     @pytest.mark.parametrize("name", [PREFILL, STEP, SCORE])
     def test_no_graph_contains_a_coded_matrix(
@@ -254,24 +279,44 @@ class TestWithWeights:
             with_weights(tiny_training.result.model, {name: np.zeros(shape, np.float32)})
 
 
-@pytest.mark.slow
 class TestOtherExports:
     def test_an_export_can_be_repeated(self, bundle: BundleFolder, tiny_training: Trained) -> None:
         """Equal models give equal bytes, so a bundle that changed in nothing is not sent again."""
-        graphs = export_onnx(device_form(tiny_training.result.model))
+        model = device_form(tiny_training.result.model)
+        dense = {
+            name: value.detach().numpy()
+            for name, value in model.named_parameters()
+            if name.removesuffix(".weight") not in coded_names(model)
+        }
 
-        parts = (("prefill", PREFILL), ("step", STEP), ("score", SCORE))
-        assert graphs == {name: bundle.read(part) for name, part in parts}
+        graphs = write_graphs(dense, bundle.manifest.backbone)
 
+        assert graphs == {name: bundle.read(part) for name, part in PARTS.items()}
+
+    @pytest.mark.slow
+    @pytest.mark.executorch
+    @pytest.mark.filterwarnings("ignore")  # its own imports use what is deprecated
     @pytest.mark.parametrize(("window", "n_items"), [(1, 1), (2, 3)])
     def test_tiny_windows_and_catalogues(self, window: int, n_items: int) -> None:
-        """Windows and catalogues smaller than the exporter's examples export too."""
+        """Windows and catalogues smaller than the exporter's examples export and run."""
+        pytest.importorskip("executorch", reason="needs the extra 'executorch'")
         shape = SASRecConfig(n_items=n_items, embedding_dim=4, n_heads=2, window=window)
+        model = device_form(SASRec(shape).eval())
+        x = np.random.default_rng(0).normal(size=(1, 4)).astype(np.float32)
+        cache = np.zeros((shape.n_blocks, window - 1, 4), np.float32)
+        bias = np.full((shape.n_blocks, 2, window), -np.inf, np.float32)
+        bias[..., 0] = 0
 
-        graphs = export_onnx(device_form(SASRec(shape)))
+        functions = ExecuTorchFunctions(export_executorch(model))
 
-        assert graphs.keys() == {"prefill", "step", "score"}
+        by_prefill = functions.prefill(x)[2]
+        by_step = functions.step(x, cache, cache.copy(), bias)
+        np.testing.assert_allclose(by_step, by_prefill, atol=1e-5)
+        embeddings = np.eye(n_items + 1, 4, dtype=np.float32)
+        scores = functions.score(by_step, embeddings)
+        np.testing.assert_allclose(scores, by_step @ embeddings.T, atol=1e-5)
 
+    @pytest.mark.slow
     @pytest.mark.executorch
     @pytest.mark.filterwarnings("ignore")  # its own imports use what is deprecated
     def test_executorch_agrees_with_torch(
@@ -283,15 +328,18 @@ class TestOtherExports:
         parts[PROGRAM] = export_executorch(adapted)
         write_bundle(tmp_path, replace(bundle.manifest, parts=()), parts)
         backend = build_backend(
-            "executorch", BundleFolder.open(tmp_path), bundle.read_default_plan()
+            BundleFolder.open(tmp_path),
+            bundle.read_default_plan(),
+            EngineSettings(backend="executorch"),
         )
         items = history(WINDOW)
         x = bundle.read_items().embed(items)
-        session = SessionState(bundle.manifest.backbone)
+        session = SessionState(backend)
 
         for n_events in (WINDOW - 2, WINDOW - 1, WINDOW):  # a prefill, then steps
-            session.observe(backend, x[session.n_events : n_events])
+            session.observe(x[session.n_events : n_events])
             expected = torch_state(adapted, items[:n_events])
             assert_close(session.h, expected, bundle)
         everything = bundle.read_items().embed(np.arange(61))
-        assert_close(backend.score(session.h, everything), everything @ expected, bundle)
+        scores = ExecuTorchFunctions(parts[PROGRAM]).score(session.h[None], everything)[0]
+        assert_close(scores, everything @ expected, bundle)

@@ -11,6 +11,7 @@ import pytest
 
 from pocketrec.errors import QuantizationError
 from pocketrec_cloud.graph_checks import OnnxFunctions, check_functions
+from pocketrec_quantization.attention_bias import stack_relative_bias
 from pocketrec_quantization.bundle import PREFILL, SCORE, STEP
 from pocketrec_quantization.vectors import TestVectors
 
@@ -20,18 +21,24 @@ if TYPE_CHECKING:
 PARTS = {"prefill": PREFILL, "step": STEP, "score": SCORE}
 
 
+def relative_bias_of(built: Built) -> np.ndarray:
+    """Return the bundle's biases by distance."""
+    dense = built.bundle.read_frozen().dense
+    return stack_relative_bias(dense, built.bundle.manifest.backbone.n_blocks)
+
+
 def functions_of(built: Built, *, scale: float = 1.0) -> OnnxFunctions:
     """Return the bundle's graphs under its default plan, its weights scaled."""
     bundle = built.bundle
     weights = bundle.read_frozen().adapt(bundle.read_default_plan().widths)
     graphs = {name: bundle.read(part) for name, part in PARTS.items()}
-    return OnnxFunctions(graphs, {name: array * scale for name, array in weights.items()})
+    scaled = {name: array * np.float32(scale) for name, array in weights.items()}
+    return OnnxFunctions(graphs, scaled, relative_bias_of(built))
 
 
 def check(built: Built, functions: OnnxFunctions, vectors: TestVectors) -> None:
     """Compare functions with vectors, on the bundle's items."""
-    bundle = built.bundle
-    check_functions(functions, bundle.read_items(), vectors, bundle.manifest.backbone)
+    check_functions(functions, built.bundle.read_items(), vectors, relative_bias_of(built))
 
 
 def test_a_good_export_passes(tiny_build: Built) -> None:
@@ -48,17 +55,37 @@ def test_other_weights_are_noticed(tiny_build: Built) -> None:
 def test_a_wrong_step_is_noticed(tiny_build: Built) -> None:
     """A step that ignores what was cached is caught although prefill is right."""
     functions = functions_of(tiny_build)
-    honest = functions.run
+    honest = functions.step
 
-    def forgetful(function: str, **inputs: np.ndarray) -> list[np.ndarray]:
-        if function == "step":
-            inputs["distance"] = np.full_like(inputs["distance"], len(inputs["distance"]))
-        return honest(function, **inputs)
+    def forgetful(
+        x: np.ndarray, keys: np.ndarray, values: np.ndarray, bias: np.ndarray
+    ) -> np.ndarray:
+        hidden = np.full_like(bias, -np.inf)
+        hidden[..., 0] = bias[..., 0]
+        return honest(x, keys, values, hidden)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(functions, "run", forgetful)
+        patch.setattr(functions, "step", forgetful)
         with pytest.raises(QuantizationError, match="onnxruntime: step"):
             check(tiny_build, functions, tiny_build.bundle.read_vectors())
+
+
+@pytest.mark.parametrize("function", ["prefill", "step"])
+def test_other_biases_are_noticed(tiny_build: Built, function: str) -> None:
+    """Biases are the host's: functions that are given others do not pass either."""
+    functions = functions_of(tiny_build)
+    wrong = relative_bias_of(tiny_build)[..., ::-1] + 1
+    relative = wrong if function == "step" else relative_bias_of(tiny_build)
+    if function == "prefill":
+        functions._relative_bias = wrong
+
+    with pytest.raises(QuantizationError, match=f"onnxruntime: {function}"):
+        check_functions(
+            functions,
+            tiny_build.bundle.read_items(),
+            tiny_build.bundle.read_vectors(),
+            relative,
+        )
 
 
 def test_scores_that_are_not_finite_fail(tiny_build: Built) -> None:

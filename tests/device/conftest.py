@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny model as a whole bundle, its graphs written by hand, and stores that hold it."""
+"""A tiny model as a whole bundle, and stores that hold it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.device.graphs import prefill_graph, score_graph, step_graph
 from tests.device.man_in_the_middle import ManInTheMiddle
 from tests.device.unharmed import HISTORY
 
@@ -22,9 +21,10 @@ from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
 from pocketrec_cloud.delivery.server import ServerConfig
 from pocketrec_cloud.delivery.testing import serve_in_thread
-from pocketrec_device.engine import EngineSettings
+from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_device.install import switch
 from pocketrec_device.runtime import Runtime
+from pocketrec_device.settings import EngineSettings
 from pocketrec_device.store import Store
 from pocketrec_quantization.bundle import (
     DEFAULT_PLAN,
@@ -79,12 +79,9 @@ class TinyModel:
 def tiny_model(seed: int) -> TinyModel:
     """Return the model of a seed."""
     frozen = tiny_frozen(CONFIG, seed=seed)
-    written = {
-        PREFILL: prefill_graph(frozen, CONFIG),
-        STEP: step_graph(frozen, CONFIG),
-        SCORE: score_graph(CONFIG),
-    }
-    return TinyModel(frozen=frozen, graphs=written)
+    graphs = write_graphs(frozen.dense, CONFIG)
+    parts = {PREFILL: graphs["prefill"], STEP: graphs["step"], SCORE: graphs["score"]}
+    return TinyModel(frozen=frozen, graphs=parts)
 
 
 @cache

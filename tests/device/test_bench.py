@@ -25,8 +25,8 @@ from pocketrec.errors import (
 from pocketrec.metrics import ndcg
 from pocketrec_device import bench_cli, bench_worker
 from pocketrec_device.bench import PERCENTILES, BenchConfig, Variant, run_bench
-from pocketrec_device.engine import EngineSettings
 from pocketrec_device.float_control import build_float_engine
+from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.budget import coded_bytes, effective_bits
 from pocketrec_quantization.bundle import MANIFEST_FILE
 from pocketrec_quantization.cases import EvaluationCases
@@ -394,9 +394,26 @@ class TestFloatControl:
         session = engine.new_session(["a", "c", "unknown", "b"])
         h = reference.prefill(embeddings[[1, 3, 2]]).h
         np.testing.assert_allclose(session.h, h, atol=2e-5)
-        scores, known = engine.score(session.h, ["d", "nobody", "l"])
-        assert known.tolist() == [True, False, True]
+        indices = engine.items.indices_of(["d", "nobody", "l"])
+        scores = engine.items.gather(indices).scores(session.h)
+        assert indices.tolist() == [4, 0, 12]
         np.testing.assert_allclose(scores[[0, 2]], embeddings[[4, 12]] @ h, atol=1e-4)
+
+    @pytest.mark.parametrize("compute", ["auto", "int8", "packed"])
+    def test_kernels_of_plans_do_not_change_it(
+        self, bundle: BundleFolder, inputs: Inputs, compute: str
+    ) -> None:
+        """Whatever an app computes plans with, the control is float32 and says so."""
+        control = build_float_engine(bundle, inputs.twin, EngineSettings(compute=compute))
+        exact = build_float_engine(bundle, inputs.twin, EngineSettings(compute="fp32"))
+
+        history = ["a", "c", "b", "a", "d", "e", "f"]
+        found, expected = (engine.new_session(history).h for engine in (control, exact))
+
+        np.testing.assert_array_equal(found, expected)
+        assert control.backend.is_exact
+        assert {report.computed for report in control.backend.report()} == {"float32"}
+        assert {tuple(report.stored) for report in control.backend.report()} == {(32,)}
 
     def test_names_are_those_of_the_bundle(self, bundle: BundleFolder, inputs: Inputs) -> None:
         """Only the numbers differ."""

@@ -17,7 +17,7 @@ from pocketrec.errors import (
     StoreError,
 )
 from pocketrec_device import Runtime
-from pocketrec_device.engine import EngineSettings
+from pocketrec_device.settings import EngineSettings
 from pocketrec_device.store import Store
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.item_table import ItemTable
@@ -156,10 +156,30 @@ class TestOpening:
 
         assert not (tmp_path / "device").exists()
 
-    def test_strict_refuses_float32(self, store_path: Path) -> None:
-        """Today everything computes in float32, so strict refuses every bundle."""
-        with pytest.raises(BackendError, match="strict"):
-            Runtime.open(store_path, strict=True)
+    @pytest.mark.parametrize("compute", ["auto", "fp32"])
+    def test_strict_refuses_float32(self, store_path: Path, compute: str) -> None:
+        """A plan's widths are not kept in float32; the message says what keeps them."""
+        with pytest.raises(BackendError, match=r"strict: .*compute='packed'"):
+            Runtime.open(store_path, strict=True, compute=compute)
+
+    def test_strict_refuses_more_bits_than_asked_for(
+        self, runtime: Runtime, store_path: Path, model: TinyModel, install_plan: InstallPlan
+    ) -> None:
+        """8 bits in place of 2 are a fallback too; where 8 are asked for, they are not."""
+        assert Runtime.open(store_path, strict=True, compute="int8").is_ready
+        install_plan(model.mixed_plan(version=4))
+
+        with pytest.raises(BackendError, match=r"keeps 8 channels of 8 bits"):
+            Runtime.open(store_path, strict=True, compute="int8")
+
+    def test_strict_accepts_packed_kernels(
+        self, runtime: Runtime, store_path: Path, model: TinyModel, install_plan: InstallPlan
+    ) -> None:
+        """There every channel is kept and computed at its own width."""
+        install_plan(model.mixed_plan(version=4))
+
+        with Runtime.open(store_path, strict=True, compute="packed") as packed:
+            assert all(report.stored == report.requested for report in packed.report())
 
     def test_a_closed_runtime_ranks_no_more(self, runtime: Runtime) -> None:
         """Closing lets go of everything."""
@@ -248,7 +268,7 @@ class TestSwap:
             thread.join()
 
         assert runtime._live._running is not None
-        assert runtime._live._running[1].n_events == 200
+        assert runtime._live._running.session.n_events == 200
 
 
 class TestStatus:

@@ -9,7 +9,9 @@ import pytest
 
 from pocketrec.errors import BackendError
 from pocketrec_device.backends import build_backend
-from pocketrec_device.session import SessionState, distance_bases
+from pocketrec_device.session import SessionState
+from pocketrec_device.settings import EngineSettings
+from pocketrec_quantization.attention_bias import stack_relative_bias
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,13 +24,13 @@ if TYPE_CHECKING:
 @pytest.fixture
 def backend(bundle: BundleFolder, model: TinyModel) -> Backend:
     """The reference."""
-    return build_backend("numpy", bundle, model.plan())
+    return build_backend(bundle, model.plan(), EngineSettings(backend="numpy"))
 
 
 @pytest.fixture
-def state(bundle: BundleFolder) -> SessionState:
+def state(backend: Backend) -> SessionState:
     """An empty state."""
-    return SessionState(bundle.manifest.backbone)
+    return SessionState(backend)
 
 
 def events(n_events: int) -> NDArray[np.float32]:
@@ -36,92 +38,244 @@ def events(n_events: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)[:n_events]
 
 
-class TestDistance:
-    def test_bases_are_those_of_the_module(self) -> None:
-        """For L = 4 the arrays are the ones written in the module's docstring."""
-        filling, full = distance_bases(4)
+class Watched:
+    """A bound state that takes note of what each step is given, and fails when told to."""
 
-        assert filling.tolist() == [3, 2, 1, 4, 4, 4, 4]
-        assert full.tolist() == [3, 2, 1, 4, 3, 2, 1]
+    def __init__(self, state: SessionState) -> None:
+        self.inner, self.buffers = state._bound, state._buffers
+        self.is_failing = False
+        self.biases: list[NDArray[np.float32]] = []
+        self.rows: list[NDArray[np.float32]] = []
+        state._bound = self
 
-    @pytest.mark.parametrize("n_events", range(12))
-    def test_counts_the_events_since_each_slot_was_written(
-        self, state: SessionState, n_events: int
+    def step(self) -> None:
+        """Step, or leave rubbish where a step may write and fail."""
+        if self.is_failing:
+            self.buffers.cache[:, :, 0] = np.nan
+            self.buffers.h[:] = np.nan
+            raise BackendError("on purpose")
+        self.biases.append(self.buffers.bias[:, 0, :, 0].copy())
+        self.inner.step()
+        self.rows.append(self.buffers.cache[:, :, 0].copy())
+
+    def prefill(self, x: NDArray[np.float32], row: int) -> None:
+        """Take in a history, or fail half-way."""
+        if self.is_failing:
+            self.buffers.cache[:, :, row:] = np.nan
+            raise BackendError("on purpose")
+        self.inner.prefill(x, row)
+
+
+class TestBias:
+    """What a step is told about the rows it attends over."""
+
+    @pytest.mark.parametrize("n_prefilled", [0, 2, 4, 5])
+    def test_counts_the_events_since_each_row_was_written(
+        self, state: SessionState, model: TinyModel, n_prefilled: int
     ) -> None:
-        """Every slot's distance is what replaying the writes gives."""
-        expected = [5] * 5
-        for event in range(max(0, n_events - 5), n_events):
-            expected[event % 5] = n_events - event
-        state.n_events = n_events
+        """Every row's bias is that of the event it holds, however the history began."""
+        relative = stack_relative_bias(model.frozen.dense, 2)
+        state.observe(events(n_prefilled))
+        cache = state._buffers.cache
+        watched = Watched(state)
+        # Rows of a prefill are in order; a full window begins in row 0, which is overwritten.
+        row = 0 if n_prefilled == 5 else 1
+        event_of = {row + event: event for event in range(n_prefilled)}
 
-        assert state.distance().tolist() == expected
+        for event in range(n_prefilled, 14):
+            before = cache[:, :, 1:].copy()
+            state.step(events(14)[event])
 
-    def test_is_a_view(self, state: SessionState) -> None:
-        """A step allocates no distances: it reads a window of one array."""
-        assert state.distance().base is not None
+            expected = np.full_like(relative, -np.inf)
+            expected[..., 0] = relative[..., 0]
+            for row in range(1, 5):
+                if row in event_of:
+                    expected[..., row] = relative[..., event - event_of[row]]
+            np.testing.assert_array_equal(watched.biases[-1], expected)
+            changed = np.flatnonzero((cache[:, :, 1:] != before).any(axis=(0, 1, 3)))
+            (new_row,) = 1 + changed
+            event_of[int(new_row)] = event
+            np.testing.assert_array_equal(cache[:, :, new_row], watched.rows[-1])
 
-    def test_a_window_of_one_masks_its_only_slot(self) -> None:
-        """With L = 1 an event sees itself alone."""
-        filling, full = distance_bases(1)
+    def test_the_oldest_event_makes_way(self, state: SessionState) -> None:
+        """A full ring keeps the last L - 1 events."""
+        watched = Watched(state)
+        for event in events(11):
+            state.step(event)
 
-        assert filling.tolist() == full.tolist() == [1]
+        kept = state._buffers.cache[:, :, 1:]
+
+        for row in watched.rows[-4:]:
+            assert (kept == row[:, :, None]).all(axis=(0, 1, 3)).sum() == 1
+
+    def test_memory_stays_in_place(self, state: SessionState) -> None:
+        """A step allocates no cache and no biases: a backend is bound to them once."""
+        buffers = state._buffers
+        arrays = (buffers.x, buffers.cache, buffers.bias, buffers.h)
+        before = [array.ctypes.data for array in arrays]
+
+        state.observe(events(9))
+        state.reset()
+        state.observe(events(2))
+
+        assert state._buffers is buffers
+        assert arrays == (buffers.x, buffers.cache, buffers.bias, buffers.h)
+        assert [array.ctypes.data for array in arrays] == before
 
 
 class TestObserve:
-    @pytest.mark.parametrize("n_events", [1, 2, 5, 6, 13])
-    def test_does_not_depend_on_how_events_are_cut(
-        self, backend: Backend, bundle: BundleFolder, n_events: int
-    ) -> None:
+    @pytest.mark.parametrize("n_events", [1, 2, 4, 5, 6, 13])
+    def test_does_not_depend_on_how_events_are_cut(self, backend: Backend, n_events: int) -> None:
         """All at once, one by one and in two calls lead to the same state."""
-        whole, single, halves = (SessionState(bundle.manifest.backbone) for _ in range(3))
+        whole, single, halves = (SessionState(backend) for _ in range(3))
 
-        whole.observe(backend, events(n_events))
+        whole.observe(events(n_events))
         for event in events(n_events):
-            single.observe(backend, event[None])
-        halves.observe(backend, events(n_events)[: n_events // 2])
-        halves.observe(backend, events(n_events)[n_events // 2 :])
+            single.observe(event[None])
+        halves.observe(events(n_events)[: n_events // 2])
+        halves.observe(events(n_events)[n_events // 2 :])
 
         assert whole.n_events == single.n_events == halves.n_events == n_events
         np.testing.assert_allclose(single.h, whole.h, atol=1e-5)
         np.testing.assert_allclose(halves.h, whole.h, atol=1e-5)
 
-    def test_nothing_changes_nothing(self, backend: Backend, state: SessionState) -> None:
+    def test_nothing_changes_nothing(self, state: SessionState) -> None:
         """An empty list of events is allowed."""
-        state.observe(backend, events(0))
+        state.observe(events(0))
 
         assert state.n_events == 0
 
-    def test_an_old_state_stays_readable(self, backend: Backend, state: SessionState) -> None:
+    def test_an_old_state_stays_readable(self, state: SessionState) -> None:
         """What a reader took before an event does not change with it."""
-        state.observe(backend, events(3))
+        state.observe(events(3))
         taken, copy = state.h, state.h.copy()
 
-        state.observe(backend, events(1))
+        state.observe(events(1))
 
         np.testing.assert_array_equal(taken, copy)
 
-    def test_reset_forgets_everything(self, backend: Backend, state: SessionState) -> None:
+    def test_reset_forgets_everything(self, state: SessionState) -> None:
         """After a reset a state is like a new one."""
-        state.observe(backend, events(9))
+        state.observe(events(9))
         state.reset()
-        state.observe(backend, events(1))
+        state.observe(events(1))
         fresh = state.h.copy()
 
         state.reset()
-        state.observe(backend, events(1))
+        state.observe(events(1))
 
         assert state.n_events == 1
         np.testing.assert_array_equal(state.h, fresh)
 
-    def test_a_failing_event_leaves_the_state_before_it(
-        self, backend: Backend, state: SessionState
+    def test_a_reset_state_has_no_h(self, state: SessionState) -> None:
+        """Without events the user's state is zeros."""
+        state.observe(events(3))
+
+        state.reset()
+
+        assert state.n_events == 0
+        assert not state.h.any()
+
+    @pytest.mark.parametrize("shape", [(1, 3), (2, 9), (8,), (1, 1, 8)])
+    def test_events_of_another_shape_change_nothing(
+        self, state: SessionState, shape: tuple[int, ...]
     ) -> None:
-        """When inference fails half-way, the events before are kept and no other."""
-        state.observe(backend, events(2))
+        """An array that does not fit is refused before anything is computed."""
+        state.observe(events(2))
         h = state.h
 
-        with pytest.raises(BackendError):
-            state.observe(backend, np.zeros((1, 3), np.float32))
+        with pytest.raises(BackendError, match="x: expected"):
+            state.observe(np.zeros(shape, np.float32))
 
         assert state.n_events == 2
         assert state.h is h
+
+    @pytest.mark.parametrize("n_before", [1, 2, 4, 5, 9])
+    def test_a_failing_event_leaves_the_state_before_it(
+        self, backend: Backend, state: SessionState, n_before: int
+    ) -> None:
+        """When inference fails half-way, the events before are kept, and later ones count."""
+        state.observe(events(n_before))
+        h = state.h
+        untroubled = SessionState(backend)
+        untroubled.copy_from(state)
+        watched = Watched(state)
+        watched.is_failing = True
+
+        with pytest.raises(BackendError, match="on purpose"):
+            state.observe(events(n_before + 3)[n_before:])
+
+        assert state.n_events == n_before
+        assert state.h is h
+        watched.is_failing = False
+        for each in (state, untroubled):
+            each.observe(events(n_before + 3)[n_before:])
+        np.testing.assert_array_equal(state.h, untroubled.h)
+
+    def test_a_failing_history_leaves_an_empty_state(
+        self, backend: Backend, state: SessionState
+    ) -> None:
+        """Whatever a failed prefill left behind, the next history is computed as if first."""
+        watched = Watched(state)
+        watched.is_failing = True
+
+        with pytest.raises(BackendError, match="on purpose"):
+            state.observe(events(3))
+
+        assert state.n_events == 0
+        assert not state.h.any()
+        watched.is_failing = False
+        for n_events in (1, 3):
+            state.reset()
+            state.observe(events(n_events))
+            fresh = SessionState(backend)
+            fresh.observe(events(n_events))
+            np.testing.assert_array_equal(state.h, fresh.h)
+
+    def test_events_before_a_failing_one_are_kept(
+        self, state: SessionState, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of several events, those that were computed count."""
+        watched = Watched(state)
+        state.step(events(1)[0])
+        step = watched.step
+
+        def fail_at_the_third() -> None:
+            watched.is_failing = len(watched.rows) == 3
+            step()
+
+        monkeypatch.setattr(watched, "step", fail_at_the_third)
+
+        with pytest.raises(BackendError, match="on purpose"):
+            state.observe(events(6)[1:])
+
+        assert state.n_events == 3
+
+
+class TestCopy:
+    @pytest.mark.parametrize("n_events", [0, 1, 4, 5, 8])
+    def test_goes_on_like_the_original(self, backend: Backend, n_events: int) -> None:
+        """A copy takes in events as its original does, over whatever it held before."""
+        original, copy = SessionState(backend), SessionState(backend)
+        original.observe(events(n_events))
+        copy.observe(events(7)[::-1])
+
+        copy.copy_from(original)
+
+        assert copy.n_events == n_events
+        for each in (original, copy):
+            each.observe(events(12)[n_events:])
+        np.testing.assert_array_equal(copy.h, original.h)
+
+    def test_is_on_its_own_afterwards(self, backend: Backend) -> None:
+        """Events of the copy do not reach the original."""
+        original, copy, alone = (SessionState(backend) for _ in range(3))
+        original.observe(events(3))
+        alone.observe(events(3))
+        copy.copy_from(original)
+
+        copy.observe(events(9))
+        for each in (original, alone):
+            each.observe(events(5)[3:])
+
+        np.testing.assert_array_equal(original.h, alone.h)

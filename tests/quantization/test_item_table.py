@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketrec.errors import ConfigError
-from pocketrec_quantization.item_table import ItemTable
+from pocketrec_quantization.item_table import GatheredRows, ItemTable
 from pocketrec_quantization.testing import tiny_items
 
 SHARED = ItemTable(
@@ -114,3 +114,73 @@ def test_tables_cannot_be_written_to() -> None:
     """A table's arrays are read-only."""
     with pytest.raises(ValueError, match="read-only"):
         tiny_items().rows[1, 0] = 5
+
+
+def test_one_embedding_is_that_of_the_lookup() -> None:
+    """The way without checks gives the same bits, for padding too."""
+    for index in range(4):
+        found = SHARED.embedding(index)
+
+        np.testing.assert_array_equal(found, SHARED.embed(np.array([index]))[0])
+        assert found.dtype == np.float32
+
+
+class TestGatheredRows:
+    def test_by_hand(self) -> None:
+        """Codes times scale times state: book is (1, -2) / 2, apple and cup (127, 3) * 2."""
+        rows = SHARED.gather(SHARED.indices_of(["book", "door", "apple", "cup"]))
+
+        scores = rows.scores(np.array([3, 1], np.float32))
+
+        assert scores.tolist() == [0.5, 0, 768, 768]
+        assert scores.dtype == np.float32
+
+    def test_none_at_all(self) -> None:
+        """Nothing to score is no error."""
+        assert SHARED.gather(SHARED.indices_of([])).scores(np.ones(2, np.float32)).shape == (0,)
+
+    def test_embeddings_are_those_of_the_table(self) -> None:
+        """A gathered row can be taken in as an event, bit for bit."""
+        table = tiny_items()
+        indices = np.array([3, 0, 5, 3])
+        rows = table.gather(indices)
+
+        for position, embedding in enumerate(table.embed(indices)):
+            np.testing.assert_array_equal(rows.embedding(position), embedding)
+
+    @given(st.integers(1, 130), st.integers(2, 40), st.floats(-100, 100, width=32), st.data())
+    def test_a_score_depends_on_its_row_alone(
+        self, dim: int, n_rows: int, size: float, data: st.DataObject
+    ) -> None:
+        """Neighbours, place and number of rows change no bit of a score."""
+        rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+        codes = rng.integers(-127, 128, (n_rows, dim)).astype(np.float32)
+        scales = rng.random(n_rows, np.float32)
+        h = (size * rng.standard_normal(dim)).astype(np.float32)
+        chosen = data.draw(st.lists(st.integers(0, n_rows - 1), min_size=1, max_size=50))
+
+        everything = GatheredRows(codes=codes, scales=scales).scores(h)
+        some = GatheredRows(codes=codes[chosen], scales=scales[chosen]).scores(h)
+
+        np.testing.assert_array_equal(some, everything[chosen])
+        exact = (codes.astype(np.float64) @ h) * scales
+        sums = (np.abs(codes).astype(np.float64) @ np.abs(h)) * scales
+        assert (np.abs(everything - exact) <= (dim + 2) * 2.0**-24 * sums + 1e-37).all()
+
+    @given(st.integers(1, 100), st.integers(1, 100), st.integers(0, 2**32 - 1))
+    def test_items_of_one_row_tie_exactly(self, n_before: int, dim: int, seed: int) -> None:
+        """Two items that look the same score the same, however far apart they stand."""
+        rng = np.random.default_rng(seed)
+        embeddings = rng.standard_normal((3, dim)).astype(np.float32)
+        table = replace(
+            ItemTable.from_embeddings(embeddings, ["a", "b"], version=1),
+            row_of_item=np.array([0, 1, 2, 1], np.int32),
+            item_ids=("a", "b", "twin of a"),
+        )
+        between = ["b"] * n_before
+
+        rows = table.gather(table.indices_of(["a", *between, "twin of a"]))
+        scores = rows.scores(rng.standard_normal(dim).astype(np.float32))
+
+        assert scores[0] == scores[-1]
+        assert len(set(scores[1:-1].tolist())) == 1

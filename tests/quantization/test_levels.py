@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from pocketrec.errors import ConfigError
-from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable
+from pocketrec_quantization.levels import (
+    DEFAULT_LEVELS,
+    SPEED_PRESETS,
+    LevelTable,
+    count_widths,
+    preset_levels,
+)
 
 
 def test_default_tiers_are_2_4_and_8_bits() -> None:
@@ -62,3 +68,55 @@ def test_impossible_tables_are_refused(bits: Any) -> None:
     """A level table is 0 and three widths of a store that never fall."""
     with pytest.raises(ConfigError, match="levels: expected"):
         LevelTable(bits)
+
+
+class TestPresets:
+    def test_are_these_three(self) -> None:
+        """An app chooses between fewer bits, the plan's own, and more."""
+        assert {
+            "battery_saver": LevelTable((0, 0, 2, 4)),
+            "balanced": None,
+            "full": LevelTable((0, 4, 8, 8)),
+        } == SPEED_PRESETS
+
+    def test_balanced_is_the_plans_own_table(self) -> None:
+        """A plan that was made for other widths keeps them."""
+        own = LevelTable((0, 2, 2, 8))
+
+        assert preset_levels("balanced", own) is own
+
+    @pytest.mark.parametrize("preset", ["battery_saver", "full"])
+    @pytest.mark.parametrize("own", [DEFAULT_LEVELS, LevelTable((0, 2, 2, 2))])
+    def test_others_replace_the_plans_table(self, preset: str, own: LevelTable) -> None:
+        """Whatever the tiers of a plan meant, the preset decides."""
+        assert preset_levels(preset, own) == SPEED_PRESETS[preset]
+
+    def test_more_speed_never_means_more_bits(self) -> None:
+        """Every tier of the saver has at most the bits of the default, and those at most full's."""
+        saver, default, full = (
+            preset_levels(name, DEFAULT_LEVELS).bits
+            for name in ("battery_saver", "balanced", "full")
+        )
+
+        for tier in range(4):
+            assert saver[tier] <= default[tier] <= full[tier]
+
+    @pytest.mark.parametrize("preset", ["", "Full", "fast"])
+    def test_unknown_ones_are_refused(self, preset: str) -> None:
+        """The message lists what there is."""
+        with pytest.raises(ConfigError, match=r"balanced.*battery_saver.*full"):
+            preset_levels(preset, DEFAULT_LEVELS)
+
+    def test_cannot_be_changed(self) -> None:
+        """The table is the same for all parts of a process."""
+        with pytest.raises(TypeError, match="item assignment"):
+            SPEED_PRESETS["full"] = DEFAULT_LEVELS  # type: ignore[index]  # read-only
+
+
+def test_widths_are_counted_narrowest_first() -> None:
+    """Reports and packed layers list widths in rising order, as plain integers."""
+    counted = count_widths(np.array([8, 2, 0, 8, 2, 8], np.uint8))
+
+    assert list(counted.items()) == [(0, 1), (2, 2), (8, 3)]
+    assert all(type(bits) is int for bits in counted)
+    assert count_widths(np.array([], np.uint8)) == {}

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pocketrec.errors import ConfigError, QuantizationError
-from pocketrec_quantization.quantizer import FrozenMatrix, freeze_matrix, quantize_rows
+from pocketrec_quantization.quantizer import (
+    FrozenMatrix,
+    freeze_matrix,
+    narrow_codes,
+    quantize_rows,
+    read_channels,
+)
 
 QMAX = {2: 1, 4: 7, 8: 127}
 matrices = arrays(
@@ -103,6 +109,121 @@ class TestNestedCodes:
         for channel, width in enumerate(mixed):
             alone = matrix.dequantize(uniform(6, width))
             np.testing.assert_array_equal(together[channel], alone[channel])
+
+
+def by_integers(codes: np.ndarray, multipliers: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    """Return what the rule of format §4.2 gives, in integers; all are (R, S)."""
+    magnitude = (np.abs(codes.astype(np.int64)) * multipliers + 2**15) >> 16
+    narrowed: np.ndarray = np.sign(codes) * np.minimum(magnitude, largest)
+    return narrowed
+
+
+def stretched(multipliers: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return multipliers and largest codes as ``narrow_codes`` takes them."""
+    in_float = multipliers.astype(np.float32) / np.float32(2**16)
+    return in_float, largest.astype(np.float32)
+
+
+class TestNarrowing:
+    """The float32 way of reading codes, against the integers that the format prescribes."""
+
+    ALL = np.arange(-127, 128, dtype=np.int8)
+
+    @pytest.mark.parametrize("largest", [0, 1, 7, 127])
+    def test_every_code_under_every_kind_of_multiplier(self, largest: int) -> None:
+        """All 255 codes, along either axis, under small, large, and all-but-rounding ones."""
+        edges = np.array([0, 1, 2, 127, 255, 256, 257, 32767, 32768, 32769, 65535], np.uint16)
+        # Where a code first reaches k: one less and one more must differ.
+        steps = (np.arange(1, 8) * 2**16 - 2**15)[:, None] // np.arange(1, 128)
+        around = np.unique(np.concatenate([(steps + d).ravel() for d in (-1, 0, 1)]))
+        chosen = np.concatenate([edges, around[(around >= 0) & (around < 2**16)]]).astype(np.int64)
+        codes = np.repeat(self.ALL[None], len(chosen), axis=0)
+        expected = by_integers(codes, chosen[:, None], np.array(largest))
+        multipliers, limits = stretched(chosen, np.full(len(chosen), largest))
+
+        by_row = narrow_codes(codes, multipliers[:, None], limits[:, None])
+        by_column = narrow_codes(np.ascontiguousarray(codes.T), multipliers[None], limits[None])
+
+        np.testing.assert_array_equal(by_row, expected)
+        np.testing.assert_array_equal(by_column, expected.T)
+
+    @given(
+        arrays(
+            np.int8,
+            array_shapes(min_dims=2, max_dims=2, max_side=40),
+            elements=st.integers(-127, 127),
+        ),
+        st.booleans(),
+        st.data(),
+    )
+    def test_equals_the_integer_rule(
+        self, codes: np.ndarray, is_by_row: bool, data: st.DataObject
+    ) -> None:
+        """Random matrices, a reading per channel, channels along either axis; no minus zero."""
+        n_channels = codes.shape[0 if is_by_row else 1]
+        multipliers = data.draw(arrays(np.uint16, n_channels))
+        largest = data.draw(arrays(np.uint8, n_channels, elements=st.sampled_from([0, 1, 7, 127])))
+        place = (slice(None), None) if is_by_row else (None, slice(None))
+        floats, limits = stretched(multipliers, largest)
+
+        found = narrow_codes(codes, floats[place], limits[place])
+
+        expected = by_integers(codes, multipliers.astype(np.int64)[place], largest[place])
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == np.float32
+        assert not np.signbit(found[found == 0]).any()
+
+    @pytest.mark.parametrize("shape", [(700, 100), (100, 700), (1, 40_000), (40_000, 1)])
+    def test_large_matrices_are_cut_without_a_seam(self, shape: tuple[int, int]) -> None:
+        """What is worked on piece by piece reads like one piece."""
+        rng = np.random.default_rng(0)
+        codes = rng.integers(-127, 128, shape).astype(np.int8)
+        for axis, place in ((0, (slice(None), None)), (1, (None, slice(None)))):
+            multipliers = rng.integers(0, 2**16, shape[axis])
+            largest = rng.choice([0, 1, 7, 127], shape[axis])
+            floats, limits = stretched(multipliers, largest)
+
+            found = narrow_codes(codes, floats[place], limits[place])
+
+            np.testing.assert_array_equal(
+                found, by_integers(codes, multipliers[place], largest[place])
+            )
+
+    def test_codes_are_left_alone(self) -> None:
+        """The store is shared by all plans."""
+        codes = self.ALL[None].copy()
+
+        narrow_codes(codes, np.ones((1, 1), np.float32), np.ones((1, 1), np.float32))
+
+        np.testing.assert_array_equal(codes[0], self.ALL)
+
+
+class TestReadChannels:
+    def test_looks_up_each_channel_at_its_width(self) -> None:
+        """Multiplier, largest code and scale follow the width; 8 bits need no multiplier."""
+        scales = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]], np.float32)
+        multipliers = np.array([[2**15, 1, 2, 3], [4, 2**14, 5, 6]], np.uint16)
+
+        reading = read_channels(scales, multipliers, np.array([2, 4, 8, 0], np.uint8))
+
+        assert reading.multipliers.tolist() == [0.5, 0.25, 1, 0]
+        assert reading.largest.tolist() == [1, 7, 127, 0]
+        assert reading.scales.tolist() == [1, 6, 11, 0]
+
+    @given(matrices, st.data())
+    def test_agrees_with_the_matrix(self, weights: np.ndarray, data: st.DataObject) -> None:
+        """Reading a transposed store gives the matrix's own codes and weights, transposed."""
+        matrix = freeze_matrix(weights)
+        widths = st.sampled_from([0, 2, 4, 8])
+        bits = data.draw(arrays(np.uint8, len(weights), elements=widths))
+        reading = read_channels(matrix.scales, matrix.multipliers, bits)
+
+        codes = narrow_codes(
+            np.ascontiguousarray(matrix.codes.T), reading.multipliers[None], reading.largest[None]
+        )
+
+        np.testing.assert_array_equal(codes.T, matrix.codes_at(bits))
+        np.testing.assert_array_equal((codes * reading.scales).T, matrix.dequantize(bits))
 
 
 class TestValues:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketrec.errors import BackendError, ConfigError
+from pocketrec_quantization.attention_bias import stack_relative_bias
 from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_shapes
 from pocketrec_quantization.layers import total_channels
 from pocketrec_quantization.reference import ReferenceBackend
@@ -30,33 +31,50 @@ def events(n_events: int) -> np.ndarray:
     return tiny_items().embed(indices)
 
 
+@cache
+def relative_bias(config: BackboneConfig) -> np.ndarray:
+    """Return what those weights add to attention by distance, (n_blocks, H, L)."""
+    return stack_relative_bias(tiny_frozen(config).dense, config.n_blocks)
+
+
 class Ring:
-    """The state a device keeps: L slots, event t in slot t % L."""
+    """The state a device keeps: L - 1 rows, event t in row t % (L - 1)."""
 
     def __init__(self, backend: ReferenceBackend, config: BackboneConfig = TINY_CONFIG) -> None:
-        shape = (config.n_blocks, config.n_heads, config.window, config.head_dim)
-        self.backend, self.window, self.n_events = backend, config.window, 0
-        # Garbage in empty slots must not matter: they are masked.
+        self.n_rows, self.n_events = config.window - 1, 0
+        self.backend, self.relative_bias = backend, relative_bias(config)
+        # Garbage in empty rows must not matter: they are hidden.
+        shape = (config.n_blocks, self.n_rows, config.embedding_dim)
         self.keys = np.full(shape, 99, np.float32)
         self.values = np.full(shape, -99, np.float32)
 
     def prefill(self, x: np.ndarray) -> np.ndarray:
         """Start from a history."""
         result = self.backend.prefill(x)
-        self.keys[:, :, : len(x)], self.values[:, :, : len(x)] = result.keys, result.values
+        for event in range(len(x)):
+            self._keep(event, result.keys[:, event], result.values[:, event])
         self.n_events = len(x)
         return result.h
 
     def observe(self, x: np.ndarray) -> np.ndarray:
         """Advance by one event."""
-        slots = np.arange(self.window)
-        written = self.n_events - 1 - (self.n_events - 1 - slots) % self.window  # event in a slot
-        distance = np.where(written >= 0, self.n_events - written, self.window)
-        result = self.backend.step(x, self.keys, self.values, distance.astype(np.int64))
-        slot = self.n_events % self.window
-        self.keys[:, :, slot], self.values[:, :, slot] = result.new_key, result.new_value
+        result = self.backend.step(x, self.keys, self.values, self.bias())
+        self._keep(self.n_events, result.new_keys, result.new_values)
         self.n_events += 1
         return result.h
+
+    def bias(self) -> np.ndarray:
+        """Return what the next event adds for itself and for every row."""
+        bias = np.full(self.relative_bias.shape, -np.inf, np.float32)
+        bias[..., 0] = self.relative_bias[..., 0]
+        for event in range(max(0, self.n_events - self.n_rows), self.n_events):
+            bias[..., 1 + event % self.n_rows] = self.relative_bias[..., self.n_events - event]
+        return bias
+
+    def _keep(self, event: int, keys: np.ndarray, values: np.ndarray) -> None:
+        if self.n_rows:
+            self.keys[:, event % self.n_rows] = keys
+            self.values[:, event % self.n_rows] = values
 
 
 class TestByHand:
@@ -150,8 +168,8 @@ class TestEquivalence:
 
             np.testing.assert_allclose(h, backend.full_history(x[:n_events]).h, atol=2e-6)
 
-    def test_cached_keys_are_those_of_the_full_history(self) -> None:
-        """After wrapping, each slot holds the keys of the event it stands for."""
+    def test_what_is_cached_is_that_of_the_full_history(self) -> None:
+        """After wrapping, each row holds the keys and values of the event it stands for."""
         backend, x = backend_of(), events(8)
         ring = Ring(backend)
         for event in x:
@@ -159,10 +177,9 @@ class TestEquivalence:
 
         full = backend.full_history(x)
 
-        for event in range(3, 8):
-            np.testing.assert_allclose(
-                ring.keys[:, :, event % 5], full.keys[:, :, event], atol=2e-6
-            )
+        for event in range(4, 8):
+            for cached, exact in ((ring.keys, full.keys), (ring.values, full.values)):
+                np.testing.assert_allclose(cached[:, event % 4], exact[:, event], atol=2e-6)
 
     def test_the_window_ends_memory(self) -> None:
         """One block sees the last L events only; each further block reaches L - 1 back."""
@@ -178,7 +195,7 @@ class TestEquivalence:
         assert not np.array_equal(backend.full_history(x).h, backend.full_history(other).h)
 
     def test_a_window_of_one_sees_the_event_alone(self) -> None:
-        """With L = 1 every slot is masked, and a step still works."""
+        """With L = 1 there is no row but the event's own, and a step still works."""
         config = BackboneConfig(
             kind="sasrec", embedding_dim=4, n_blocks=1, n_heads=2, window=1, ffn_multiplier=1
         )
@@ -210,23 +227,34 @@ class TestMisuse:
         with pytest.raises(BackendError, match="x: expected"):
             backend_of().prefill(np.zeros(shape, np.float32))
 
-    @pytest.mark.parametrize("distance", [0, 6])
-    def test_distances_must_be_within_the_window(self, distance: int) -> None:
-        """0 is the event itself and never in a slot; L masks; more is a mistake."""
-        ring = Ring(backend_of())
-        distances = np.full(5, distance, np.int64)
+    def test_a_hidden_row_is_never_read(self) -> None:
+        """Minus infinity hides a row whatever it holds; without it the row counts."""
+        ring, x = Ring(backend_of()), events(1)[0]
+        hidden = backend_of().step(x, ring.keys, ring.values, ring.bias())
+        alone = backend_of().step(x, ring.keys * 0, ring.values * 0, ring.bias())
+        seen = backend_of().step(x, ring.keys, ring.values, np.zeros_like(ring.bias()))
 
-        with pytest.raises(BackendError, match=r"distance: expected 1\.\.5"):
-            ring.backend.step(events(1)[0], ring.keys, ring.values, distances)
+        np.testing.assert_array_equal(hidden.h, alone.h)
+        assert not np.array_equal(hidden.h, seen.h)
 
-    def test_step_arrays_must_have_their_shapes(self) -> None:
-        """A ring of another size is refused."""
+    def test_a_bias_must_be_a_number(self) -> None:
+        """NaN would spread over the whole state unseen."""
         ring = Ring(backend_of())
+        bias = ring.bias()
+        bias[1, 0, 2] = np.nan
+
+        with pytest.raises(BackendError, match="bias: expected numbers or minus infinity"):
+            ring.backend.step(events(1)[0], ring.keys, ring.values, bias)
+
+    @pytest.mark.parametrize("wrong", ["x", "keys", "values", "bias"])
+    def test_step_arrays_must_have_their_shapes(self, wrong: str) -> None:
+        """A ring of another size is refused, whichever array it is."""
+        ring = Ring(backend_of())
+        arrays = {"x": events(1)[0], "keys": ring.keys, "values": ring.values, "bias": ring.bias()}
+        arrays[wrong] = arrays[wrong][..., 1:]
 
         with pytest.raises(BackendError, match="step: expected arrays of"):
-            ring.backend.step(
-                events(1)[0], ring.keys[:, :, 1:], ring.values, np.full(5, 5, np.int64)
-            )
+            ring.backend.step(**arrays)
 
     def test_score_arrays_must_have_their_shapes(self) -> None:
         """Candidates of another width are refused; none at all are fine."""
