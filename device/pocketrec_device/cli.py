@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands ``device bootstrap|sync|status|rerank|rollback``: one store, one device.
+"""The commands ``device ...``: one store, one device.
 
 For trying things out and for fleets of small machines; an app embeds ``Runtime``.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.text import Text
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError
 from pocketrec_device.backends import BACKENDS
+from pocketrec_device.extras import require_libraries
 from pocketrec_device.ranking import MODES, Mode, Ranking
 from pocketrec_device.runtime import Runtime
 from pocketrec_device.settings import COMPUTE_CHOICES, EngineSettings
@@ -29,7 +30,10 @@ from pocketrec_device.store import Store
 from pocketrec_device.tls import Tls
 from pocketrec_quantization.levels import SPEED_PRESETS
 
-__all__ = ["bootstrap", "rerank", "rollback", "status", "sync"]
+if TYPE_CHECKING:
+    from pocketrec_device.lowering.capabilities import Capability
+
+__all__ = ["bootstrap", "capabilities", "rerank", "rollback", "status", "sync"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -235,6 +239,21 @@ def rollback(
     emit(asdict(shown), render=lambda console: _draw_status(console, shown), json_path=json_path)
 
 
+@click.command()
+@json_option
+def capabilities(json_path: str | None) -> None:
+    """Show which kernels ONNX Runtime has on this device, computed here and now."""
+    require_libraries("onnxruntime", purpose="the backend 'onnxruntime'", extras="device")
+    from pocketrec_device.lowering.capabilities import probe_capabilities
+
+    found = probe_capabilities()
+    emit(
+        {"capabilities": [_without_nan(asdict(each)) for each in found]},
+        render=lambda console: _draw_capabilities(console, found),
+        json_path=json_path,
+    )
+
+
 def read_ids(text: str) -> list[str]:
     """Return the item ids in ``A, B, C``, or in the lines of the file in ``@FILE``.
 
@@ -296,6 +315,22 @@ def _draw_facts(console: Console, facts: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), Text(str(value)))
+    console.print(table)
+
+
+def _without_nan(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in facts.items()
+    }
+
+
+def _draw_capabilities(console: Console, found: Sequence[Capability]) -> None:
+    table = Table("kernel", "bits", "plan as", "usable", "error", "1 x 256 x 192", box=None)
+    for each in found:
+        usable = "yes" if each.is_usable else f"no: {each.problem}"
+        cells = (each.kernel, str(each.bits), each.form, usable)
+        table.add_row(*map(Text, cells), f"{each.error:.1e}", f"{each.step_us:.1f} us")
     console.print(table)
 
 

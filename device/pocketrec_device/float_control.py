@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketrec.errors import BackendError, IncompatibleArtifactError
-from pocketrec_device.backends.onnx import OnnxBackend, OnnxProgram
+from pocketrec_device.backends.onnx import OnnxBackend
+from pocketrec_device.backends.onnx_program import OnnxProgram
 from pocketrec_device.engine import Engine, EngineSettings
 from pocketrec_device.state import Pair
 from pocketrec_quantization.bundle import DEFAULT_PLAN

@@ -48,6 +48,7 @@ SUMMARIES = {
     "demo": "Run the whole product once, on generated or real interactions.",
     "device": "Act as one device: its store, its bundle, its plan.",
     "device.bootstrap": "Install a bundle folder without a network.",
+    "device.capabilities": "Show which kernels this device has.",
     "device.rerank": "Re-rank candidates for a history, offline.",
     "device.rollback": "Go back to the bundle and plan used before.",
     "device.status": "Show what a device's store holds.",

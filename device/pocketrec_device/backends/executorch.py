@@ -98,16 +98,20 @@ class ExecuTorchBackend:
         Raises:
             BackendError: Inference failed.
         """
-        # torch refuses to wrap read-only arrays without a warning: copy those.
-        inputs = [
-            self._torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays
-        ]
+        inputs = [self._tensor(array) for array in arrays]
         with self._lock:
             try:
                 outputs = self._methods[method].execute(inputs)
             except RuntimeError as exc:
                 raise BackendError(f"executorch could not compute {method}: {exc}") from exc
             return [output.numpy().copy() for output in outputs]
+
+    def _tensor(self, array: NDArray[Any]) -> Any:
+        """Wrap an array; executorch aborts at the strides that NumPy gives to no elements."""
+        if not array.size:  # a cache of no rows, if L is 1
+            return self._torch.zeros(array.shape)
+        # torch refuses to wrap read-only arrays without a warning: copy those.
+        return self._torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 class _ExecuTorchState:

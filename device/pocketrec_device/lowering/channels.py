@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pocketrec_quantization.frozen import FrozenModel
-    from pocketrec_quantization.plan import Plan
 
 __all__ = ["ChannelSource", "Channels", "FloatSource", "FrozenStore", "PlanSource"]
 
@@ -79,9 +78,16 @@ class FrozenStore:
                 multipliers=np.concatenate([part.multipliers for part in parts], axis=1),
             )
 
-    def under(self, plan: Plan) -> PlanSource:
-        """Return the weights under a plan of this model."""
-        return PlanSource(self._stacks, split_by_layer(plan.widths, self._layers))
+    def under(self, widths: NDArray[np.uint8]) -> PlanSource:
+        """Return the weights at the widths of a plan.
+
+        Args:
+            widths: (C_total,) uint8, bits per channel, in the order of the layers.
+
+        Raises:
+            ConfigError: ``widths`` has another length.
+        """
+        return PlanSource(self._stacks, split_by_layer(widths, self._layers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

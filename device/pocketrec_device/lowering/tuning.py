@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import platform
-import statistics
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,9 @@ import numpy as np
 
 from pocketrec.files import write_atomically
 from pocketrec.telemetry import import_onnxruntime
-from pocketrec_device.lowering.graph import constant, declare, make_model
+from pocketrec_device.backends.onnx_errors import foreign_errors
 from pocketrec_device.lowering.kernels import KERNELS, Product
-from pocketrec_proto.v1.onnx_subset_pb2 import OnnxGraph
+from pocketrec_device.lowering.probe import ProductProbe, median_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,13 +33,13 @@ if TYPE_CHECKING:
     from pocketrec_device.lowering.channels import ChannelSource
     from pocketrec_device.lowering.kernels import Kernel, Tensors
 
-__all__ = ["Tuning", "choose_kernels", "time_product"]
+__all__ = ["USABLE_ERROR", "Tuning", "choose_kernels", "time_product", "time_session"]
+
+USABLE_ERROR = 0.1
+"""Largest error of a product, beside the spread of its results, to use a kernel at all."""
 
 _SMALL_SIDE = 128
 _CLEAR_GAIN = 1.15
-_REPEAT = 5
-_RUNS = 8
-_OPSET = 23
 
 
 class Tuning:
@@ -161,11 +160,16 @@ def time_product(
         source: The plan to compute under.
         n_rows: M.
         as_inputs: Whether the plan's values are inputs or constants of the graph.
+
+    Returns:
+        Infinity where this ONNX Runtime lacks the kernel, or computes it wrongly: 8-bit
+        products saturate on processors without instructions for them.
     """
-    session, binding, _arrays = _session(
-        kernel, product, source, n_rows=n_rows, as_inputs=as_inputs
-    )
-    return _median_us(lambda: session.run_with_iobinding(binding))
+    try:
+        probe = ProductProbe(kernel, product, source, n_rows=n_rows, as_inputs=as_inputs)
+        return probe.time_us() if probe.error() <= USABLE_ERROR else math.inf
+    except foreign_errors(import_onnxruntime()):
+        return math.inf
 
 
 def time_session(session: Any, window: int, tensors: Tensors) -> float:
@@ -186,47 +190,4 @@ def time_session(session: Any, window: int, tensors: Tensors) -> float:
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
     for each in session.get_outputs():
         binding.bind_output(each.name)
-    return _median_us(lambda: session.run_with_iobinding(binding))
-
-
-def _median_us(call: Callable[[], object]) -> float:
-    call()
-    samples = []
-    for _ in range(_REPEAT):
-        started = time.perf_counter_ns()
-        for _ in range(_RUNS):
-            call()
-        samples.append((time.perf_counter_ns() - started) / _RUNS / 1e3)
-    return statistics.median(samples)
-
-
-def _session(
-    kernel: Kernel, product: Product, source: ChannelSource, *, n_rows: int, as_inputs: bool
-) -> tuple[Any, Any, Tensors]:
-    """Return a session of one product, a binding, and the arrays whose memory it uses."""
-    ort = import_onnxruntime()
-    lowered = kernel.lower(product, kernel.slots(product, source))
-    tensors: Tensors = kernel.tensors(product, source)
-    graph = OnnxGraph(node=lowered.nodes)
-    graph.input.append(declare(product.x, (n_rows, product.n_inputs), np.float32))
-    graph.output.append(declare(product.output, (n_rows, product.n_outputs), np.float32))
-    graph.initializer.append(constant(product.bias, np.zeros(product.n_outputs, np.float32)))
-    if as_inputs:
-        graph.input.extend(lowered.inputs)
-    else:
-        graph.initializer.extend(constant(name, value) for name, value in tensors.items())
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    data = make_model(graph, _OPSET).SerializeToString()
-    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((n_rows, product.n_inputs)).astype(np.float32)
-    binding = session.io_binding()
-    make = ort.OrtValue.ortvalue_from_numpy
-    arrays: Tensors = {product.x: x, **(tensors if as_inputs else {})}
-    for name, value in arrays.items():
-        binding.bind_ortvalue_input(name, make(value))
-    arrays[product.output] = np.zeros((n_rows, product.n_outputs), np.float32)
-    binding.bind_ortvalue_output(product.output, make(arrays[product.output]))
-    return session, binding, arrays
+    return median_us(lambda: session.run_with_iobinding(binding))

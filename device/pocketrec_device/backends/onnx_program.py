@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle's graphs in ONNX Runtime, lowered, for any plan of its model.
+
+Where the plan's values are inputs of the graphs, another plan is only other values:
+sessions are shared and nothing is rebuilt. Where they are constants, a plan has sessions
+of its own, and ONNX Runtime may lay the values out as it likes best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
+from pocketrec.telemetry import import_onnxruntime
+from pocketrec_device.backends.base import read_relative_bias
+from pocketrec_device.backends.onnx_errors import foreign_errors, load_error
+from pocketrec_device.lowering.channels import ChannelSource, FrozenStore
+from pocketrec_device.lowering.kernels import KERNELS
+from pocketrec_device.lowering.lowered_graph import Template
+from pocketrec_device.lowering.rewrites import chunk_bounds
+from pocketrec_device.lowering.tuning import Tuning, choose_kernels, time_session
+from pocketrec_quantization.attention_bias import RingBias, prefill_bias
+from pocketrec_quantization.bundle import PREFILL, STEP, BundleFolder
+from pocketrec_quantization.graph_contract import stacked_layers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pocketrec_device.lowering.kernels import Product, Tensors
+    from pocketrec_device.lowering.lowered_graph import LoweredGraph
+    from pocketrec_quantization.layers import LayerTable
+    from pocketrec_quantization.plan import Plan
+
+__all__ = ["Function", "OnnxProgram"]
+
+_CHEAP_SWAP = 1.05  # what plans as inputs may cost before every plan gets its own sessions
+
+
+class OnnxProgram:
+    """A bundle's graphs in ONNX Runtime, for any of its plans.
+
+    Args:
+        bundle: Where the graphs and the frozen weights are.
+        threads: Threads per call, from 1.
+        compute: ``"auto"``, or the name of a kernel for every product.
+        swap: ``"adapter"``: plans are inputs of one session; ``"rebuild"``: every plan
+            gets sessions of its own; ``"auto"``: the first where it was measured to cost
+            little, and all kernels are float32.
+        tuning_file: Where measured times are kept between runs; None keeps none.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        IncompatibleArtifactError: A graph needs what this onnxruntime or this bundle
+            lacks.
+        MalformedArtifactError: A graph is no ONNX file, or the weights are not those of
+            the manifest's backbone.
+    """
+
+    def __init__(
+        self,
+        bundle: BundleFolder,
+        *,
+        threads: int = 1,
+        compute: str = "auto",
+        swap: str = "auto",
+        tuning_file: Path | None = None,
+    ) -> None:
+        self._ort = import_onnxruntime()
+        self.errors = foreign_errors(self._ort)
+        self.backbone = bundle.manifest.backbone
+        frozen = bundle.read_frozen()
+        if frozen.layers != bundle.manifest.layers:
+            raise MalformedArtifactError(
+                "expected the layers of the manifest, found others", field="frozen"
+            )
+        self._relative_bias = read_relative_bias(frozen.dense, self.backbone)
+        self.ring = RingBias(self._relative_bias)
+        self._threads = threads
+        self._compute = compute
+        self._swap = swap
+        self._tuning = Tuning.for_this_device(threads, tuning_file)
+        self._bounds = chunk_bounds(self.backbone.window)
+        self._templates = {
+            "step": Template(bundle.read(STEP), STEP),
+            "full": Template(bundle.read(PREFILL), PREFILL, self._bounds),
+        }
+        if len(self._bounds) > 2:
+            self._templates["partial"] = Template(bundle.read(PREFILL), PREFILL)
+        products = [p for template in self._templates.values() for p in template.products]
+        _check_products(products, frozen.layers)
+        self._store = FrozenStore(frozen, [product.name for product in products])
+        self._shared: dict[str, tuple[LoweredGraph, Any]] = {}
+        self._full_bias: Tensors | None = None
+
+    @property
+    def version(self) -> str:
+        """Version of onnxruntime."""
+        return str(self._ort.__version__)
+
+    def weights_under(self, plan: Plan) -> ChannelSource:
+        """Return the weights under a plan of this model."""
+        return self._store.under(plan.widths)
+
+    def function_of(self, n_events: int) -> str:
+        """Return the name of the function that takes in a history of so many events."""
+        is_full = n_events == self.backbone.window or "partial" not in self._templates
+        return "full" if is_full else "partial"
+
+    def function(
+        self, name: str, source: ChannelSource, made: dict[tuple[str, str], Tensors]
+    ) -> Function:
+        """Return a function under a plan.
+
+        Args:
+            name: ``"step"``, or what ``function_of`` returns.
+            source: The plan's weights.
+            made: Values that other functions take under the same plan; added to.
+
+        Raises:
+            BackendError: A session cannot be made.
+        """
+        lowered, session = self._shared.get(name, (None, None))
+        if lowered is None or not lowered.fits(source):
+            lowered, session = self._lower(name, source), None
+        tensors = lowered.tensors(source, made)
+        if not self._is_swappable(name, lowered, tensors):
+            return Function(lowered, self._session(lowered.with_constants(tensors)), {})
+        if session is None:
+            session = self._session(lowered.with_inputs())
+            self._shared[name] = (lowered, session)
+        return Function(lowered, session, tensors)
+
+    def bias_of(self, n_events: int) -> Tensors:
+        """Return what a history takes as bias, by name of the graph's input."""
+        if n_events == self.backbone.window and self._full_bias is not None:
+            return self._full_bias
+        is_cut = self.function_of(n_events) == "full" and len(self._bounds) > 2
+        bounds = self._bounds if is_cut else (0, n_events)
+        biases: Tensors = {}
+        for block, relative in enumerate(self._relative_bias):
+            name = f"blocks.{block}.bias"
+            bias = prefill_bias(relative, n_events)[None]
+            if block == self.backbone.n_blocks - 1:
+                biases[name] = np.ascontiguousarray(bias[:, :, -1:])
+                continue
+            for number, (start, end) in enumerate(pairwise(bounds)):
+                part = np.ascontiguousarray(bias[:, :, start:end, :end])
+                biases[f"{name}.{number}" if is_cut else name] = part
+        if n_events == self.backbone.window:
+            self._full_bias = biases  # the usual history of a cold start
+        return biases
+
+    def values(self, tensors: Tensors) -> dict[str, Any]:
+        """Return arrays as values that sessions can be bound to; their memory is shared."""
+        make = self._ort.OrtValue.ortvalue_from_numpy
+        return {name: make(array) for name, array in tensors.items()}
+
+    def _lower(self, name: str, source: ChannelSource) -> LoweredGraph:
+        template = self._templates[name]
+        if self._compute == "auto":
+            n_rows = 1 if name == "step" else self.backbone.window
+            kernels = choose_kernels(
+                template.products,
+                source,
+                n_rows=n_rows,
+                tuning=self._tuning,
+                only_inputs=self._swap == "adapter",
+            )
+        else:
+            kernels = {product.name: self._compute for product in template.products}
+        return template.lower(kernels, source)
+
+    def _is_swappable(self, name: str, lowered: LoweredGraph, tensors: Tensors) -> bool:
+        if self._swap != "auto":
+            return self._swap == "adapter"
+        if not all(KERNELS[kernel].is_exact for kernel in lowered.kernels.values()):
+            return False  # these are fast as constants only
+        backbone = self.backbone
+        sizes = f"D {backbone.embedding_dim}, L {backbone.window}, blocks {backbone.n_blocks}"
+        times_us = self._tuning.measured(
+            f"{name}, {sizes}",
+            {
+                "inputs": lambda: time_session(
+                    self._session(lowered.with_inputs()), backbone.window, tensors
+                ),
+                "constants": lambda: time_session(
+                    self._session(lowered.with_constants(tensors)), backbone.window, {}
+                ),
+            },
+        )
+        return times_us["inputs"] <= _CHEAP_SWAP * times_us["constants"]
+
+    def _session(self, graph: bytes) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors arrive as exceptions
+        # A step needs a few kilobytes: reusing and pooling them costs more than it saves.
+        options.enable_mem_reuse = False
+        options.enable_cpu_mem_arena = False
+        try:
+            return self._ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except self.errors as exc:
+            raise load_error(exc) from exc
+
+
+def _check_products(products: Sequence[Product], layers: LayerTable) -> None:
+    sides = {layer.name: (layer.n_elements, layer.n_channels) for layer in layers}
+    for product in products:
+        stacked = stacked_layers(product.name)
+        absent = [layer for layer in stacked if layer not in sides]
+        if absent:
+            raise IncompatibleArtifactError(
+                f"a graph expects the matrix {absent[0]!r}, which the frozen part does not hold; "
+                "build the bundle again"
+            )
+        n_inputs = {sides[layer][0] for layer in stacked}
+        n_outputs = sum(sides[layer][1] for layer in stacked)
+        if (n_inputs, n_outputs) != ({product.n_inputs}, product.n_outputs):
+            raise IncompatibleArtifactError(
+                f"{product.name}: expected {product.n_inputs} x {product.n_outputs} weights, the "
+                f"frozen part holds {sorted(n_inputs)} x {n_outputs}; build the bundle again"
+            )
+
+
+class Function:
+    """One function, ready to be bound.
+
+    Args:
+        lowered: What the session computes.
+        session: May be shared with other plans.
+        tensors: The plan's values; empty where they are inside the session.
+    """
+
+    def __init__(self, lowered: LoweredGraph, session: Any, tensors: Tensors) -> None:
+        self.lowered = lowered
+        self.session = session
+        self.tensors = tensors
