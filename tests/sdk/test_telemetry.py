@@ -28,7 +28,16 @@ print(at_import, len(calls))
 """
 
 
-@pytest.mark.parametrize("user", ["pocketrec_device.backends.onnx", "pocketrec_cloud.graph_checks"])
+@pytest.mark.parametrize(
+    "user",
+    [
+        "pocketrec_device.backends.onnx_program",
+        "pocketrec_device.lowering.capabilities",
+        "pocketrec_device.lowering.probe",
+        "pocketrec_device.lowering.tuning",
+        "pocketrec_cloud.graph_checks",
+    ],
+)
 def test_telemetry_is_off(user: str) -> None:
     """The library is told twice: in its environment before the import, and by a call."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ORT_")}
