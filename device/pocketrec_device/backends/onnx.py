@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pocketrec_device.backends.base import Backend
     from pocketrec_device.lowering.kernels import Tensors
+    from pocketrec_device.lowering.lowered_graph import MadeTensors
     from pocketrec_device.session import StateBuffers
     from pocketrec_device.settings import EngineSettings
     from pocketrec_quantization.bundle import BundleFolder
@@ -74,7 +75,7 @@ class OnnxBackend:
         self._source = source
         self._lock = threading.Lock()
         self._functions: dict[str, Function] = {}
-        made: dict[tuple[str, str], Tensors] = {}
+        made: MadeTensors = {}
         for name in ("step", program.function_of(self.backbone.window)):
             self._functions[name] = program.function(name, source, made)
 
@@ -126,7 +127,7 @@ class OnnxBackend:
         """
         with self._lock:
             if name not in self._functions:  # histories of other lengths come up later
-                made: dict[tuple[str, str], Tensors] = {}
+                made: MadeTensors = {}
                 self._functions[name] = self.program.function(name, self._source, made)
             function = self._functions[name]
         binding = function.session.io_binding()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pocketrec_device.lowering.kernels import Product, Tensors
-    from pocketrec_device.lowering.lowered_graph import LoweredGraph
+    from pocketrec_device.lowering.lowered_graph import LoweredGraph, MadeTensors
     from pocketrec_quantization.layers import LayerTable
     from pocketrec_quantization.plan import Plan
 
@@ -110,9 +110,7 @@ class OnnxProgram:
         is_full = n_events == self.backbone.window or "partial" not in self._templates
         return "full" if is_full else "partial"
 
-    def function(
-        self, name: str, source: ChannelSource, made: dict[tuple[str, str], Tensors]
-    ) -> Function:
+    def function(self, name: str, source: ChannelSource, made: MadeTensors) -> Function:
         """Return a function under a plan.
 
         Args:

@@ -62,7 +62,13 @@ def probe_capabilities() -> tuple[Capability, ...]:
     name = stacked_name([_LAYER])
     store = FrozenStore(FrozenModel(matrices={_LAYER: matrix}, dense={}), [name])
     product = Product(
-        name=name, x="x", bias="bias", output="y", n_inputs=_N_INPUTS, n_outputs=_N_OUTPUTS
+        name=name,
+        x="x",
+        bias="bias",
+        output="y",
+        n_inputs=_N_INPUTS,
+        n_outputs=_N_OUTPUTS,
+        bias_values=np.zeros(_N_OUTPUTS, np.float32),
     )
     return tuple(
         _probe(kernel, product, store, bits, form)

@@ -31,7 +31,6 @@ __all__ = [
     "constant",
     "copy_of",
     "declare",
-    "is_constant",
     "make_model",
     "node",
     "parse_graph",
@@ -137,8 +136,3 @@ def declare(name: str, shape: Sequence[int], dtype: type[np.generic]) -> OnnxVal
     for size in shape:
         tensor.shape.dim.add(dim_value=size)
     return declared
-
-
-def is_constant(graph: OnnxGraph, name: str) -> bool:
-    """Whether a value is an initializer of the graph."""
-    return any(tensor.name == name for tensor in graph.initializer)

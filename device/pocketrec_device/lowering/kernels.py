@@ -10,9 +10,9 @@ packed    2/4/8-bit codes     the same, inputs int8        MatMulNBits, one per 
 ========  ==================  ===========================  ==============================
 
 No runtime computes different widths for the channels of one tensor. ``packed`` groups the
-channels of a product by width, multiplies once per group, puts the groups side by side
-and restores the order of the channels with one Gather. How many channels have which width
-(the *slots*) is part of such a graph; which ones they are is data.
+channels of a product by width, multiplies once per group, and puts the groups side by
+side; the permutation is folded into the next product, or undone by one Gather. How many
+channels have which width (the *slots*) is part of such a graph; which ones they are is data.
 
 ``int8`` and ``packed`` also round the *inputs*, row by row, to 8 bits: their results are
 close to float32, not equal. ``fp32`` is exact but for the order of additions.
@@ -38,10 +38,13 @@ if TYPE_CHECKING:
     from pocketrec_device.lowering.channels import ChannelSource
     from pocketrec_proto.v1.onnx_subset_pb2 import OnnxNode, OnnxValueInfo
 
-__all__ = ["KERNELS", "Kernel", "Lowered", "Product", "Slots", "Tensors"]
+__all__ = ["KERNELS", "InputOrder", "Kernel", "Lowered", "Product", "Slots", "Tensors"]
 
 Tensors: TypeAlias = "dict[str, NDArray[np.generic]]"
 """Values that a lowered graph takes as inputs, by name."""
+
+InputOrder: TypeAlias = "NDArray[np.int64] | NDArray[np.intp] | None"
+"""A permutation, or None for things as they are."""
 
 Slots: TypeAlias = tuple[tuple[int, int], ...]
 """(bits, channels) of every width in a product, narrowest first."""
@@ -50,7 +53,7 @@ _MIN_BLOCK, _MAX_BLOCK = 16, 128  # 2-bit weights have no fast kernel for longer
 _INT8_INPUTS = 4  # MatMulNBits' accuracy_level: quantize the inputs too
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Product:
     """One product of a graph: ``output = x @ weights + bias``.
 
@@ -61,6 +64,9 @@ class Product:
         output: Name of the result, (M, C).
         n_inputs: N.
         n_outputs: C.
+        bias_values: (C,) float32, what the initializer holds.
+        reader: The product that alone reads the result, element by element or directly;
+            empty if there is none.
     """
 
     name: str
@@ -69,6 +75,13 @@ class Product:
     output: str
     n_inputs: int
     n_outputs: int
+    bias_values: NDArray[np.float32]
+    reader: str = ""
+
+    @property
+    def is_order_free(self) -> bool:
+        """Whether the order of the result is nobody's business but the reader's."""
+        return bool(self.reader)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +116,21 @@ class Kernel(ABC):
         """Return the nodes that compute the product."""
 
     @abstractmethod
-    def tensors(self, product: Product, source: ChannelSource) -> Tensors:
-        """Return the values that the lowered product takes, under one plan."""
+    def tensors(
+        self, product: Product, source: ChannelSource, input_order: InputOrder = None
+    ) -> Tensors:
+        """Return the values that the lowered product takes, under one plan.
+
+        Args:
+            product: What was lowered.
+            source: The plan's weights.
+            input_order: Which input comes at each place; None = as they are.
+        """
+
+    def output_order(self, product: Product, source: ChannelSource) -> InputOrder:
+        """Return which channel comes at each place of the result; None = as they are."""
+        del product, source
+        return None
 
     @abstractmethod
     def stored(self, widths: NDArray[np.uint8]) -> dict[int, int]:
@@ -128,9 +154,12 @@ class Float32(Kernel):
             inputs=(declare(product.name, shape, np.float32),),
         )
 
-    def tensors(self, product: Product, source: ChannelSource) -> Tensors:
+    def tensors(
+        self, product: Product, source: ChannelSource, input_order: InputOrder = None
+    ) -> Tensors:
         """See ``Kernel.tensors``."""
-        return {product.name: source.transposed(product.name)}
+        weights = source.transposed(product.name)
+        return {product.name: weights if input_order is None else weights[input_order]}
 
     def stored(self, widths: NDArray[np.uint8]) -> dict[int, int]:
         """See ``Kernel.stored``."""
@@ -157,11 +186,14 @@ class Int8(Kernel):
             ),
         )
 
-    def tensors(self, product: Product, source: ChannelSource) -> Tensors:
+    def tensors(
+        self, product: Product, source: ChannelSource, input_order: InputOrder = None
+    ) -> Tensors:
         """See ``Kernel.tensors``."""
         channels = source.channels(product.name)
+        codes = channels.codes
         return {
-            product.name: channels.codes,
+            product.name: codes if input_order is None else codes[input_order],
             f"{product.name}.scales": channels.scales,
         }
 
@@ -173,8 +205,10 @@ class Int8(Kernel):
 class Packed(Kernel):
     """Codes at their own width, grouped.
 
-    All pruned channels share one group of a single channel of zeros, which the Gather
-    reads as often as needed.
+    Where the product's only reader is another product, the channels stay grouped and the
+    reader's inputs are put in the same order: the permutation costs nothing then. Elsewhere
+    a Gather restores the order. All pruned channels share one group of a single channel of
+    zeros, which the Gather reads as often as needed.
     """
 
     name = "packed"
@@ -185,21 +219,32 @@ class Packed(Kernel):
         """See ``Kernel.slots``: the count of channels per width."""
         return tuple(count_widths(source.widths(product.name)).items())
 
+    def stays_grouped(self, product: Product, slots: Slots) -> bool:
+        """Return whether the result comes group by group, for its reader to make up for."""
+        return product.is_order_free and all(bits > 0 for bits, _ in slots)
+
     def lower(self, product: Product, slots: Slots) -> Lowered:
         """See ``Kernel.lower``."""
         name, block = product.name, _block_size(product.n_inputs)
         n_blocks = -(-product.n_inputs // block)
+        has_pruned = any(bits == 0 for bits, _ in slots)
         nodes, inputs, groups = [], [], []
         for bits, n_channels in _stored_groups(slots):
-            codes, scales, out = (f"{name}.{kind}{bits}" for kind in ("codes", "scales", "out"))
+            codes, scales, bias, out = (
+                f"{name}.{kind}{bits}" for kind in ("codes", "scales", "bias", "out")
+            )
             declared = (n_channels, n_blocks, block * bits // 8)
             inputs.append(declare(codes, declared, np.uint8))
             inputs.append(declare(scales, (n_channels, n_blocks), np.float32))
+            operands = [product.x, codes, scales]
+            if not has_pruned:
+                inputs.append(declare(bias, (n_channels,), np.float32))
+                operands += ["", "", bias]
             attributes = {"bits": bits, "K": product.n_inputs, "N": n_channels}
             nodes.append(
                 node(
                     "MatMulNBits",
-                    [product.x, codes, scales],
+                    operands,
                     [out],
                     domain=CONTRIB,
                     block_size=block,
@@ -208,26 +253,33 @@ class Packed(Kernel):
                 )
             )
             groups.append(out)
+        if self.stays_grouped(product, slots):
+            nodes.append(node("Concat", groups, [product.output], axis=1))
+            return Lowered(nodes=tuple(nodes), inputs=tuple(inputs))
         order, grouped, unbiased = (f"{name}.{kind}" for kind in ("order", "grouped", "unbiased"))
         inputs.append(declare(order, (product.n_outputs,), np.int64))
-        if len(groups) > 1:
-            nodes.append(node("Concat", groups, [grouped], axis=1))
-        source = grouped if len(groups) > 1 else groups[0]
-        nodes.append(node("Gather", [source, order], [unbiased], axis=1))
-        nodes.append(node("Add", [unbiased, product.bias], [product.output]))
+        nodes.append(node("Concat", groups, [grouped], axis=1))
+        restored = unbiased if has_pruned else product.output
+        nodes.append(node("Gather", [grouped, order], [restored], axis=1))
+        if has_pruned:
+            nodes.append(node("Add", [unbiased, product.bias], [product.output]))
         return Lowered(nodes=tuple(nodes), inputs=tuple(inputs))
 
-    def tensors(self, product: Product, source: ChannelSource) -> Tensors:
+    def tensors(
+        self, product: Product, source: ChannelSource, input_order: InputOrder = None
+    ) -> Tensors:
         """See ``Kernel.tensors``."""
         channels, block = source.channels(product.name), _block_size(product.n_inputs)
-        order = np.empty(product.n_outputs, np.int64)
-        tensors: Tensors = {f"{product.name}.order": order}
-        start = 0
+        all_codes = channels.codes if input_order is None else channels.codes[input_order]
         slots = tuple(count_widths(channels.widths).items())
+        has_pruned = any(bits == 0 for bits, _ in slots)
+        order = np.empty(product.n_outputs, np.int64)
+        tensors: Tensors = {}
+        start = 0
         for bits, n_channels in _stored_groups(slots):
             members = np.flatnonzero(channels.widths == bits)
             order[members] = start + np.arange(len(members))
-            codes, scales = channels.codes[:, members].T, channels.scales[members]
+            codes, scales = all_codes[:, members].T, channels.scales[members]
             if n_channels > len(members):  # the channel of zeros
                 order[channels.widths == 0] = start + len(members)
                 codes = np.pad(codes, ((0, 1), (0, 0)))
@@ -236,8 +288,18 @@ class Packed(Kernel):
             tensors[f"{product.name}.codes{bits}"] = packed
             repeated = np.repeat(scales[:, None], packed.shape[1], axis=1)
             tensors[f"{product.name}.scales{bits}"] = np.ascontiguousarray(repeated)
+            if not has_pruned:
+                tensors[f"{product.name}.bias{bits}"] = product.bias_values[members]
             start += n_channels
+        if not self.stays_grouped(product, slots):
+            tensors[f"{product.name}.order"] = order
         return tensors
+
+    def output_order(self, product: Product, source: ChannelSource) -> InputOrder:
+        """See ``Kernel.output_order``."""
+        if not self.stays_grouped(product, self.slots(product, source)):
+            return None
+        return np.argsort(source.widths(product.name), kind="stable")
 
     def stored(self, widths: NDArray[np.uint8]) -> dict[int, int]:
         """See ``Kernel.stored``."""

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from pocketrec.errors import IncompatibleArtifactError
 from pocketrec_device.lowering.graph import (
     constant,
     copy_of,
-    is_constant,
     parse_graph,
     require_contrib,
 )
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pocketrec_device.lowering.channels import ChannelSource
-    from pocketrec_device.lowering.kernels import Slots, Tensors
+    from pocketrec_device.lowering.kernels import InputOrder, Slots, Tensors
     from pocketrec_proto.v1.onnx_subset_pb2 import OnnxModel, OnnxNode
 
-__all__ = ["LoweredGraph", "Template"]
+__all__ = ["LoweredGraph", "MadeTensors", "Template"]
+
+MadeTensors: TypeAlias = "dict[tuple[str, str, bool], Tensors]"
+"""Values by kernel, product, and whether its inputs come in another order."""
 
 
 class Template:
@@ -76,6 +81,7 @@ class Template:
             model.graph.input.extend(lowered.inputs)
         del model.graph.node[:]
         model.graph.node.extend(nodes)
+        _drop_unused_constants(model)
         require_contrib(model)
         chosen = {product.name: kernels[product.name] for product in self.products}
         return LoweredGraph(model, self.products, chosen, slots)
@@ -108,23 +114,24 @@ class LoweredGraph:
             for product in self._products
         )
 
-    def tensors(
-        self, source: ChannelSource, made: dict[tuple[str, str], Tensors] | None = None
-    ) -> Tensors:
+    def tensors(self, source: ChannelSource, made: MadeTensors | None = None) -> Tensors:
         """Return what the graph takes under a plan, by name.
 
         Args:
             source: The plan's weights.
-            made: What other graphs took under the same plan, by kernel and product; used
-                again, and added to.
+            made: What other graphs took under the same plan; used again, and added to.
         """
         made = {} if made is None else made
         tensors: Tensors = {}
+        orders: dict[str, InputOrder] = {}
         for product in self._products:
-            kernel = self.kernels[product.name]
-            if (kernel, product.name) not in made:
-                made[kernel, product.name] = KERNELS[kernel].tensors(product, source)
-            tensors |= made[kernel, product.name]
+            kernel = KERNELS[self.kernels[product.name]]
+            order = orders.get(product.name)
+            orders[product.reader] = kernel.output_order(product, source)
+            key = (kernel.name, product.name, order is not None)
+            if key not in made:
+                made[key] = kernel.tensors(product, source, order)
+            tensors |= made[key]
         return tensors
 
     def with_inputs(self) -> bytes:
@@ -141,31 +148,57 @@ class LoweredGraph:
         return model.SerializeToString()
 
 
+def _drop_unused_constants(model: OnnxModel) -> None:
+    used = {name for each in model.graph.node for name in each.input}
+    kept = [copy_of(tensor) for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
 def _products(model: OnnxModel, part: str) -> list[Product]:
+    """Return the products of a graph; each comes before its reader."""
     graph = model.graph
     shapes = {
         each.name: [dimension.dim_value for dimension in each.type.tensor_type.shape.dim]
         for each in graph.input
         if stacked_layers(each.name)
     }
-    found = []
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    uses = Counter(name for each in graph.node for name in each.input)
+    found: list[OnnxNode] = []
     for each in graph.node:
         name = each.input[1] if len(each.input) == 3 else ""
-        if each.op_type == "Gemm" and name in shapes and is_constant(graph, each.input[2]):
-            n_inputs, n_outputs = shapes.pop(name)
-            found.append(
-                Product(
-                    name=name,
-                    x=each.input[0],
-                    bias=each.input[2],
-                    output=each.output[0],
-                    n_inputs=n_inputs,
-                    n_outputs=n_outputs,
-                )
-            )
-    if shapes:
+        is_plain = each.op_type == "Gemm" and not each.attribute and uses[name] == 1
+        if is_plain and name in shapes and each.input[2] in constants:
+            found.append(each)
+    strays = shapes.keys() - {each.input[1] for each in found}
+    if strays:
         raise IncompatibleArtifactError(
             f"{part}: expected every input of weights to feed one Gemm with a constant bias, but "
-            f"{min(shapes)!r} does not; build the bundle with this release of pocketrec"
+            f"{min(strays)!r} does not; build the bundle with this release of pocketrec"
         )
-    return found
+    return [
+        Product(
+            name=each.input[1],
+            x=each.input[0],
+            bias=each.input[2],
+            output=each.output[0],
+            n_inputs=shapes[each.input[1]][0],
+            n_outputs=shapes[each.input[1]][1],
+            bias_values=np.frombuffer(constants[each.input[2]].raw_data, np.float32),
+            reader=_only_reader(model, each.output[0], found),
+        )
+        for each in found
+    ]
+
+
+def _only_reader(model: OnnxModel, value: str, products: Sequence[OnnxNode]) -> str:
+    """Return the name of the one product that reads a value, through Relu or directly."""
+    readers = [each for each in model.graph.node if value in each.input]
+    if len(readers) == 1 and readers[0].op_type == "Relu":
+        return _only_reader(model, readers[0].output[0], products)
+    is_output = any(each.name == value for each in model.graph.output)
+    for each in products:
+        if readers == [each] and each.input[0] == value and not is_output:
+            return each.input[1]
+    return ""

@@ -100,7 +100,7 @@ class Tuning:
                     str(what): {str(name): float(us) for name, us in times.items()}
                     for what, times in found["times_us"].items()
                 }
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             self.times_us = {}
 
 
