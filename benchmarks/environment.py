@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where ``rerank`` ran: versions, machine, and digests of what built models depend on."""
+"""Where a benchmark ran: versions, machine, and digests of what built models depend on."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rerank_models import Shape
+from benchmarks.shapes import Shape
 
 __all__ = ["OURS", "TARGETS", "TOLERANCE", "Work", "bounds", "merge", "ratios", "work_of"]
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-__all__ = ["Sheet", "draw", "page", "sheets"]
+from benchmarks.sheets import Sheet
+
+__all__ = ["draw", "page", "sheets"]
 
 FULL_REPEAT, FULL_SECONDS, FULL_RUNS = 3, 0.5, 200
 
@@ -41,25 +40,6 @@ process, of which ExecuTorch's and torch's rows carry torch itself. Ratios are t
 round, so that they hold on a shared machine; absolute times do not travel."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
-    """One table.
-
-    Attributes:
-        title: What it shows.
-        columns: Heads; the first ``n_text`` hold words, the others numbers.
-        rows: Cells, as they are shown.
-        n_text: How many columns hold words.
-        note: A sentence below it, if any.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    n_text: int = 2
-    note: str = ""
-
-
 def sheets(result: Mapping[str, Any]) -> list[Sheet]:
     """Return the tables of a run.
 
@@ -84,15 +64,7 @@ def draw(console: Console, result: Mapping[str, Any]) -> None:
         result: What ``Benchmark.run`` returned.
     """
     for sheet in sheets(result):
-        table = Table(title=sheet.title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for number, column in enumerate(sheet.columns):
-            is_text = number < sheet.n_text
-            table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
-        for row in sheet.rows:
-            table.add_row(*row)
-        console.print(table)
-        if sheet.note:
-            console.print(sheet.note)
+        sheet.draw(console)
     for line in (*_troubles(result["records"]), _trial(result), _surroundings(result)):
         if line:
             console.print(line)
@@ -109,18 +81,11 @@ def page(result: Mapping[str, Any]) -> str:
         lines += [f"**{_trial(result)}**", ""]
     lines += [_INTRODUCTION, "", "```sh", result["command"], "```", ""]
     for sheet in sheets(result):
-        lines += [f"## {sheet.title}", "", _markdown(sheet.columns)]
-        rules = ["---" if number < sheet.n_text else "---:" for number in range(len(sheet.columns))]
-        lines += [_markdown(rules), *(_markdown(row) for row in sheet.rows), ""]
-        lines += [sheet.note, ""] if sheet.note else []
+        lines += sheet.markdown()
     troubles = list(_troubles(result["records"]))
     if troubles:
         lines += ["## Not measured", "", *(f"- {trouble}" for trouble in troubles), ""]
     return "\n".join([*lines, f"{result['date']}. {_surroundings(result)}", ""])
-
-
-def _markdown(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |".replace("\n", " ")
 
 
 def _short(microseconds: float) -> str:

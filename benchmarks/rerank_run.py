@@ -7,10 +7,7 @@ Nothing heavy is imported here, and nothing is computed while something is measu
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,19 +19,20 @@ from typing import Any
 
 from rich.progress import Progress
 
+from benchmarks.environment import LIBRARIES, ROOT, digest_of, read_environment
 from benchmarks.peers import PEERS
+from benchmarks.processes import start_worker
 from benchmarks.rerank_analysis import OURS, bounds, merge, ratios
-from benchmarks.rerank_environment import LIBRARIES, ROOT, digest_of, read_environment
-from benchmarks.rerank_models import FACTS, Shape
+from benchmarks.rerank_models import FACTS
+from benchmarks.shapes import Shape
 from pocketrec.errors import ConfigError
 
-__all__ = ["CONFIGS", "METHODS", "Benchmark", "Settings", "start_worker"]
+__all__ = ["CONFIGS", "METHODS", "Benchmark", "Settings"]
 
 CONFIGS = ("64x50x2", "64x200x2", "128x200x2", "256x200x4")
 METHODS = (*OURS, *PEERS)
-TIMEOUT_S = 900
+_OWN_BUILDERS = ("rerank_models.py", "shapes.py")
 _BUILDERS = ("pocketrec", "pocketrec_proto", "pocketrec_quantization", "pocketrec_cloud")
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +143,9 @@ class Benchmark:
     def _builders_digest(self) -> str:
         folders = [Path(_found(find_spec(name))) for name in _BUILDERS]
         files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-        return digest_of([*files, ROOT / "benchmarks" / "rerank_models.py"], LIBRARIES)
+        return digest_of(
+            [*files, *(ROOT / "benchmarks" / name for name in _OWN_BUILDERS)], LIBRARIES
+        )
 
     def _prepare(self, shape: Shape) -> None:
         """Build the bundle, then each peer's file, unless they are there."""
@@ -244,46 +244,12 @@ class Benchmark:
                 "min_seconds": settings.min_seconds,
                 "min_runs": settings.min_runs,
             }
-            done = start_worker(job)
+            done = start_worker("benchmarks.rerank_worker", job)
             self._progress.advance(self._bar)
             if answer.exists():
                 found: dict[str, Any] = json.loads(answer.read_text())
                 return found
         return {"error": {"task": job["task"], "type": "ProcessDied", "message": done}}
-
-
-def start_worker(job: dict[str, Any]) -> str:
-    """Do a job in a fresh process, on one thread.
-
-    Args:
-        job: As for ``rerank_worker``; the answer is in the file it names, if there is one.
-
-    Returns:
-        The last words on its stderr, and how it ended.
-    """
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        **dict.fromkeys(_ONE_THREAD, "1"),
-        "OMP_WAIT_POLICY": "passive",
-        "ORT_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": os.pathsep.join(paths),
-    }
-    command = [sys.executable, "-P", "-m", "benchmarks.rerank_worker", json.dumps(job)]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env=environment,
-            timeout=TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return f"no answer in {TIMEOUT_S} s"
-    words = done.stderr.strip().splitlines() or ["no message"]
-    return f"ended with {done.returncode}: {words[-1]}"
 
 
 def _absent(method: str) -> list[str]:

@@ -16,7 +16,6 @@ import itertools
 import json
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -26,13 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.rerank_models import FACTS, MODEL_NAME, Cases, Shape, build
+from benchmarks.rerank_models import FACTS, MODEL_NAME, Cases, build
+from benchmarks.sampling import sample
+from benchmarks.shapes import Shape
 
-__all__ = ["best", "main", "run_task", "sample", "stored_bits"]
+__all__ = ["best", "main", "run_task", "stored_bits"]
 
 N_LISTS = 64
 N_EVENTS = 1009  # prime, so that events and lists meet in ever new pairs
-WARMUP_CALLS = 20
 
 
 def run_task(job: dict[str, Any]) -> dict[str, Any]:
@@ -202,42 +202,6 @@ def best(scores: NDArray[np.float32], ids: Sequence[str], k: int) -> list[str]:
     return [ids[i] for i in scores.argsort()[: -k - 1 : -1].tolist()]
 
 
-def sample(call: Callable[[], object], job: dict[str, Any]) -> dict[str, Any]:
-    """Time a call again and again.
-
-    Args:
-        call: What to time.
-        job: ``min_runs`` and ``min_seconds``, both to be reached.
-
-    Returns:
-        ``p50_us``, ``p90_us``, ``p99_us``, ``n``; ``rss_bytes``, the most memory held so far;
-        ``cpu_share``, processor time per time of the clock: 1 is one thread that is never
-        kept waiting, more is a second thread.
-    """
-    warm = time.perf_counter() + job["min_seconds"] / 5
-    n_warm = 0
-    while n_warm < min(WARMUP_CALLS, job["min_runs"]) or time.perf_counter() < warm:
-        call()
-        n_warm += 1
-    samples: list[int] = []
-    started, started_cpu = time.perf_counter(), time.process_time()
-    deadline = started + job["min_seconds"]
-    while len(samples) < job["min_runs"] or time.perf_counter() < deadline:
-        before = time.perf_counter_ns()
-        call()
-        samples.append(time.perf_counter_ns() - before)
-    cpu_share = (time.process_time() - started_cpu) / (time.perf_counter() - started)
-    p50, p90, p99 = (float(value) / 1e3 for value in np.percentile(samples, (50, 90, 99)))
-    return {
-        "p50_us": p50,
-        "p90_us": p90,
-        "p99_us": p99,
-        "n": len(samples),
-        "rss_bytes": _peak_rss_bytes(),
-        "cpu_share": cpu_share,
-    }
-
-
 def stored_bits(layers: Sequence[Any]) -> float:
     """Return the bits per weight that a runtime keeps, on average.
 
@@ -283,19 +247,6 @@ def _runtime(model: Path, store: str) -> Any:
 
 def _columns(ranking: Any) -> tuple[Sequence[str], Sequence[float]]:
     return ranking.items, ranking.scores
-
-
-def _peak_rss_bytes() -> int:
-    """Return the most memory this process has held."""
-    try:
-        # Linux: getrusage would count what the parent held when it started this process.
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, IndexError):
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.rerank_models import Shape
+from benchmarks.shapes import Shape
 
 __all__ = ["TorchEager"]
 

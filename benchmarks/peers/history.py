@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.rerank_models import Shape
+from benchmarks.shapes import Shape
 from pocketrec_cloud.backbones.sasrec import Block, SASRec, SASRecConfig
 
 __all__ = ["FullHistory", "example_inputs", "write_onnx"]

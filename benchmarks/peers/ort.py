@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.rerank_models import Shape
+from benchmarks.shapes import Shape
 
 __all__ = ["OnnxRuntime"]
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from benchmarks.rerank import main
 from benchmarks.rerank_analysis import TARGETS, bounds, merge, ratios, work_of
-from benchmarks.rerank_models import Shape
 from benchmarks.rerank_page import page, sheets
 from benchmarks.rerank_run import CONFIGS, METHODS, Settings
-from benchmarks.rerank_worker import best, sample, stored_bits
+from benchmarks.rerank_worker import best, stored_bits
+from benchmarks.sampling import sample
+from benchmarks.shapes import Shape
 from click.testing import CliRunner
 
 from pocketrec.errors import ConfigError

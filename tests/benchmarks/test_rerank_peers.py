@@ -21,10 +21,12 @@ import pytest
 from benchmarks import rerank_run
 from benchmarks.peers import PEERS
 from benchmarks.peers.mnn import Mnn
+from benchmarks.processes import start_worker
 from benchmarks.rerank import main
 from benchmarks.rerank_analysis import TOLERANCE
-from benchmarks.rerank_models import EMBEDDINGS, Shape
+from benchmarks.rerank_models import EMBEDDINGS
 from benchmarks.rerank_run import Benchmark, Settings
+from benchmarks.shapes import Shape
 from click.testing import CliRunner
 from rich.console import Console
 from rich.progress import Progress
@@ -125,7 +127,7 @@ def test_a_failing_conversion_is_an_error(tmp_path: Path) -> None:
     }
     pytest.importorskip("torch", reason="needs the extra 'cloud'")
 
-    rerank_run.start_worker(job)
+    start_worker("benchmarks.rerank_worker", job)
 
     error = json.loads((tmp_path / "answer.json").read_text())["error"]
     assert (error["task"], error["type"]) == ("convert", "FileNotFoundError")

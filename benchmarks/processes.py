@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does jobs in fresh processes: what one leaves behind, no other measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.environment import ROOT
+
+__all__ = ["start_worker"]
+
+TIMEOUT_S = 900
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def start_worker(module: str, job: dict[str, Any]) -> str:
+    """Do a job in a fresh process, on one thread.
+
+    Args:
+        module: What to run; it reads the job from its only argument.
+        job: The answer is in the file that its ``answer`` names, if there is one.
+
+    Returns:
+        The last words on its stderr, and how it ended.
+    """
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        **dict.fromkeys(_ONE_THREAD, "1"),
+        "OMP_WAIT_POLICY": "passive",
+        "ORT_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    command = [sys.executable, "-P", "-m", module, json.dumps(job)]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env=environment,
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer in {TIMEOUT_S} s"
+    words = done.stderr.strip().splitlines() or ["no message"]
+    return f"ended with {done.returncode}: {words[-1]}"
