@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what the device runtime costs beside ranking: memory, start, swaps and slates.
+
+usage: python -m benchmarks.runtime_costs --json benchmarks/results/runtime.json \
+           --report docs/results/runtime.md
+
+Every figure comes from processes of its own, in turns, and stands beside its target. Needs
+Linux: memory is read from ``/proc``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.runtime_costs_page import draw, page
+from benchmarks.runtime_costs_run import CONFIGS, LARGE, Costs, CostSettings
+from pocketrec.console import emit, json_option, stderr_console
+from pocketrec.errors import PocketRecError
+from pocketrec.files import write_atomically
+
+__all__ = ["main"]
+
+
+def _list(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--configs", default=",".join(CONFIGS), callback=_list, help="D x L x blocks each.")
+@click.option("--large", default=LARGE, show_default=True, help="Whose weights are looked for.")
+@click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="Rounds.")
+@click.option("--min-seconds", type=click.FloatRange(0), default=0.5, show_default=True)
+@click.option("--min-runs", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--items", type=click.IntRange(100), default=5000, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--report", type=_PATH, help="Write the page there, such as docs/results/runtime.md.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing: draw what was written with --json before.",
+)
+@json_option
+def main(
+    *,
+    configs: tuple[str, ...],
+    large: str,
+    repeat: int,
+    min_seconds: float,
+    min_runs: int,
+    items: int,
+    seed: int,
+    report: Path | None,
+    source: Path | None,
+    json_path: str | None,
+) -> None:
+    """Measure the runtime's memory, start, swaps and slates against their targets."""
+    if source is not None:
+        result = json.loads(source.read_text())
+    else:
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+        )
+        try:
+            settings = CostSettings(
+                configs=configs,
+                large=large,
+                repeat=repeat,
+                min_seconds=min_seconds,
+                min_runs=min_runs,
+                n_items=items,
+                seed=seed,
+            )
+            with Progress(
+                *columns, console=stderr_console(), transient=True, refresh_per_second=1
+            ) as progress:
+                result = Costs(settings, progress).run()
+        except PocketRecError as error:
+            raise click.ClickException(str(error)) from error
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(report, page(result).encode())
+    emit(result, render=lambda console: draw(console, result), json_path=json_path)
+
+
+if __name__ == "__main__":
+    main()
