@@ -217,7 +217,7 @@ def _slates(records: Sequence[Mapping[str, Any]]) -> Sheet:
         ),
         n_text=1,
         note="A slate takes nine of its ten picks in, one step of the model each; a pointwise "
-        "ranking takes no step, for its event was observed before.",
+        "ranking takes no step, for its event was observed before. All four are timed in turns.",
     )
 
 
