@@ -139,7 +139,7 @@ class ExecuTorchFunctions:
         return self._run("score", h, candidates)[0]
 
     def _run(self, method: str, *arrays: Array) -> list[Array]:
-        inputs = [torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays]
+        inputs = [_tensor(array) for array in arrays]
         return [output.numpy().copy() for output in self._methods[method].execute(inputs)]
 
 
@@ -197,3 +197,10 @@ def _session(graph: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """Wrap an array; executorch aborts at the strides that NumPy gives to no elements at all."""
+    if not array.size:
+        return torch.zeros(array.shape)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))

@@ -52,6 +52,10 @@ class Items(Protocol):
         """Return one item's embedding, (D,) float32."""
         ...
 
+    def embeddings(self, item_indices: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return (n, D) float32 for (n,) indices of ``indices_of``."""
+        ...
+
     def gather(self, item_indices: NDArray[np.intp]) -> GatheredRows:
         """Take (M,) items out to be scored; 0 scores 0."""
         ...

@@ -35,11 +35,11 @@ class FloatItems:
 
     Args:
         table: The bundle's table, for its ids.
-        embeddings: (V + 1, D) float32, row 0 is padding.
+        rows: (V + 1, D) float32, row 0 is padding.
     """
 
     table: ItemTable
-    embeddings: NDArray[np.float32]
+    rows: NDArray[np.float32]
 
     @property
     def item_ids(self) -> tuple[str, ...]:
@@ -55,16 +55,20 @@ class FloatItems:
         self, item_indices: NDArray[np.intp] | NDArray[np.int32] | NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Return (n, D) float32 for (n,) item indices."""
-        return self.embeddings[item_indices]
+        return self.rows[item_indices]
 
     def embedding(self, item_index: int) -> NDArray[np.float32]:
         """Return one item's embedding, (D,) float32."""
-        embedding: NDArray[np.float32] = self.embeddings[item_index]
+        embedding: NDArray[np.float32] = self.rows[item_index]
         return embedding
+
+    def embeddings(self, item_indices: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return (n, D) float32 for (n,) item indices."""
+        return self.rows.take(item_indices, axis=0)
 
     def gather(self, item_indices: NDArray[np.intp]) -> GatheredRows:
         """Take items out to be scored; their scales are 1."""
-        rows = self.embeddings.take(item_indices, axis=0)
+        rows = self.rows.take(item_indices, axis=0)
         return GatheredRows(codes=rows, scales=np.ones(len(rows), np.float32))
 
     def index_of(self, item_id: str) -> int:
@@ -103,7 +107,7 @@ def build_float_engine(bundle: BundleFolder, twin_path: Path, settings: EngineSe
         pair=Pair(bundle=bundle.digest.hex(), plan=bundle.manifest.part(DEFAULT_PLAN).sha256.hex()),
         manifest=bundle.manifest,
         plan=plan,
-        items=FloatItems(table=bundle.read_items(), embeddings=twin.item_embeddings),
+        items=FloatItems(table=bundle.read_items(), rows=twin.item_embeddings),
         backend=OnnxBackend.of_floats(program, plan, twin.weights),
         settings=settings,
     )

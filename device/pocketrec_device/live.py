@@ -192,7 +192,7 @@ class LiveSession:
                 indices = indices[indices > 0]
             n_before = session.n_events
             try:
-                session.observe(items.embed(indices))
+                session.observe(items.embeddings(indices))
             finally:
                 n_taken_in = session.n_events - n_before
                 self._history.extend(item_ids[:n_taken_in])

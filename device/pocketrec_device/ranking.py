@@ -155,16 +155,17 @@ def rank_slate(
         BackendError: Inference failed.
     """
     _check_k(k)
+    is_left = np.ones(len(candidates.items), np.bool_)
     picked: list[int] = []
     scores: list[float] = []
     n_picks = min(k, len(candidates.items))
     while len(picked) < n_picks:
-        current = np.array(_combined(candidates, score(), known))
-        own = current.copy()
-        current[picked] = np.nan
-        best = _first_best(current)
+        current = _combined(candidates, score(), known)
+        left = np.flatnonzero(is_left)
+        best = int(left[current[left].argmax()])  # of equals, the first
+        is_left[best] = False
         picked.append(best)
-        scores.append(float(own[best]))
+        scores.append(float(current[best]))
         if len(picked) < n_picks and (known is None or known[best]):
             take_in(best)
     return Ranking(items=tuple([candidates.items[i] for i in picked]), scores=tuple(scores))
@@ -173,11 +174,6 @@ def rank_slate(
 def _check_k(k: int) -> None:
     if k < 1:
         raise ConfigError(f"k: expected at least 1, got {k}")
-
-
-def _first_best(scores: NDArray[np.floating]) -> int:
-    """Return where the highest score stands first; NaN marks what is gone."""
-    return int(np.nanargmax(scores))
 
 
 def _best(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:

@@ -72,6 +72,7 @@ class SessionState:
         ring = backend.ring
         self._buffers = StateBuffers.allocate(backend.backbone)
         self._bound = backend.bind(self._buffers)
+        self._takes_histories = backend.takes_histories
         self._ring = ring
         self._n_older = ring.window - 1
         self._older_bias = self._buffers.bias[:, 0, :, 0, 1:]
@@ -95,7 +96,7 @@ class SessionState:
         self._slot, self.n_events, self.h = other._slot, other.n_events, other.h
 
     def observe(self, x: NDArray[np.float32]) -> None:
-        """Take in events, oldest first: at once into an empty state, else one by one.
+        """Take in events, oldest first: at once into an empty state if the backend can.
 
         The result does not depend on how a history is cut into calls.
 
@@ -109,7 +110,7 @@ class SessionState:
         if x.ndim != 2 or x.shape[1] != self._h0.size:
             raise BackendError(f"x: expected (T, {self._h0.size}), got {x.shape}")
         n_prefilled = 0
-        if self.n_events == 0 and len(x) > 1:
+        if self._takes_histories and self.n_events == 0 and len(x) > 1:
             n_prefilled = min(len(x), self._ring.window)
             self._prefill(x[:n_prefilled])
         for event in x[n_prefilled:]:

@@ -155,9 +155,7 @@ class ItemTable:
                 f"item_indices: expected 0..{self.n_items}, got {item_indices.min()}.."
                 f"{item_indices.max()}"
             )
-        rows = self.row_of_item.take(item_indices)  # less than half the time of indexing
-        scales = self.scales.take(rows)[:, None]
-        return np.multiply(self.rows.take(rows, axis=0), scales, dtype=np.float32)
+        return self.embeddings(item_indices.astype(np.intp, copy=False))
 
     def embedding(self, item_index: int) -> NDArray[np.float32]:
         """Return the embedding of one item, (D,) float32: ``embed`` without its checks.
@@ -170,6 +168,17 @@ class ItemTable:
             self.rows[row], self.scales[row], dtype=np.float32
         )
         return embedding
+
+    def embeddings(self, item_indices: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return (n, D) float32 for (n,) items: ``embed`` without its checks.
+
+        Args:
+            item_indices: (n,) integers, 0..V, as ``indices_of`` returns them.
+        """
+        rows = self.row_of_item.take(item_indices)
+        codes, scales = self.rows.take(rows, axis=0), self.scales.take(rows)
+        found: NDArray[np.float32] = np.multiply(codes, scales[:, None], dtype=np.float32)
+        return found
 
     def gather(self, item_indices: NDArray[np.intp]) -> GatheredRows:
         """Take items out to be scored; nothing is dequantized.

@@ -85,7 +85,9 @@ def assert_equal(
     for name, statistics in one.items():
         for field in ("input_moments", "gradient_power"):
             found, expected = getattr(other[name], field), getattr(statistics, field)
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)
+            # Sums in which large terms cancel keep the rounding of those terms.
+            rounding = 1e-6 * np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=rounding)
 
 
 class TestCollectStatistics:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.device.man_in_the_middle import ManInTheMiddle
+from tests.device.sessions import SETTINGS, fresh
 from tests.device.unharmed import HISTORY
 
 from pocketrec.files import SYSTEM_DISK, Disk
@@ -22,7 +23,9 @@ from pocketrec_cloud.delivery.repository import create_repository, publish_bundl
 from pocketrec_cloud.delivery.server import ServerConfig
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_cloud.onnx_graphs import write_graphs
+from pocketrec_device.engine import Engine, build_engine
 from pocketrec_device.install import switch
+from pocketrec_device.live import LiveSession
 from pocketrec_device.runtime import Runtime
 from pocketrec_device.settings import EngineSettings
 from pocketrec_device.store import Store
@@ -147,6 +150,24 @@ def model() -> TinyModel:
 def other_model() -> TinyModel:
     """The model of seed 1."""
     return tiny_model(1)
+
+
+@pytest.fixture(scope="session")
+def program(model: TinyModel) -> bytes:
+    """An ExecuTorch program of the tiny model under its mixed plan; takes a minute."""
+    pytest.importorskip("executorch", reason="needs the extra 'executorch'")
+    pytest.importorskip("torch", reason="needs the extra 'executorch'")
+    from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
+    from pocketrec_cloud.executorch_program import export_executorch
+    from pocketrec_cloud.export import with_weights
+
+    shape = SASRecConfig(
+        n_items=12, embedding_dim=8, n_blocks=2, n_heads=2, window=5, ffn_multiplier=2
+    )
+    network = SASRec(shape).eval()
+    network.input_scale = 1.0
+    weights = model.frozen.adapt(model.mixed_plan().widths)
+    return export_executorch(with_weights(network, {**model.frozen.dense, **weights}))
 
 
 @pytest.fixture
@@ -292,3 +313,17 @@ def install_plan(runtime: Runtime) -> Callable[[Plan], None]:
         runtime._live.adopt(engine)
 
     return install
+
+
+@pytest.fixture(scope="module")
+def engines(bundle: BundleFolder, model: TinyModel) -> tuple[Engine, Engine]:
+    """Two plans of one bundle, on shared sessions."""
+    first = build_engine(bundle, encode_plan(model.plan(), None), SETTINGS)
+    mixed = encode_plan(model.mixed_plan(), None)
+    return first, build_engine(bundle, mixed, SETTINGS, like=first)
+
+
+@pytest.fixture
+def session(engines: tuple[Engine, Engine]) -> LiveSession:
+    """A session on the first engine that has seen the history."""
+    return fresh(engines[0])

@@ -9,55 +9,37 @@ installation asks.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
-import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
+from tests.device.closeness import Closeness, bind, events
 from tests.device.conftest import write_tiny_bundle
 
 from pocketrec.errors import (
     BackendError,
-    ConfigError,
-    IncompatibleArtifactError,
-    MalformedArtifactError,
-    MissingExtraError,
 )
-from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_device.backends import BACKENDS, build_backend
 from pocketrec_device.backends.base import refuse_fallbacks
-from pocketrec_device.health import ROUNDING_TOLERANCE
-from pocketrec_device.lowering.lowered_graph import Template
-from pocketrec_device.session import SessionState, StateBuffers
+from pocketrec_device.session import SessionState
 from pocketrec_device.settings import COMPUTE_CHOICES, SWAP_CHOICES, EngineSettings
 from pocketrec_quantization.bundle import (
     DEFAULT_PLAN,
-    PREFILL,
     PROGRAM,
-    SCORE,
-    STEP,
     BackboneConfig,
     BundleFolder,
-    write_bundle,
 )
-from pocketrec_quantization.graph_contract import stacked_layers
 from pocketrec_quantization.plan import encode_plan
 from pocketrec_quantization.reference import ReferenceBackend
-from pocketrec_quantization.testing import tiny_manifest, tiny_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.device.conftest import TinyModel
 
     from pocketrec_device.backends import Backend
-    from pocketrec_quantization.item_table import ItemTable
 
-TOLERANCE = 2e-5
 ONNX_SETTINGS = [
     EngineSettings(compute=compute, swap=swap)
     for compute in COMPUTE_CHOICES
@@ -76,24 +58,6 @@ EVERY_BACKEND = [
         ],
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def program(model: TinyModel) -> bytes:
-    """An ExecuTorch program of the tiny model under its mixed plan; takes a minute."""
-    pytest.importorskip("executorch", reason="needs the extra 'executorch'")
-    pytest.importorskip("torch", reason="needs the extra 'executorch'")
-    from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
-    from pocketrec_cloud.executorch_program import export_executorch
-    from pocketrec_cloud.export import with_weights
-
-    shape = SASRecConfig(
-        n_items=12, embedding_dim=8, n_blocks=2, n_heads=2, window=5, ffn_multiplier=2
-    )
-    network = SASRec(shape).eval()
-    network.input_scale = 1.0
-    weights = model.frozen.adapt(model.mixed_plan().widths)
-    return export_executorch(with_weights(network, {**model.frozen.dense, **weights}))
 
 
 @pytest.fixture(params=EVERY_BACKEND)
@@ -149,53 +113,6 @@ def close(backend: Backend, bundle: BundleFolder) -> Closeness:
     return Closeness(backend, bundle.read_items())
 
 
-class Closeness:
-    """What results of a backend may differ by."""
-
-    def __init__(self, backend: Backend, items: ItemTable) -> None:
-        self.is_exact = backend.is_exact
-        self.everything = items.gather(np.arange(1, items.n_items + 1))
-
-    def of_arrays(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-        """Compare keys, values or states."""
-        assert found.dtype == np.float32
-        assert found.shape == expected.shape
-        if self.is_exact:
-            np.testing.assert_allclose(found, expected, atol=TOLERANCE)
-        else:
-            assert np.std(found - expected) <= ROUNDING_TOLERANCE * np.std(expected)
-
-    def of_states(self, h: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-        """Compare states by the scores they give; of exact ones, every number."""
-        if self.is_exact:
-            self.of_arrays(h, expected)
-        self.of_arrays(self.everything.scores(h), self.everything.scores(expected))
-
-
-class Bound(NamedTuple):
-    """A backend's hold on buffers that are full of rubbish."""
-
-    buffers: StateBuffers
-    step: Callable[[], None]
-    prefill: Callable[[NDArray[np.float32], int], None]
-
-
-def bind(backend: Backend) -> Bound:
-    """Bind a backend to random buffers, with the biases of a full ring."""
-    buffers = StateBuffers.allocate(backend.backbone)
-    rng = np.random.default_rng(0)
-    for array in (buffers.x, buffers.cache, buffers.h):
-        array[...] = rng.normal(size=array.shape)
-    backend.ring.write(buffers.bias[:, 0, :, 0], 1, is_full=True)
-    bound = backend.bind(buffers)
-    return Bound(buffers, bound.step, bound.prefill)
-
-
-def events(n_events: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return (n_events, D) random embeddings, the same beginning for every n."""
-    return np.random.default_rng(seed).normal(size=(40, 8)).astype(np.float32)[:n_events]
-
-
 class TestContract:
     def test_names_itself(self, backend: Backend, settings: EngineSettings) -> None:
         """A backend has the name it is asked for by, and the version of its library."""
@@ -217,6 +134,8 @@ class TestContract:
         row: int,
     ) -> None:
         """A history gives the reference's keys, values and state, in the rows asked for."""
+        if not backend.takes_histories:
+            pytest.skip("takes histories in event by event")
         bound = bind(backend)
         before = bound.buffers.cache.copy()
 
@@ -404,285 +323,3 @@ class TestContract:
             return
         with pytest.raises(BackendError, match=r"strict: blocks\.0\.q asks for .* of 2 bits"):
             refuse_fallbacks(backend.name, backend.report())
-
-
-def tiny_bundle(folder: Path, config: BackboneConfig) -> BundleFolder:
-    """Write a bundle of any architecture, with graphs."""
-    parts = tiny_parts(config)
-    write_bundle(folder, tiny_manifest(config), parts)
-    graphs = write_graphs(BundleFolder.open(folder).read_frozen().dense, config)
-    parts |= {PREFILL: graphs["prefill"], STEP: graphs["step"], SCORE: graphs["score"]}
-    write_bundle(folder, tiny_manifest(config), parts)
-    return BundleFolder.open(folder)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        EngineSettings(backend="numpy"),
-        EngineSettings(compute="fp32"),
-        EngineSettings(compute="int8", swap="rebuild"),
-        EngineSettings(compute="packed", swap="adapter"),
-    ],
-    ids=lambda each: f"{each.backend}-{each.compute}",
-)
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {"window": 1},
-        {"window": 2},
-        {"window": 3, "n_blocks": 1},
-        {"window": 3, "n_blocks": 3, "n_heads": 1, "embedding_dim": 6},
-    ],
-    ids=["one event", "two events", "one block", "three blocks, one head"],
-)
-def test_any_architecture_steps_like_the_reference(
-    tmp_path: Path, settings: EngineSettings, shape: dict[str, int]
-) -> None:
-    """Tiny windows, a single block and odd sizes compute like any other, over three turns."""
-    fields = {"embedding_dim": 4, "n_blocks": 2, "n_heads": 2, "ffn_multiplier": 2}
-    config = BackboneConfig(**{"kind": "sasrec"} | fields | shape)
-    bundle = tiny_bundle(tmp_path / "tiny", config)
-    plan = bundle.read_default_plan()
-    backend = build_backend(bundle, plan, settings)
-    reference = ReferenceBackend.from_model(bundle.read_frozen(), plan.widths, config)
-    close = Closeness(backend, bundle.read_items())
-    items = bundle.read_items()
-    x = items.embed(np.random.default_rng(1).integers(1, 7, 3 * config.window + 2))
-    expected = [reference.full_history(x[:n_events]).h for n_events in range(1, len(x) + 1)]
-
-    for n_first in {0, 1, config.window - 1, config.window}:
-        session = SessionState(backend)
-        session.observe(x[:n_first])
-        for event, h in zip(x[n_first:], expected[n_first:], strict=True):
-            session.step(event)
-            close.of_states(session.h, h)
-
-
-class _Failing:
-    """Stands in for whatever a library offers to be run, and fails as it does."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def run_with_iobinding(self, *_: object) -> None:
-        """Fail as a session of onnxruntime."""
-        raise self.error
-
-    def execute(self, *_: object) -> None:
-        """Fail as a method of executorch."""
-        raise self.error
-
-
-class TestFailing:
-    def test_onnxruntime(self, bundle: BundleFolder, model: TinyModel) -> None:
-        """What the library raises while it runs is a backend error; the state stays."""
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-        backend = build_backend(bundle, model.plan(), EngineSettings())
-        session = SessionState(backend)
-        session.observe(events(3))
-        h, cache = session.h, session._buffers.cache[:, :, 1:].copy()
-        bound = session._bound
-        working = bound._session  # type: ignore[attr-defined]
-
-        for error in (
-            state.Fail("on purpose"),
-            state.InvalidArgument("on purpose"),
-            RuntimeError(),
-        ):
-            bound._session = _Failing(error)  # type: ignore[attr-defined]
-            with pytest.raises(BackendError, match="could not compute a step"):
-                session.step(events(1)[0])
-
-        assert session.n_events == 3
-        assert session.h is h
-        np.testing.assert_array_equal(session._buffers.cache[:, :, 1:], cache)
-        bound._session = working  # type: ignore[attr-defined]
-        session.step(events(4)[3])
-        whole = SessionState(backend)
-        whole.observe(events(4))
-        np.testing.assert_allclose(session.h, whole.h, atol=TOLERANCE)
-
-    def test_onnxruntime_while_it_takes_in_a_history(
-        self, bundle: BundleFolder, model: TinyModel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """So it is in a prefill, which leaves an empty state."""
-        backend = build_backend(bundle, model.plan(), EngineSettings())
-        session = SessionState(backend)
-        honest = backend.binding  # type: ignore[attr-defined]
-
-        def failing(function: str) -> tuple[object, object]:
-            return _Failing(RuntimeError("on purpose")), honest(function)[1]
-
-        monkeypatch.setattr(backend, "binding", failing)
-
-        with pytest.raises(BackendError, match="could not compute a history: on purpose"):
-            session.observe(events(3))
-
-        assert session.n_events == 0
-
-    def test_numpy(self, bundle: BundleFolder, model: TinyModel) -> None:
-        """The reference refuses what cannot be computed."""
-        bound = bind(build_backend(bundle, model.plan(), EngineSettings(backend="numpy")))
-        bound.buffers.bias[0, 0, 0, 0, 2] = np.nan
-
-        with pytest.raises(BackendError, match="bias"):
-            bound.step()
-
-    @pytest.mark.executorch
-    @pytest.mark.slow
-    @pytest.mark.filterwarnings("ignore")  # its own imports use what is deprecated
-    def test_executorch(
-        self, make_bundle: Callable[..., BundleFolder], model: TinyModel, program: bytes
-    ) -> None:
-        """What a program raises is a backend error; the state stays."""
-        parts = {DEFAULT_PLAN: encode_plan(model.mixed_plan(), None), PROGRAM: program}
-        settings = EngineSettings(backend="executorch")
-        backend = build_backend(make_bundle(parts=parts), model.mixed_plan(), settings)
-        session = SessionState(backend)
-        session.observe(events(3))
-        h = session.h
-        methods = backend._methods  # type: ignore[attr-defined]
-        methods["step"] = _Failing(RuntimeError("on purpose"))
-
-        with pytest.raises(BackendError, match="could not compute step: on purpose"):
-            session.step(events(1)[0])
-
-        assert session.n_events == 3
-        assert session.h is h
-
-
-class TestOnnxRuntime:
-    @pytest.mark.parametrize("name", [PREFILL, STEP])
-    def test_reads_which_matrices_a_graph_expects(self, model: TinyModel, name: str) -> None:
-        """Names and shapes agree with what the onnx package finds; every layer is there once."""
-        graph = onnx.load_from_string(model.graphs[name]).graph
-        expected = {
-            entry.name: tuple(size.dim_value for size in entry.type.tensor_type.shape.dim)
-            for entry in graph.input
-            if stacked_layers(entry.name)
-        }
-
-        products = Template(model.graphs[name], name).products
-
-        assert {p.name: (p.n_inputs, p.n_outputs) for p in products} == expected
-        layers = [layer for product in products for layer in stacked_layers(product.name)]
-        assert sorted(layers) == sorted(layer.name for layer in model.frozen.layers)
-
-    @pytest.mark.parametrize("part", [PREFILL, STEP])
-    def test_a_matrix_the_bundle_lacks_is_refused_before_loading(
-        self,
-        make_bundle: Callable[..., BundleFolder],
-        model: TinyModel,
-        monkeypatch: pytest.MonkeyPatch,
-        part: str,
-    ) -> None:
-        """A graph that wants an unknown matrix never reaches onnxruntime."""
-        import onnxruntime
-
-        renamed = model.graphs[part].replace(b"weights/blocks.1.o", b"weights/blocks.9.o")
-        bundle = make_bundle(parts={part: renamed})
-        monkeypatch.delattr(onnxruntime, "InferenceSession")
-
-        with pytest.raises(IncompatibleArtifactError, match=r"blocks\.9\.o"):
-            build_backend(bundle, model.plan(), EngineSettings())
-
-    def test_a_matrix_of_another_shape_is_refused_before_loading(
-        self,
-        make_bundle: Callable[..., BundleFolder],
-        model: TinyModel,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        """A graph whose product is not that of the layers it names is for another model."""
-        import onnxruntime
-
-        swapped = model.graphs[STEP].replace(b"weights/blocks.1.ffn1", b"weights/blocks.1.ffn3")
-        swapped = swapped.replace(b"weights/blocks.1.ffn2", b"weights/blocks.1.ffn1")
-        bundle = make_bundle(
-            parts={STEP: swapped.replace(b"weights/blocks.1.ffn3", b"weights/blocks.1.ffn2")}
-        )
-        monkeypatch.delattr(onnxruntime, "InferenceSession")
-
-        with pytest.raises(IncompatibleArtifactError, match=r"blocks\.1\.ffn\d: expected"):
-            build_backend(bundle, model.plan(), EngineSettings())
-
-    @pytest.mark.parametrize("part", [PREFILL, STEP])
-    @pytest.mark.parametrize("graph", [b"\x00", b"\xff" * 40, b"\x3a\x7f", b"\x3a\x05"])
-    def test_bytes_that_are_no_graph_are_malformed(
-        self, make_bundle: Callable[..., BundleFolder], model: TinyModel, part: str, graph: bytes
-    ) -> None:
-        """Rubbish in place of a graph is the artifact's fault."""
-        bundle = make_bundle(parts={part: graph})
-
-        with pytest.raises((MalformedArtifactError, IncompatibleArtifactError)):
-            build_backend(bundle, model.plan(), EngineSettings())
-
-    def test_scoring_needs_no_graph(
-        self, make_bundle: Callable[..., BundleFolder], model: TinyModel
-    ) -> None:
-        """The item table scores: a graph for it in the bundle is not even read."""
-        bundle = make_bundle(parts={SCORE: b"\x00"})
-
-        assert build_backend(bundle, model.plan(), EngineSettings()).name == "onnxruntime"
-
-    def test_every_error_class_of_the_library_has_a_meaning(self) -> None:
-        """A new exception class in onnxruntime must be given a meaning here."""
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-        from pocketrec_device.backends.onnx import LOAD_ERRORS
-
-        found = {
-            name
-            for name, value in vars(state).items()
-            if isinstance(value, type) and issubclass(value, Exception)
-        }
-
-        assert found <= set(LOAD_ERRORS)
-
-
-class TestChoosing:
-    def test_an_unknown_backend_lists_the_known_ones(self) -> None:
-        """A misspelt name is answered with the names there are."""
-        with pytest.raises(ConfigError, match=r"executorch.*numpy.*onnxruntime"):
-            EngineSettings(backend="onnx")
-
-    def test_no_threads_are_refused(self) -> None:
-        """A backend needs at least one thread."""
-        with pytest.raises(ConfigError, match="threads"):
-            EngineSettings(threads=0)
-
-    @pytest.mark.parametrize(
-        ("choice", "known"),
-        [
-            ("compute", r"auto.*fp32.*int8.*packed"),
-            ("swap", r"auto.*adapter.*rebuild"),
-            ("preset", r"balanced.*battery_saver.*full"),
-        ],
-    )
-    def test_unknown_choices_list_the_known_ones(self, choice: str, known: str) -> None:
-        """So are a kernel, a way to swap and a preset that there is not."""
-        with pytest.raises(ConfigError, match=rf"{choice}: expected one of .*{known}.*'fastest'"):
-            EngineSettings(**{choice: "fastest"})
-
-    @pytest.mark.parametrize("name", ["onnxruntime", "executorch"])
-    def test_a_missing_library_names_the_command(
-        self, name: str, bundle: BundleFolder, model: TinyModel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Without its library a backend says what to install."""
-        monkeypatch.setitem(sys.modules, name, None)
-
-        with pytest.raises(MissingExtraError, match="pip install 'pocketrec"):
-            build_backend(bundle, model.plan(), EngineSettings(backend=name))
-
-    def test_executorch_refuses_personal_plans(
-        self, bundle: BundleFolder, model: TinyModel
-    ) -> None:
-        """A program has the default plan baked in; any other is refused, library or not."""
-        with pytest.raises(IncompatibleArtifactError, match="default plan"):
-            build_backend(bundle, model.mixed_plan(), EngineSettings(backend="executorch"))
-
-    def test_every_backend_has_a_module(self) -> None:
-        """The registry names modules that exist."""
-        for module in BACKENDS.values():
-            assert importlib.util.find_spec(module) is not None

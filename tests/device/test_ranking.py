@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from pocketrec.errors import ConfigError
-from pocketrec_device.ranking import Candidates, Ranking, rank
+from pocketrec_device.ranking import Candidates, Ranking, rank, rank_slate
 
 
 def ranked(
@@ -72,6 +73,199 @@ class TestOrder:
 
         order = sorted(range(len(scores)), key=lambda position: (-scores[position], position))
         assert ranking.items == tuple(items[position] for position in order[:k])
+
+
+class TestLongLists:
+    @staticmethod
+    def stable(scores: np.ndarray, k: int) -> list[int]:
+        """Return where the k best stand, by Python's own stable sort."""
+        return sorted(range(len(scores)), key=lambda position: -scores[position])[:k]
+
+    @given(
+        arrays(np.float32, st.integers(505, 540), elements=st.sampled_from([-2, -0.5, 0, 0.25, 3])),
+        st.integers(1, 560),
+    )
+    def test_with_ties_equal_a_stable_sort(self, scores: np.ndarray, k: int) -> None:
+        """Below and above the length where only the best are sorted, for any k."""
+        candidates = Candidates.of([str(position) for position in range(len(scores))])
+
+        ranking = rank(candidates, scores, None, k)
+
+        order = self.stable(scores, k)
+        assert ranking.items == tuple(str(position) for position in order)
+        assert ranking.scores == tuple(scores[order].tolist())
+
+    @given(st.integers(512, 3000), st.integers(1, 3000), st.integers(0, 2**32 - 1))
+    def test_equal_a_stable_sort(self, n_items: int, k: int, seed: int) -> None:
+        """So do long lists of scores that seldom tie."""
+        scores = np.random.default_rng(seed).standard_normal(n_items).astype(np.float32)
+        candidates = Candidates.of([str(position) for position in range(n_items)])
+
+        ranking = rank(candidates, scores, None, k)
+
+        assert ranking.items == tuple(str(position) for position in self.stable(scores, k))
+
+    @pytest.mark.parametrize("k", [1, 599, 600, 601, 699, 700, 701])
+    def test_unknown_candidates_come_last(self, k: int) -> None:
+        """Where the k best reach into what is unknown, the order given decides."""
+        scores = np.arange(700, dtype=np.float32)
+        known = np.arange(700) % 7 != 0  # 600 of them
+        candidates = Candidates.of([str(position) for position in range(700)])
+
+        ranking = rank(candidates, scores, known, k)
+
+        best = [position for position in range(699, -1, -1) if position % 7]
+        expected = [*best, *range(0, 700, 7)][:k]
+        assert ranking.items == tuple(map(str, expected))
+        assert ranking.scores[600:] == (-math.inf,) * max(0, min(k, 700) - 600)
+
+    def test_server_scores_decide_alone_too(self) -> None:
+        """Without a history a long list is ranked by the server's scores, in float64."""
+        tiny = np.linspace(1, 1 + 1e-9, 600)
+        candidates = Candidates.of([str(n) for n in range(600)], server_scores=tiny.tolist())
+
+        assert rank(candidates, None, None, 3).items == ("599", "598", "597")
+
+    def test_nobodys_opinion_keeps_the_order(self) -> None:
+        """600 equal scores are 600 ties."""
+        candidates = Candidates.of([str(n) for n in range(600)])
+
+        assert rank(candidates, None, None, 3) == Ranking(("0", "1", "2"), (0, 0, 0))
+
+
+class Audience:
+    """A user who likes each item less the more its neighbours were picked: scores by hand."""
+
+    def __init__(self, scores: list[float], penalty: float = 10.0) -> None:
+        self.scores = np.array(scores, np.float32)
+        self.penalty = penalty
+        self.taken: list[int] = []
+
+    def score(self) -> np.ndarray:
+        """Score everything as it is now."""
+        return self.scores
+
+    def take_in(self, position: int) -> None:
+        """Like the next item less."""
+        self.taken.append(position)
+        if position + 1 < len(self.scores):
+            self.scores[position + 1] -= self.penalty
+
+
+def slate(
+    items: str,
+    audience: Audience,
+    k: int,
+    *,
+    known: list[bool] | None = None,
+    server_scores: list[float] | None = None,
+    server_weight: float = 0.0,
+) -> Ranking:
+    """Build a slate of one-letter items."""
+    return rank_slate(
+        Candidates.of(list(items), server_scores=server_scores, server_weight=server_weight),
+        None if known is None else np.array(known),
+        k,
+        score=audience.score,
+        take_in=audience.take_in,
+    )
+
+
+class TestSlates:
+    def test_later_picks_know_the_earlier_ones(self) -> None:
+        """After "a", its neighbour "b" is worth 10 less, so "c" comes second."""
+        audience = Audience([5, 4, 3, 1])
+
+        ranking = slate("abcd", audience, 4)
+
+        assert ranking == Ranking(("a", "c", "b", "d"), (5, 3, -6, -9))
+        assert audience.taken == [0, 2, 1]
+
+    def test_a_score_is_that_of_the_moment_of_its_pick(self) -> None:
+        """Scores may rise from one pick to the next."""
+        audience = Audience([5, 4], penalty=-10)
+
+        assert slate("ab", audience, 2) == Ranking(("a", "b"), (5, 14))
+
+    def test_the_last_pick_is_not_taken_in(self) -> None:
+        """Nobody is asked for what nobody needs."""
+        audience = Audience([1, 2, 3])
+
+        slate("abc", audience, 1)
+
+        assert audience.taken == []
+
+    def test_ties_keep_the_order_given(self) -> None:
+        """At every pick the first of equals is taken."""
+        assert slate("abc", Audience([1, 1, 1], penalty=0), 3).items == ("a", "b", "c")
+
+    def test_a_pick_is_never_made_twice(self) -> None:
+        """A candidate is gone once it is picked, however well it scores."""
+        audience = Audience([9, 1, 1], penalty=0)
+
+        assert slate("abc", audience, 9).items == ("a", "b", "c")
+
+    def test_unknown_candidates_come_last_and_are_not_taken_in(self) -> None:
+        """Nothing is known of them that could become part of the state."""
+        audience = Audience([9, 1, 9, 2])
+
+        ranking = slate("abcd", audience, 4, known=[False, True, False, True])
+
+        assert ranking == Ranking(("d", "b", "a", "c"), (2, 1, -math.inf, -math.inf))
+        assert audience.taken == [3, 1]
+
+    def test_server_scores_are_added_at_every_pick(self) -> None:
+        """The score is device + weight * server, the device's as it is then."""
+        audience = Audience([5, 4, 3])
+
+        ranking = slate("abc", audience, 3, server_scores=[0, 0, 6], server_weight=0.5)
+
+        assert ranking == Ranking(("c", "a", "b"), (6, 5, -6))
+
+    def test_without_an_opinion_the_servers_scores_decide(self) -> None:
+        """Without a history the server ranks alone, until a pick makes one."""
+        taken: list[int] = []
+
+        ranking = rank_slate(
+            Candidates.of(list("abc"), server_scores=[1, 3, 2]),
+            None,
+            3,
+            score=lambda: np.array([7, 8, 9], np.float32) if taken else None,
+            take_in=taken.append,
+        )
+
+        assert ranking == Ranking(("b", "c", "a"), (3, 9, 7))
+
+    def test_k_beyond_the_list_picks_all(self) -> None:
+        """And no candidates make an empty slate."""
+        assert len(slate("ab", Audience([1, 2]), 99)) == 2
+        assert slate("", Audience([]), 5) == Ranking((), ())
+
+    @pytest.mark.parametrize("k", [0, -1])
+    def test_less_than_one_is_refused(self, k: int) -> None:
+        """Asking for nothing is a mistake here too."""
+        with pytest.raises(ConfigError, match="k: expected at least 1"):
+            slate("ab", Audience([1, 2]), k)
+
+    def test_scores_are_left_alone(self) -> None:
+        """What the caller scored with is not written to."""
+        audience = Audience([3, 2, 1], penalty=0)
+
+        slate("abc", audience, 3)
+
+        assert audience.scores.tolist() == [3, 2, 1]
+
+    @given(st.lists(st.floats(-10, 10, width=32), max_size=12), st.integers(1, 15))
+    def test_of_a_user_who_never_changes_are_pointwise(self, scores: list[float], k: int) -> None:
+        """If picks change nothing, a slate is the list of the k best."""
+        items = [str(position) for position in range(len(scores))]
+        audience = Audience(scores, penalty=0)
+
+        found = rank_slate(
+            Candidates.of(items), None, k, score=audience.score, take_in=audience.take_in
+        )
+
+        assert found == rank(Candidates.of(items), audience.scores, None, k)
 
 
 class TestSize:

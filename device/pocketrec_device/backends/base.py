@@ -75,6 +75,8 @@ class BoundState(Protocol):
         Writes rows ``row`` to ``row + T - 1`` of ``buffers.cache``, oldest event first,
         and ``buffers.h``.
 
+        Only where the backend ``takes_histories``.
+
         Args:
             x: (T, D) float32, 1 <= T <= L, oldest event first.
             row: Where the oldest event goes; ``row + T <= L``.
@@ -106,6 +108,11 @@ class Backend(Protocol):
     @property
     def is_exact(self) -> bool:
         """Whether all arithmetic is float32 or better; otherwise inputs are rounded."""
+        ...
+
+    @property
+    def takes_histories(self) -> bool:
+        """Whether ``prefill`` works; otherwise histories are taken in event by event."""
         ...
 
     @property

@@ -59,6 +59,7 @@ class ExecuTorchBackend:
 
     name = "executorch"
     is_exact = True
+    takes_histories = True
 
     def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
         _refuse_other_plans(bundle, plan)

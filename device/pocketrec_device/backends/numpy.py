@@ -46,6 +46,7 @@ class NumpyBackend:
     name = "numpy"
     version = np.__version__
     is_exact = True
+    takes_histories = True
 
     def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
         self._plan = plan

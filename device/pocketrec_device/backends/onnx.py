@@ -71,12 +71,13 @@ class OnnxBackend:
         self.program = program
         self.backbone = program.backbone
         self.ring = program.ring
+        self.takes_histories = program.takes_histories
         self._plan = plan
-        self._source = source
+        self._source = source if program.takes_histories else None
         self._lock = threading.Lock()
         self._functions: dict[str, Function] = {}
         made: MadeTensors = {}
-        for name in ("step", program.function_of(self.backbone.window)):
+        for name in program.functions:
             self._functions[name] = program.function(name, source, made)
 
     @classmethod
@@ -126,8 +127,8 @@ class OnnxBackend:
             BackendError: A session cannot be made.
         """
         with self._lock:
-            if name not in self._functions:  # histories of other lengths come up later
-                made: MadeTensors = {}
+            if name not in self._functions and self._source is not None:
+                made: MadeTensors = {}  # a history of another length
                 self._functions[name] = self.program.function(name, self._source, made)
             function = self._functions[name]
         binding = function.session.io_binding()
@@ -137,11 +138,12 @@ class OnnxBackend:
 
     def report(self) -> tuple[LayerReport, ...]:
         """See ``Backend.report``: what a step does, and prefill where it differs."""
-        chosen = {name: self._kernels_by_layer(name) for name in ("step", "full")}
+        chosen = {name: self._kernels_by_layer(name) for name in self._functions}
         by_layer = split_by_layer(self._plan.widths, self._plan.layers)
         reports = []
         for layer in self._plan.layers:
-            step, prefill = chosen["step"][layer.name], chosen["full"][layer.name]
+            step = chosen["step"][layer.name]
+            prefill = chosen.get("full", chosen["step"])[layer.name]
             widths = by_layer[layer.name]
             also = "" if step == prefill else f"; a whole history: {_kernel_text(prefill)}"
             reports.append(
@@ -186,10 +188,7 @@ class _OnnxState:
         outputs: Tensors = {}
         for block in self._blocks:
             keys, values = buffers.cache[block]
-            inputs[f"blocks.{block}.keys"], inputs[f"blocks.{block}.values"] = (
-                keys[None],
-                values[None],
-            )
+            inputs |= {f"blocks.{block}.keys": keys[None], f"blocks.{block}.values": values[None]}
             inputs[f"blocks.{block}.bias"] = buffers.bias[block]
             outputs[f"blocks.{block}.new_keys"] = keys[None, :1]
             outputs[f"blocks.{block}.new_values"] = values[None, :1]

@@ -4,6 +4,10 @@
 Where the plan's values are inputs of the graphs, another plan is only other values:
 sessions are shared and nothing is rebuilt. Where they are constants, a plan has sessions
 of its own, and ONNX Runtime may lay the values out as it likes best.
+
+``compute="packed"`` is for small memory. Every function would hold the packed weights once
+more, and so would the 8-bit codes from which plans are made; so there is a step only, which
+takes histories in event by event, and the codes are read from the bundle for each plan.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
     from pocketrec_device.lowering.kernels import Product, Tensors
     from pocketrec_device.lowering.lowered_graph import LoweredGraph, MadeTensors
+    from pocketrec_quantization.frozen import FrozenModel
     from pocketrec_quantization.layers import LayerTable
     from pocketrec_quantization.plan import Plan
 
@@ -84,15 +89,17 @@ class OnnxProgram:
         self._swap = swap
         self._tuning = Tuning.for_this_device(threads, tuning_file)
         self._bounds = chunk_bounds(self.backbone.window)
-        self._templates = {
-            "step": Template(bundle.read(STEP), STEP),
-            "full": Template(bundle.read(PREFILL), PREFILL, self._bounds),
-        }
-        if len(self._bounds) > 2:
-            self._templates["partial"] = Template(bundle.read(PREFILL), PREFILL)
+        self.takes_histories = compute != "packed"
+        self._templates = {"step": Template(bundle.read(STEP), STEP)}
+        if self.takes_histories:
+            self._templates["full"] = Template(bundle.read(PREFILL), PREFILL, self._bounds)
+            if len(self._bounds) > 2:
+                self._templates["partial"] = Template(bundle.read(PREFILL), PREFILL)
         products = [p for template in self._templates.values() for p in template.products]
         _check_products(products, frozen.layers)
-        self._store = FrozenStore(frozen, [product.name for product in products])
+        self._product_names = [product.name for product in products]
+        self._bundle = bundle
+        self._kept_store = self._read_store(frozen) if self.takes_histories else None
         self._shared: dict[str, tuple[LoweredGraph, Any]] = {}
         self._full_bias: Tensors | None = None
 
@@ -102,8 +109,19 @@ class OnnxProgram:
         return str(self._ort.__version__)
 
     def weights_under(self, plan: Plan) -> ChannelSource:
-        """Return the weights under a plan of this model."""
-        return self._store.under(plan.widths)
+        """Return the weights under a plan of this model.
+
+        Raises:
+            ArtifactError: They are read again, and were damaged or deleted since.
+        """
+        store = self._kept_store or self._read_store(self._bundle.read_frozen())
+        return store.under(plan.widths)
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions that every backend starts with."""
+        full = self.function_of(self.backbone.window)
+        return ("step", full) if self.takes_histories else ("step",)
 
     def function_of(self, n_events: int) -> str:
         """Return the name of the function that takes in a history of so many events."""
@@ -201,9 +219,16 @@ class OnnxProgram:
         options.enable_mem_reuse = False
         options.enable_cpu_mem_arena = False
         try:
-            return self._ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            session = self._ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except self.errors as exc:
             raise load_error(exc) from exc
+        # The library keeps the file for a fallback that does not exist here: as much memory
+        # again as the weights inside.
+        session._model_bytes = None  # noqa: SLF001
+        return session
+
+    def _read_store(self, frozen: FrozenModel) -> FrozenStore:
+        return FrozenStore(frozen, self._product_names)
 
 
 def _check_products(products: Sequence[Product], layers: LayerTable) -> None:

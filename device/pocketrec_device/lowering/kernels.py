@@ -14,8 +14,9 @@ channels of a product by width, multiplies once per group, and puts the groups s
 side; the permutation is folded into the next product, or undone by one Gather. How many
 channels have which width (the *slots*) is part of such a graph; which ones they are is data.
 
-``int8`` and ``packed`` also round the *inputs*, row by row, to 8 bits: their results are
-close to float32, not equal. ``fp32`` is exact but for the order of additions.
+``int8`` and ``packed`` also round the *inputs* to 8 bits, ``packed`` row by row, ``int8``
+all rows of a history at one scale: their results are close to float32, not equal. ``fp32``
+is exact but for the order of additions.
 
 Source: runtime.md's measurements for the operators; grouping by width is our choice.
 """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pocketrec_device.lowering.channels import ChannelSource
     from pocketrec_device.lowering.kernels import InputOrder, Slots, Tensors
-    from pocketrec_proto.v1.onnx_subset_pb2 import OnnxModel, OnnxNode
+    from pocketrec_proto.v1.onnx_subset_pb2 import OnnxModel, OnnxNode, OnnxTensor
 
 __all__ = ["LoweredGraph", "MadeTensors", "Template"]
 
@@ -169,7 +169,7 @@ def _products(model: OnnxModel, part: str) -> list[Product]:
     for each in graph.node:
         name = each.input[1] if len(each.input) == 3 else ""
         is_plain = each.op_type == "Gemm" and not each.attribute and uses[name] == 1
-        if is_plain and name in shapes and each.input[2] in constants:
+        if is_plain and name in shapes and _is_bias(constants.get(each.input[2]), shapes[name]):
             found.append(each)
     strays = shapes.keys() - {each.input[1] for each in found}
     if strays:
@@ -192,13 +192,23 @@ def _products(model: OnnxModel, part: str) -> list[Product]:
     ]
 
 
+def _is_bias(tensor: OnnxTensor | None, shape: Sequence[int]) -> bool:
+    """Whether a constant is the bias of a product with weights of a shape."""
+    return tensor is not None and len(shape) == 2 and len(tensor.raw_data) == 4 * shape[1]
+
+
 def _only_reader(model: OnnxModel, value: str, products: Sequence[OnnxNode]) -> str:
     """Return the name of the one product that reads a value, through Relu or directly."""
-    readers = [each for each in model.graph.node if value in each.input]
-    if len(readers) == 1 and readers[0].op_type == "Relu":
-        return _only_reader(model, readers[0].output[0], products)
-    is_output = any(each.name == value for each in model.graph.output)
+    outputs = {each.name for each in model.graph.output}
+    readers = _readers(model, value)
+    if len(readers) == 1 and readers[0].op_type == "Relu" and value not in outputs:
+        value = readers[0].output[0]
+        readers = _readers(model, value)
     for each in products:
-        if readers == [each] and each.input[0] == value and not is_output:
+        if readers == [each] and each.input[0] == value and value not in outputs:
             return each.input[1]
     return ""
+
+
+def _readers(model: OnnxModel, value: str) -> list[OnnxNode]:
+    return [each for each in model.graph.node if value in each.input]
