@@ -48,13 +48,9 @@ def run_task(job: dict[str, Any]) -> dict[str, Any]:
 
 def _build(job: dict[str, Any], model: Path) -> dict[str, Any]:
     """Write bundle, plans, and a store that has measured what it wants to know."""
-    from benchmarks.seeded_bundle import (
-        MODEL_NAME,
-        effective_bits,
-        shuffled_plan,
-        write_seeded_bundle,
-    )
+    from benchmarks.seeded_bundle import MODEL_NAME, shuffled_plan, write_seeded_bundle
     from pocketrec_device import Runtime
+    from pocketrec_quantization.budget import effective_bits
     from pocketrec_quantization.layers import total_weights
     from pocketrec_quantization.plan import encode_plan
 
@@ -66,7 +62,10 @@ def _build(job: dict[str, Any], model: Path) -> dict[str, Any]:
         runtime.bootstrap(bundle.path)
         for preset in PRESETS:
             runtime.use_preset(preset)
-    return {"effective_bits": effective_bits(plan), "n_weights": total_weights(plan.layers)}
+    return {
+        "effective_bits": effective_bits(plan.layers, plan.widths),
+        "n_weights": total_weights(plan.layers),
+    }
 
 
 def _measure_memory(job: dict[str, Any], model: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pocketrec_quantization.bundle import (
 )
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ROW_BITS, ItemTable
-from pocketrec_quantization.layers import elements_per_channel, split_by_layer
+from pocketrec_quantization.layers import split_by_layer
 from pocketrec_quantization.plan import Plan, encode_plan
 from pocketrec_quantization.quantizer import freeze_matrix
 from pocketrec_quantization.reference import ReferenceBackend
@@ -40,7 +40,7 @@ from pocketrec_quantization.vectors import TestVectors, VectorCase
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MODEL_NAME", "effective_bits", "shuffled_plan", "write_seeded_bundle"]
+__all__ = ["MODEL_NAME", "shuffled_plan", "write_seeded_bundle"]
 
 MODEL_NAME = "seeded"
 _CREATED_AT_S = 1_700_000_000
@@ -106,12 +106,6 @@ def shuffled_plan(plan: Plan, *, seed: int) -> Plan:
     by_layer = split_by_layer(plan.codes, plan.layers)
     codes = np.concatenate([rng.permutation(by_layer[layer.name]) for layer in plan.layers])
     return replace(plan, codes=codes, planner=f"shuffled-{seed}")
-
-
-def effective_bits(plan: Plan) -> float:
-    """Return the bits per weight that a plan asks for, on average."""
-    sizes = elements_per_channel(plan.layers)
-    return float(plan.widths @ sizes / sizes.sum())
 
 
 def _frozen(config: BackboneConfig, rng: np.random.Generator) -> FrozenModel:
