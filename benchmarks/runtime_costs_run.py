@@ -27,7 +27,8 @@ __all__ = ["CONFIGS", "CostSettings", "Costs", "medians"]
 CONFIGS = ("64x50x2", "64x200x2", "128x200x2", "256x200x4")
 SWAPS = ("adapter", "rebuild", "auto")
 COMPUTES = ("fp32", "int8", "packed", "auto")
-SMALL, LARGE = "64x50x4", "1024x50x4"
+SMALL, LARGE = "64x8x4", "1024x8x4"
+N_ITEMS_WEIGHED = 100
 _WORKER = "benchmarks.runtime_costs_worker"
 
 
@@ -37,7 +38,8 @@ class CostSettings:
 
     Attributes:
         configs: ``"DxLxblocks"`` each.
-        large: The model whose weights are looked for in memory, beside one of 64 dimensions.
+        large: The model whose weights are looked for in memory, beside one of 64 dimensions;
+            of both, windows and catalogues are small beside the weights.
         repeat: Rounds; a round does every job once, each in a process of its own.
         min_seconds: Timed seconds per figure, at least.
         min_runs: Timed calls per figure, at least.
@@ -61,9 +63,9 @@ class CostSettings:
             raise ConfigError(f"expected something to measure and at least once, got {self}")
         for text in self.configs:
             Shape.parse(text, n_items=self.n_items)
-        small, large = Shape.parse(SMALL), Shape.parse(self.large, n_items=self.n_items)
+        small, large = Shape.parse(SMALL), Shape.parse(self.large)
         if (large.window, large.blocks) != (small.window, small.blocks) or large.d <= small.d:
-            raise ConfigError(f"large: expected D x 50 x 4, D above 64; got {self.large!r}")
+            raise ConfigError(f"large: expected D x 8 x 4, D above 64; got {self.large!r}")
 
     @property
     def command(self) -> str:
@@ -137,7 +139,9 @@ class Costs:
         """Do a job in a fresh process; return its answer, or ``{"error": ...}``."""
         settings = self._settings
         self._progress.update(self._bar, description=job_name(job))
-        shape = Shape.parse(job["config"], n_items=settings.n_items)
+        is_weighed = job["config"] in {SMALL, settings.large}
+        n_items = N_ITEMS_WEIGHED if is_weighed else settings.n_items
+        shape = Shape.parse(job["config"], n_items=n_items)
         answer = folder / "answer.json"
         answer.unlink(missing_ok=True)
         whole = {

@@ -166,12 +166,12 @@ def _weights(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _held(entry: Mapping[str, Any]) -> str:
-    bits, given = entry["resident_bits"], entry["given_bits"]
-    rest = bits - 8 - given
+    bits, given, trimmed = entry["resident_bits"], entry["given_bits"], entry["trimmed_bits"]
     return (
-        f"bits per weight: {bits:.1f} resident, of which 8 are the codes that other plans are made "
-        f"from, {given:.1f} are what a session is given, and {rest:.1f} are further copies in ONNX "
-        f"Runtime and memory that was freed ({bits - entry['trimmed_bits']:.1f})"
+        f"bits per weight: {given:.2f} are what a session is given (a 2-bit kernel wants a scale "
+        f"for every 128 weights, a plan has one per channel), {trimmed - given:.2f} are sums "
+        f"that ONNX Runtime keeps beside them and everything else that grows with the model, "
+        f"{bits - trimmed:.2f} are memory that was freed"
     )
 
 

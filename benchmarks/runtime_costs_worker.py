@@ -251,8 +251,7 @@ def _measure_weights(job: dict[str, Any], model: Path) -> dict[str, Any]:
 
     What was freed may stay with the process; ``trimmed_bytes`` is without it.
     """
-    import ctypes
-
+    from pocketrec_device.memory import release_freed_memory
     from pocketrec_device.session import SessionState
 
     engine = _engine(job, model)
@@ -263,9 +262,7 @@ def _measure_weights(job: dict[str, Any], model: Path) -> dict[str, Any]:
     session.step(x[0])
     gc.collect()
     found = {"rss_bytes": rss_bytes(), "peak_bytes": peak_rss_bytes()}
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
-    if trim is not None:
-        trim(0)
+    release_freed_memory()
     return {**found, "trimmed_bytes": rss_bytes(), "kernels": _kernels(engine)}
 
 

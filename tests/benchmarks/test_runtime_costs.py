@@ -13,11 +13,12 @@ from benchmarks.runtime_costs_page import page, sheets
 from benchmarks.runtime_costs_run import CONFIGS, CostSettings, medians
 from benchmarks.runtime_costs_targets import resident_bits, targets
 from benchmarks.runtime_costs_worker import run_task
-from benchmarks.seeded_bundle import effective_bits, shuffled_plan, write_seeded_bundle
+from benchmarks.seeded_bundle import shuffled_plan, write_seeded_bundle
 from benchmarks.shapes import Shape
 from click.testing import CliRunner
 
 from pocketrec.errors import ConfigError
+from pocketrec_quantization.budget import coded_bytes
 from pocketrec_quantization.layers import split_by_layer
 
 
@@ -192,7 +193,7 @@ class TestSettings:
         with pytest.raises(ConfigError, match="L x blocks"):
             CostSettings(large="big")
         with pytest.raises(ConfigError, match="D above 64"):
-            CostSettings(large="64x50x4")
+            CostSettings(large="64x8x4")
 
 
 def test_answers_become_medians() -> None:
@@ -210,7 +211,7 @@ def test_shuffled_plans_fill_the_same_slots(tmp_path: Path) -> None:
     other = shuffled_plan(plan, seed=1)
 
     assert other != plan
-    assert effective_bits(other) == effective_bits(plan)
+    assert coded_bytes(other.layers, other.widths) == coded_bytes(plan.layers, plan.widths)
     before, after = (split_by_layer(each.codes, plan.layers) for each in (plan, other))
     assert all(sorted(before[name]) == sorted(after[name]) for name in before)
 
@@ -286,7 +287,7 @@ class TestWorker:
 @pytest.mark.slow
 def test_a_small_run_measures_everything(tmp_path: Path) -> None:
     """Every job gives an answer; memory of tiny models means nothing."""
-    arguments = ["--configs", "16x4x1", "--large", "128x50x4", "--repeat", "1", "--items", "120"]
+    arguments = ["--configs", "16x4x1", "--large", "128x8x4", "--repeat", "1", "--items", "120"]
     arguments += ["--min-seconds", "0", "--min-runs", "1", "--json", str(tmp_path / "run.json")]
 
     done = CliRunner().invoke(main, arguments)
@@ -294,4 +295,4 @@ def test_a_small_run_measures_everything(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "run.json").read_text())
     assert [record["error"] for record in found["records"] if "error" in record] == []
-    assert {entry["config"] for entry in found["targets"]} == {"16x4x1", "128x50x4"}
+    assert {entry["config"] for entry in found["targets"]} == {"16x4x1", "128x8x4"}

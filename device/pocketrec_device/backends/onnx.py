@@ -19,6 +19,7 @@ from pocketrec_device.backends.base import LayerReport
 from pocketrec_device.backends.onnx_program import Function, OnnxProgram
 from pocketrec_device.lowering.channels import ChannelSource, FloatSource
 from pocketrec_device.lowering.kernels import KERNELS
+from pocketrec_device.memory import release_freed_memory
 from pocketrec_quantization.graph_contract import stacked_layers
 from pocketrec_quantization.layers import split_by_layer
 from pocketrec_quantization.levels import count_widths
@@ -87,7 +88,10 @@ class OnnxBackend:
         Raises:
             BackendError: A session cannot be made.
         """
-        return cls(program, plan, program.weights_under(plan))
+        backend = cls(program, plan, program.weights_under(plan))
+        if not program.takes_histories:
+            release_freed_memory()
+        return backend
 
     @classmethod
     def of_floats(

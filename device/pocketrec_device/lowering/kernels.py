@@ -50,7 +50,8 @@ InputOrder: TypeAlias = "NDArray[np.int64] | NDArray[np.intp] | None"
 Slots: TypeAlias = tuple[tuple[int, int], ...]
 """(bits, channels) of every width in a product, narrowest first."""
 
-_MIN_BLOCK, _MAX_BLOCK = 16, 128  # 2-bit weights have no fast kernel for longer blocks
+_MIN_BLOCK = 16
+_MAX_BLOCKS = {2: 128, 4: 1024, 8: 1024}  # 2-bit weights have no fast kernel for longer blocks
 _INT8_INPUTS = 4  # MatMulNBits' accuracy_level: quantize the inputs too
 
 
@@ -226,14 +227,15 @@ class Packed(Kernel):
 
     def lower(self, product: Product, slots: Slots) -> Lowered:
         """See ``Kernel.lower``."""
-        name, block = product.name, _block_size(product.n_inputs)
-        n_blocks = -(-product.n_inputs // block)
+        name = product.name
         has_pruned = any(bits == 0 for bits, _ in slots)
         nodes, inputs, groups = [], [], []
         for bits, n_channels in _stored_groups(slots):
             codes, scales, bias, out = (
                 f"{name}.{kind}{bits}" for kind in ("codes", "scales", "bias", "out")
             )
+            block = _block_size(product.n_inputs, bits)
+            n_blocks = -(-product.n_inputs // block)
             declared = (n_channels, n_blocks, block * bits // 8)
             inputs.append(declare(codes, declared, np.uint8))
             inputs.append(declare(scales, (n_channels, n_blocks), np.float32))
@@ -270,7 +272,7 @@ class Packed(Kernel):
         self, product: Product, source: ChannelSource, input_order: InputOrder = None
     ) -> Tensors:
         """See ``Kernel.tensors``."""
-        channels, block = source.channels(product.name), _block_size(product.n_inputs)
+        channels = source.channels(product.name)
         all_codes = channels.codes if input_order is None else channels.codes[input_order]
         slots = tuple(count_widths(channels.widths).items())
         has_pruned = any(bits == 0 for bits, _ in slots)
@@ -285,7 +287,7 @@ class Packed(Kernel):
                 order[channels.widths == 0] = start + len(members)
                 codes = np.pad(codes, ((0, 1), (0, 0)))
                 scales = np.pad(scales, (0, 1))
-            packed = _pack(codes, bits, block)
+            packed = _pack(codes, bits, _block_size(product.n_inputs, bits))
             tensors[f"{product.name}.codes{bits}"] = packed
             repeated = np.repeat(scales[:, None], packed.shape[1], axis=1)
             tensors[f"{product.name}.scales{bits}"] = np.ascontiguousarray(repeated)
@@ -307,10 +309,10 @@ class Packed(Kernel):
         return count_widths(widths)
 
 
-def _block_size(n_inputs: int) -> int:
+def _block_size(n_inputs: int, bits: int) -> int:
     """Return how many weights share a scale in MatMulNBits: a power of two."""
     wanted = 1 << (n_inputs - 1).bit_length()
-    return min(max(wanted, _MIN_BLOCK), _MAX_BLOCK)
+    return min(max(wanted, _MIN_BLOCK), _MAX_BLOCKS[bits])
 
 
 def _stored_groups(slots: Slots) -> list[tuple[int, int]]:

@@ -313,7 +313,7 @@ class TestPacking:
         codes = data.draw(
             arrays(np.int8, (n_channels, n_inputs), elements=st.integers(-largest, largest))
         )
-        block = _block_size(n_inputs)
+        block = _block_size(n_inputs, bits)
         n_blocks = -(-n_inputs // block)
 
         packed = _pack(codes, bits, block)
@@ -330,14 +330,15 @@ class TestPacking:
 
         assert packed.ravel().tolist() == [0b10111001, 0b10101010, 0b10101010, 0b10101010]
 
-    def test_blocks_are_powers_of_two_within_their_bounds(self) -> None:
-        """16 to 128 weights share a scale, as few blocks as there can be below that."""
-        sizes = [_block_size(n_inputs) for n_inputs in range(1, 1000)]
+    @pytest.mark.parametrize(("bits", "largest"), [(2, 128), (4, 1024), (8, 1024)])
+    def test_blocks_are_powers_of_two_within_their_bounds(self, bits: int, largest: int) -> None:
+        """From 16 weights on, as many as there are share a scale, up to a bound."""
+        sizes = [_block_size(n_inputs, bits) for n_inputs in range(1, 2000)]
 
-        assert set(sizes) == {16, 32, 64, 128}
+        assert set(sizes) == {2**n for n in range(4, largest.bit_length())}
         assert all(before <= after for before, after in pairwise(sizes))
-        assert [_block_size(n) for n in (16, 17, 32, 64, 65, 128, 129)] == [
-            16, 32, 32, 64, 128, 128, 128,
+        assert [_block_size(n, bits) for n in (16, 17, 32, 64, 65, 128)] == [
+            16, 32, 32, 64, 128, 128,
         ]  # fmt: skip
 
 
