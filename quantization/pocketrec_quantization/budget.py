@@ -28,7 +28,14 @@ from pocketrec_quantization.layers import (
 )
 from pocketrec_quantization.levels import DEFAULT_LEVELS, WIDTHS, LevelTable
 
-__all__ = ["SCALE_BYTES", "allocate", "budget_bytes", "coded_bytes", "effective_bits"]
+__all__ = [
+    "SCALE_BYTES",
+    "allocate",
+    "budget_bytes",
+    "coded_bytes",
+    "effective_bits",
+    "tier_costs",
+]
 
 SCALE_BYTES = 4
 """One float32 scale per channel."""
@@ -128,7 +135,7 @@ def allocate(
         ConfigError: ``gains`` has another shape or is not finite.
         InfeasibleBudgetError: Not even the lowest tier everywhere fits.
     """
-    minimum, costs = _tier_costs(layers, levels)
+    minimum, costs = tier_costs(layers, levels)
     if gains.shape != costs.shape or not np.isfinite(gains).all():
         raise ConfigError(f"gains: expected finite {costs.shape}, got shape {gains.shape}")
     left = budget_bytes - minimum
@@ -147,7 +154,7 @@ def allocate(
     return np.array(codes, np.uint8)
 
 
-def _tier_costs(layers: LayerTable, levels: LevelTable) -> tuple[int, NDArray[np.int64]]:
+def tier_costs(layers: LayerTable, levels: LevelTable) -> tuple[int, NDArray[np.int64]]:
     """Return the bytes of the lowest tier everywhere, and (C, 2) what each upgrade adds."""
     n_elements = elements_per_channel(layers)
     low, middle, high = (

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The personal planner: hypernetworks that turn a user embedding into a plan.
+
+Per layer, a *filter-level* network gives an importance f to each channel, and an
+*element-level* network gives e to each of its elements, as a product of low rank; one
+*layer-level* network gives an importance a to each layer. A channel's score is
+
+    log a_l + log f_{l,c} + log mean_j |e_{l,c,j}|
+
+the logarithm of CHORD's product, so that a sum of moderate terms is sorted instead of a
+product of small ones; the order is the same. Nothing here needs torch: ``hypernetworks``
+trains what this module evaluates.
+
+Source: CHORD (b) to (d) for the three kinds of networks and their product; the mean of the
+magnitudes, rank, activation, the affine standardisation and the allocation are our choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec.errors import ConfigError
+from pocketrec_quantization.allocation import DEFAULT_HIGH_SHARE, allocate_scores
+from pocketrec_quantization.budget import budget_bytes
+from pocketrec_quantization.checks import check_integer, read_only, reading
+from pocketrec_quantization.layers import LayerTable, total_channels
+from pocketrec_quantization.layer_text import layers_from_text, layers_to_text
+from pocketrec_quantization.planners import UserEmbeddings
+from pocketrec_quantization.tensors import TensorReader, write_tensors
+
+__all__ = ["EPSILON", "PLANNER_KIND", "TERMS", "HypernetworkConfig", "PersonalPlanner"]
+
+PLANNER_KIND = "pocketrec.planner"
+"""What a planner file declares to be."""
+
+TERMS = ("filter", "element", "layer")
+"""The factors of a channel's score that may be used."""
+
+EPSILON = np.float32(1e-6)
+"""Added before a logarithm."""
+
+_USERS_AT_ONCE = 64  # so that one layer's elements, users x C x N, stay in a core's cache
+_SEPARATOR = ","
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HypernetworkConfig:
+    """The shape of the hypernetworks.
+
+    Attributes:
+        embedding_dim: D, of user embeddings.
+        hidden_dim: Units of each network's hidden layer.
+        rank: r, of the element-level importances.
+        terms: Of ``TERMS``; without any, everybody has the same plan.
+
+    Raises:
+        ConfigError: A size is below 1, or a term is unknown or named twice.
+    """
+
+    embedding_dim: int
+    hidden_dim: int = 32
+    rank: int = 4
+    terms: tuple[str, ...] = TERMS
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_dim", "hidden_dim", "rank"):
+            check_integer(getattr(self, name), field=name, minimum=1)
+        if [term for term in TERMS if term in self.terms] != list(self.terms):
+            raise ConfigError(f"terms: expected some of {TERMS} in this order, got {self.terms}")
+
+    def networks(self, layers: LayerTable) -> tuple[str, ...]:
+        """Return the name of every network, in the order of their hidden layers."""
+        named = [f"{kind}/{layer.name}" for kind in TERMS[:2] for layer in layers]
+        chosen = [name for name in named if name.partition("/")[0] in self.terms]
+        return (*chosen, "layer") if "layer" in self.terms else tuple(chosen)
+
+    def shapes(self, layers: LayerTable) -> dict[str, tuple[int, ...]]:
+        """Return name and shape of every array of a planner.
+
+        Args:
+            layers: The layers that it plans for.
+        """
+        n_channels, hidden = total_channels(layers), self.hidden_dim
+        shapes: dict[str, tuple[int, ...]] = {
+            "input/mean": (self.embedding_dim,),
+            "input/scale": (self.embedding_dim,),
+            "score/gain": (n_channels,),
+            "score/shift": (n_channels,),
+        }
+        networks = self.networks(layers)
+        if networks:
+            shapes["hidden/weight"] = (len(networks) * hidden, self.embedding_dim)
+            shapes["hidden/bias"] = (len(networks) * hidden,)
+        for layer in layers:
+            if "filter" in self.terms:
+                shapes[f"filter/{layer.name}/weight"] = (layer.n_channels, hidden)
+                shapes[f"filter/{layer.name}/bias"] = (layer.n_channels,)
+            if "element" in self.terms:
+                width = (layer.n_channels + layer.n_elements) * self.rank
+                shapes[f"element/{layer.name}/weight"] = (width, hidden)
+                shapes[f"element/{layer.name}/bias"] = (width,)
+        if "layer" in self.terms:
+            shapes["layer/weight"] = (len(layers), hidden)
+            shapes["layer/bias"] = (len(layers),)
+        return shapes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PersonalPlanner:
+    """Plans of one model, each for the user whose embedding it is given.
+
+    Safe to share between threads.
+
+    Args:
+        layers: The layers it was trained for.
+        model_digest: 32 bytes, SHA-256 of the frozen part it was trained with.
+        config: The shape of the networks.
+        arrays: What ``config.shapes(layers)`` names, float32. ``input/mean`` and
+            ``input/scale`` standardise user embeddings; ``score/gain`` and ``score/shift``
+            are applied to each channel's score.
+        high_share: See ``allocate_scores``.
+        name: That plans carry.
+
+    Raises:
+        ConfigError: An array is absent, has another shape, or is not finite float32.
+    """
+
+    layers: LayerTable
+    model_digest: bytes
+    config: HypernetworkConfig
+    arrays: Mapping[str, NDArray[np.float32]]
+    high_share: float = DEFAULT_HIGH_SHARE
+    name: str = "personal"
+
+    def __post_init__(self) -> None:
+        if len(self.model_digest) != 32:
+            raise ConfigError("model_digest: expected 32 bytes")
+        if not 0 <= self.high_share <= 1:
+            raise ConfigError(f"high_share: expected 0..1, got {self.high_share!r}")
+        expected = self.config.shapes(self.layers)
+        if expected.keys() != self.arrays.keys():
+            odd = sorted(expected.keys() ^ self.arrays.keys())[0]
+            raise ConfigError(f"{odd}: expected exactly the arrays of the networks")
+        for name, shape in expected.items():
+            array = self.arrays[name]
+            if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all():
+                raise ConfigError(
+                    f"{name}: expected finite float32 {shape}, got {array.dtype} {array.shape}"
+                )
+        arrays = {name: read_only(array) for name, array in self.arrays.items()}
+        object.__setattr__(self, "arrays", MappingProxyType(arrays))
+
+    def plan(self, user_embeddings: UserEmbeddings, budget_bytes: int) -> NDArray[np.uint8]:
+        """Make one plan per user; see :class:`~pocketrec_quantization.planners.Planner`.
+
+        Raises:
+            ConfigError: An embedding has another length, or is not finite.
+            InfeasibleBudgetError: Not even 2 bits everywhere fit.
+        """
+        return allocate_scores(
+            self.scores(user_embeddings), self.layers, budget_bytes, high_share=self.high_share
+        )
+
+    def plan_bits(self, user_embeddings: UserEmbeddings, average_bits: float) -> NDArray[np.uint8]:
+        """Make one plan per user for a budget in bits per weight, scales apart.
+
+        Raises:
+            ConfigError: As :meth:`plan`, or ``average_bits`` is outside 0..8.
+            InfeasibleBudgetError: ``average_bits`` is below 2.
+        """
+        return self.plan(user_embeddings, budget_bytes(self.layers, average_bits))
+
+    def scores(self, user_embeddings: UserEmbeddings) -> NDArray[np.float32]:
+        """Return how much each channel matters to each user.
+
+        Args:
+            user_embeddings: B rows of D; of a row that is None, the population's mean is
+                taken.
+
+        Returns:
+            (B, C_total) float32, finite.
+
+        Raises:
+            ConfigError: An embedding has another length, or is not finite.
+        """
+        z = self._standardised(user_embeddings)
+        scores = np.empty((len(z), total_channels(self.layers)), np.float32)
+        for start in range(0, len(z), _USERS_AT_ONCE):
+            block = slice(start, start + _USERS_AT_ONCE)
+            scores[block] = self._raw_scores(z[block])
+        scores *= self.arrays["score/gain"]
+        scores += self.arrays["score/shift"]
+        return scores
+
+    def with_name(self, name: str) -> PersonalPlanner:
+        """Return the same planner under another name."""
+        return replace(self, name=name, arrays=dict(self.arrays))
+
+    def to_bytes(self) -> bytes:
+        """Serialise as a planner file; equal planners give equal bytes."""
+        metadata = {
+            "config": _SEPARATOR.join(
+                str(getattr(self.config, key)) for key in ("embedding_dim", "hidden_dim", "rank")
+            ),
+            "high_share": repr(float(self.high_share)),
+            "layers": layers_to_text(self.layers),
+            "model_digest": self.model_digest.hex(),
+            "name": self.name,
+            "terms": _SEPARATOR.join(self.config.terms),
+        }
+        return write_tensors(dict(self.arrays), kind=PLANNER_KIND, metadata=metadata)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> PersonalPlanner:
+        """Read a planner file.
+
+        Raises:
+            MalformedArtifactError: The bytes are no planner file.
+            IncompatibleArtifactError: The format's major version is unknown.
+        """
+        reader = TensorReader(data, kind=PLANNER_KIND)
+        with reading("planner"):
+            try:
+                sizes = [int(text) for text in reader.text("config").split(_SEPARATOR)]
+                dim, hidden, rank = sizes
+                high_share = float(reader.text("high_share"))
+                digest = bytes.fromhex(reader.text("model_digest"))
+            except ValueError as error:
+                raise ConfigError(f"metadata: expected numbers, got {error}") from error
+            terms = reader.text("terms")
+            config = HypernetworkConfig(
+                embedding_dim=dim,
+                hidden_dim=hidden,
+                rank=rank,
+                terms=tuple(terms.split(_SEPARATOR)) if terms else (),
+            )
+            layers = layers_from_text(reader.text("layers"))
+            shapes = config.shapes(layers)
+            arrays = {name: reader.take(name, np.float32, shape) for name, shape in shapes.items()}
+            planner = cls(
+                layers=layers,
+                model_digest=digest,
+                config=config,
+                arrays=arrays,
+                high_share=high_share,
+                name=reader.text("name"),
+            )
+        reader.finish()
+        return planner
+
+    def _standardised(self, user_embeddings: UserEmbeddings) -> NDArray[np.float32]:
+        """Return (B, D) float32: zeros are the population's mean."""
+        mean, dim = self.arrays["input/mean"], self.config.embedding_dim
+        rows = np.empty((len(user_embeddings), dim), np.float32)
+        for row, embedding in zip(rows, user_embeddings, strict=True):
+            if embedding is not None and embedding.shape != (dim,):
+                raise ConfigError(
+                    f"user_embedding: expected {dim} dimensions, got shape {embedding.shape}; send "
+                    "what the bundle's extractor gives"
+                )
+            row[:] = mean if embedding is None else embedding
+        if not np.isfinite(rows).all():
+            raise ConfigError("user_embedding: expected finite numbers, got NaN or infinity")
+        rows -= mean
+        rows *= self.arrays["input/scale"]
+        return rows
+
+    def _raw_scores(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (B, C_total) float32, the sum of the logarithms of the terms."""
+        arrays, config = self.arrays, self.config
+        scores = np.zeros((len(z), total_channels(self.layers)), np.float32)
+        networks = config.networks(self.layers)
+        if not networks:
+            return scores
+        hidden = np.maximum(z @ arrays["hidden/weight"].T + arrays["hidden/bias"], np.float32(0))
+        of_network = dict(zip(networks, np.split(hidden, len(networks), axis=1), strict=True))
+        end = 0
+        for number, layer in enumerate(self.layers):
+            start, end = end, end + layer.n_channels
+            own = scores[:, start:end]
+            if "filter" in config.terms:
+                own += _log_softplus(self._head(f"filter/{layer.name}", of_network))
+            if "element" in config.terms:
+                factors = self._head(f"element/{layer.name}", of_network)
+                own += _log_mean_magnitude(factors, layer.n_channels, config.rank)
+            if "layer" in config.terms:
+                own += _log_softplus(self._head("layer", of_network)[:, number, None])
+        return scores
+
+    def _head(self, name: str, hidden: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        weight, bias = self.arrays[f"{name}/weight"], self.arrays[f"{name}/bias"]
+        out: NDArray[np.float32] = hidden[name] @ weight.T + bias
+        return out
+
+
+def _log_softplus(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return log(log(1 + e^x) + epsilon), float32."""
+    found: NDArray[np.float32] = np.log(np.logaddexp(x, np.float32(0)) + EPSILON)
+    return found
+
+
+def _log_mean_magnitude(
+    factors: NDArray[np.float32], n_channels: int, rank: int
+) -> NDArray[np.float32]:
+    """Return log(mean_j |e_cj| + epsilon) of e = P Q, (B, C) float32.
+
+    Args:
+        factors: (B, (C + N) r) float32, P of (C, r) and then Q of (r, N).
+        n_channels: C.
+        rank: r.
+    """
+    n_users = len(factors)
+    left = factors[:, : n_channels * rank].reshape(n_users, n_channels, rank)
+    right = factors[:, n_channels * rank :].reshape(n_users, rank, -1)
+    elements = np.matmul(left, right)
+    np.abs(elements, out=elements)
+    found: NDArray[np.float32] = np.log(elements.mean(axis=2) + EPSILON)
+    return found
