@@ -73,8 +73,8 @@ class Spending:
         if budget_bytes < minimum:
             maximum = minimum + int(costs.sum())
             raise InfeasibleBudgetError(
-                f"budget_bytes: expected {minimum} ({levels.bits[1]} bits everywhere) to {maximum}, "
-                f"got {budget_bytes}; raise the budget",
+                f"budget_bytes: expected {minimum} to {maximum}, {levels.bits[1]} to "
+                f"{levels.bits[3]} bits everywhere, got {budget_bytes}; raise the budget",
                 requested_bytes=budget_bytes,
                 minimum_bytes=minimum,
             )

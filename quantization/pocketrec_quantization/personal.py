@@ -17,9 +17,10 @@ magnitudes, rank, activation, the affine standardisation and the allocation are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,8 @@ from pocketrec.errors import ConfigError
 from pocketrec_quantization.allocation import DEFAULT_HIGH_SHARE, allocate_scores
 from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.checks import check_integer, read_only, reading
-from pocketrec_quantization.layers import LayerTable, total_channels
 from pocketrec_quantization.layer_text import layers_from_text, layers_to_text
+from pocketrec_quantization.layers import LayerTable, total_channels
 from pocketrec_quantization.planners import UserEmbeddings
 from pocketrec_quantization.tensors import TensorReader, write_tensors
 
@@ -46,6 +47,8 @@ EPSILON = np.float32(1e-6)
 
 _USERS_AT_ONCE = 64  # so that one layer's elements, users x C x N, stay in a core's cache
 _SEPARATOR = ","
+_SIZES = ("embedding_dim", "hidden_dim", "rank")
+_Parsed = TypeVar("_Parsed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,7 @@ class HypernetworkConfig:
     terms: tuple[str, ...] = TERMS
 
     def __post_init__(self) -> None:
-        for name in ("embedding_dim", "hidden_dim", "rank"):
+        for name in _SIZES:
             check_integer(getattr(self, name), field=name, minimum=1)
         if [term for term in TERMS if term in self.terms] != list(self.terms):
             raise ConfigError(f"terms: expected some of {TERMS} in this order, got {self.terms}")
@@ -144,7 +147,7 @@ class PersonalPlanner:
             raise ConfigError(f"high_share: expected 0..1, got {self.high_share!r}")
         expected = self.config.shapes(self.layers)
         if expected.keys() != self.arrays.keys():
-            odd = sorted(expected.keys() ^ self.arrays.keys())[0]
+            odd = min(expected.keys() ^ self.arrays.keys())
             raise ConfigError(f"{odd}: expected exactly the arrays of the networks")
         for name, shape in expected.items():
             array = self.arrays[name]
@@ -204,9 +207,7 @@ class PersonalPlanner:
     def to_bytes(self) -> bytes:
         """Serialise as a planner file; equal planners give equal bytes."""
         metadata = {
-            "config": _SEPARATOR.join(
-                str(getattr(self.config, key)) for key in ("embedding_dim", "hidden_dim", "rank")
-            ),
+            **{key: str(getattr(self.config, key)) for key in _SIZES},
             "high_share": repr(float(self.high_share)),
             "layers": layers_to_text(self.layers),
             "model_digest": self.model_digest.hex(),
@@ -225,29 +226,14 @@ class PersonalPlanner:
         """
         reader = TensorReader(data, kind=PLANNER_KIND)
         with reading("planner"):
-            try:
-                sizes = [int(text) for text in reader.text("config").split(_SEPARATOR)]
-                dim, hidden, rank = sizes
-                high_share = float(reader.text("high_share"))
-                digest = bytes.fromhex(reader.text("model_digest"))
-            except ValueError as error:
-                raise ConfigError(f"metadata: expected numbers, got {error}") from error
-            terms = reader.text("terms")
-            config = HypernetworkConfig(
-                embedding_dim=dim,
-                hidden_dim=hidden,
-                rank=rank,
-                terms=tuple(terms.split(_SEPARATOR)) if terms else (),
-            )
-            layers = layers_from_text(reader.text("layers"))
+            config, layers = _config_of(reader), layers_from_text(reader.text("layers"))
             shapes = config.shapes(layers)
-            arrays = {name: reader.take(name, np.float32, shape) for name, shape in shapes.items()}
             planner = cls(
                 layers=layers,
-                model_digest=digest,
+                model_digest=_parsed(bytes.fromhex, reader.text("model_digest")),
                 config=config,
-                arrays=arrays,
-                high_share=high_share,
+                arrays={name: reader.take(name, np.float32, shapes[name]) for name in shapes},
+                high_share=_parsed(float, reader.text("high_share")),
                 name=reader.text("name"),
             )
         reader.finish()
@@ -296,6 +282,19 @@ class PersonalPlanner:
         weight, bias = self.arrays[f"{name}/weight"], self.arrays[f"{name}/bias"]
         out: NDArray[np.float32] = hidden[name] @ weight.T + bias
         return out
+
+
+def _config_of(reader: TensorReader) -> HypernetworkConfig:
+    sizes = {key: reader.count(key) for key in _SIZES}
+    terms = reader.text("terms")
+    return HypernetworkConfig(**sizes, terms=tuple(terms.split(_SEPARATOR)) if terms else ())
+
+
+def _parsed(parse: Callable[[str], _Parsed], text: str) -> _Parsed:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError(f"metadata: {error}") from error
 
 
 def _log_softplus(x: NDArray[np.float32]) -> NDArray[np.float32]:
