@@ -50,7 +50,6 @@ class Hypernetworks(nn.Module):
     """
 
     input_mean: Tensor
-    input_scale: Tensor
     score_mean: Tensor
     score_variance: Tensor
 
@@ -63,7 +62,6 @@ class Hypernetworks(nn.Module):
         n_channels, hidden = total_channels(layers), config.hidden_dim
         self.shift = nn.Parameter(torch.zeros(n_channels))
         self.register_buffer("input_mean", torch.zeros(config.embedding_dim))
-        self.register_buffer("input_scale", torch.ones(config.embedding_dim))
         self.register_buffer("score_mean", torch.zeros(n_channels))
         self.register_buffer("score_variance", torch.ones(n_channels))
         networks = config.networks(layers)
@@ -86,7 +84,7 @@ class Hypernetworks(nn.Module):
         Returns:
             (B, C_total) float32; while training, standardised by the batch if at all.
         """
-        raw = self._raw((user_embeddings - self.input_mean) * self.input_scale)
+        raw = self._raw(user_embeddings - self.input_mean)
         if not self.is_standardised:
             return raw + self.shift
         if self.training and raw.shape[0] > 1:
@@ -100,32 +98,24 @@ class Hypernetworks(nn.Module):
 
     @torch.no_grad()
     def fit_population(self, user_embeddings: Tensor) -> None:
-        """Take in what is typical of all users: their mean embedding, and their mean scores.
+        """Take in what is typical of all users: their mean embedding, and their scores.
+
+        Inputs are centred there, which changes no score, so that a user of whom nothing is
+        known is the average one.
 
         Args:
             user_embeddings: (U, D) float32.
         """
-        self.input_mean.copy_(user_embeddings.mean(0))
-        self.input_scale.copy_(1.0 / user_embeddings.std(0, correction=0).clamp(min=1e-3))
+        centre = user_embeddings.mean(0)
+        self.hidden.bias += self.hidden.weight @ (centre - self.input_mean)
+        self.input_mean.copy_(centre)
         if self.is_standardised:
-            self.fit_scores(user_embeddings)
-
-    @torch.no_grad()
-    def fit_scores(self, user_embeddings: Tensor) -> None:
-        """Set the statistics of scores to those of all users.
-
-        Args:
-            user_embeddings: (U, D) float32.
-        """
-        raw = torch.cat(
-            [
-                self._raw((part - self.input_mean) * self.input_scale)
-                for part in user_embeddings.split(1024)
-            ]
-        )
-        variance, mean = torch.var_mean(raw, dim=0, correction=0)
-        self.score_mean.copy_(mean)
-        self.score_variance.copy_(variance)
+            raw = torch.cat(
+                [self._raw(part - centre) for part in torch.split(user_embeddings, 1024)]
+            )
+            variance, mean = torch.var_mean(raw, dim=0, correction=0)
+            self.score_mean.copy_(mean)
+            self.score_variance.copy_(variance)
 
     def planner(self, model_digest: bytes, *, name: str = "personal") -> PersonalPlanner:
         """Return what a server evaluates: the same scores, without torch.
@@ -140,7 +130,6 @@ class Hypernetworks(nn.Module):
             shift = shift - _array(self.score_mean) * gain
         arrays = {
             "input/mean": _array(self.input_mean),
-            "input/scale": _array(self.input_scale),
             "score/gain": gain,
             "score/shift": shift,
         }

@@ -91,7 +91,6 @@ class HypernetworkConfig:
         n_channels, hidden = total_channels(layers), self.hidden_dim
         shapes: dict[str, tuple[int, ...]] = {
             "input/mean": (self.embedding_dim,),
-            "input/scale": (self.embedding_dim,),
             "score/gain": (n_channels,),
             "score/shift": (n_channels,),
         }
@@ -123,9 +122,9 @@ class PersonalPlanner:
         layers: The layers it was trained for.
         model_digest: 32 bytes, SHA-256 of the frozen part it was trained with.
         config: The shape of the networks.
-        arrays: What ``config.shapes(layers)`` names, float32. ``input/mean`` and
-            ``input/scale`` standardise user embeddings; ``score/gain`` and ``score/shift``
-            are applied to each channel's score.
+        arrays: What ``config.shapes(layers)`` names, float32. ``input/mean`` is the
+            embedding of an average user; ``score/gain`` and ``score/shift`` are applied to
+            each channel's score.
         high_share: See ``allocate_scores``.
         name: That plans carry.
 
@@ -191,7 +190,7 @@ class PersonalPlanner:
         Raises:
             ConfigError: An embedding has another length, or is not finite.
         """
-        z = self._standardised(user_embeddings)
+        z = self._centred(user_embeddings)
         scores = np.empty((len(z), total_channels(self.layers)), np.float32)
         for start in range(0, len(z), _USERS_AT_ONCE):
             block = slice(start, start + _USERS_AT_ONCE)
@@ -239,7 +238,7 @@ class PersonalPlanner:
         reader.finish()
         return planner
 
-    def _standardised(self, user_embeddings: UserEmbeddings) -> NDArray[np.float32]:
+    def _centred(self, user_embeddings: UserEmbeddings) -> NDArray[np.float32]:
         """Return (B, D) float32: zeros are the population's mean."""
         mean, dim = self.arrays["input/mean"], self.config.embedding_dim
         rows = np.empty((len(user_embeddings), dim), np.float32)
@@ -253,7 +252,6 @@ class PersonalPlanner:
         if not np.isfinite(rows).all():
             raise ConfigError("user_embedding: expected finite numbers, got NaN or infinity")
         rows -= mean
-        rows *= self.arrays["input/scale"]
         return rows
 
     def _raw_scores(self, z: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains planners, and makes plans in large numbers."""
