@@ -20,20 +20,18 @@ from pocketrec.files import write_atomically
 from pocketrec_cloud.calibration import collect_statistics, measure_sensitivity
 from pocketrec_cloud.executorch_program import export_executorch
 from pocketrec_cloud.export import coded_names, device_form, with_weights
-from pocketrec_cloud.graph_checks import ExecuTorchFunctions, OnnxFunctions, check_functions
+from pocketrec_cloud.exports import EXPORTS
+from pocketrec_cloud.graph_checks import check_functions
 from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_cloud.proving import make_vectors
-from pocketrec_quantization.attention_bias import stack_relative_bias
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
 from pocketrec_quantization.bundle import (
     CARD,
     DEFAULT_PLAN,
     FROZEN,
+    GRAPH_PARTS,
     ITEMS,
-    PREFILL,
     PROGRAM,
-    SCORE,
-    STEP,
     VECTORS,
     BundleFolder,
     write_bundle,
@@ -43,7 +41,12 @@ from pocketrec_quantization.float_twin import FloatTwin
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ROW_BITS, ItemTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
-from pocketrec_quantization.manifest import BackboneConfig, ItemTableInfo, Manifest
+from pocketrec_quantization.manifest import (
+    BackboneConfig,
+    ItemTableInfo,
+    Manifest,
+    schema_minor_of,
+)
 from pocketrec_quantization.plan import Plan, encode_plan
 from pocketrec_quantization.planners import GlobalPlanner, sensitivity_to_bytes
 from pocketrec_quantization.quantizer import freeze_matrix
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_cloud.data.split import LeaveOneOut
 
 __all__ = ["BUNDLE_FOLDER", "CASES", "FLOAT_TWIN", "SENSITIVITY", "BuildConfig", "build_bundle"]
@@ -94,7 +97,7 @@ class BuildConfig:
 class _Quantized:
     """The backbone, split into what is coded and what is not."""
 
-    model: SASRec
+    model: Backbone
     frozen: FrozenModel
     weights: dict[str, NDArray[np.float32]]
     items: ItemTable
@@ -102,7 +105,7 @@ class _Quantized:
 
 
 def build_bundle(
-    model: SASRec,
+    model: Backbone,
     item_ids: tuple[str, ...],
     split: LeaveOneOut,
     *,
@@ -125,7 +128,8 @@ def build_bundle(
         The bundle, verified.
 
     Raises:
-        QuantizationError: An exported graph disagrees with the reference executor.
+        QuantizationError: An exported graph disagrees with the reference executor, or the
+            model has what no device computes.
         InfeasibleBudgetError: ``average_bits`` is below the smallest plan.
         MissingExtraError: A program is wanted but executorch is not installed.
     """
@@ -155,27 +159,26 @@ def _parts(quantized: _Quantized, plan: Plan, config: BuildConfig) -> dict[str, 
         model, frozen, quantized.items, plan, config=quantized.config, seed=config.seed
     )
     weights = frozen.adapt(plan.widths)
-    relative_bias = stack_relative_bias(frozen.dense, quantized.config.n_blocks)
+    exports = EXPORTS[quantized.config.kind]
     graphs = write_graphs(frozen.dense, quantized.config)
-    onnx_functions = OnnxFunctions(graphs, weights, relative_bias)
-    check_functions(onnx_functions, quantized.items, vectors, relative_bias)
+    functions = exports.graphs(graphs, weights, frozen.dense, quantized.config)
+    check_functions(functions, quantized.items, vectors)
     parts = {
         FROZEN: frozen.to_bytes(),
         ITEMS: quantized.items.to_bytes(),
         DEFAULT_PLAN: encode_plan(plan, None),
         VECTORS: vectors.to_bytes(),
-        PREFILL: graphs["prefill"],
-        STEP: graphs["step"],
-        SCORE: graphs["score"],
+        **{GRAPH_PARTS[name]: graph for name, graph in graphs.items()},
     }
     if config.has_program:
         program = export_executorch(with_weights(model, weights))
-        check_functions(ExecuTorchFunctions(program), quantized.items, vectors, relative_bias)
+        on_executorch = exports.program(program, frozen.dense, quantized.config)
+        check_functions(on_executorch, quantized.items, vectors)
         parts[PROGRAM] = program
     return parts
 
 
-def _quantize(model: SASRec, item_ids: tuple[str, ...], version: int) -> _Quantized:
+def _quantize(model: Backbone, item_ids: tuple[str, ...], version: int) -> _Quantized:
     arrays = {
         name: np.ascontiguousarray(value.detach().numpy())
         for name, value in model.named_parameters()
@@ -191,24 +194,13 @@ def _quantize(model: SASRec, item_ids: tuple[str, ...], version: int) -> _Quanti
         frozen=frozen,
         weights=weights,
         items=ItemTable.from_embeddings(_embeddings(model), item_ids, version),
-        config=_backbone_config(model.config),
+        config=model.config.architecture(),
     )
 
 
-def _embeddings(model: SASRec) -> NDArray[np.float32]:
+def _embeddings(model: Backbone) -> NDArray[np.float32]:
     table: NDArray[np.float32] = model.item_embedding.weight.detach().numpy()
     return np.ascontiguousarray(table)
-
-
-def _backbone_config(config: SASRecConfig) -> BackboneConfig:
-    return BackboneConfig(
-        kind="sasrec",
-        embedding_dim=config.embedding_dim,
-        n_blocks=config.n_blocks,
-        n_heads=config.n_heads,
-        window=config.window,
-        ffn_multiplier=config.ffn_multiplier,
-    )
 
 
 def _default_plan(
@@ -279,4 +271,5 @@ def _manifest(quantized: _Quantized, config: BuildConfig) -> Manifest:
         layers=quantized.frozen.layers,
         license=config.license,
         producer=f"pocketrec {__version__}",
+        schema_minor=schema_minor_of(quantized.config),
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_quantization.frozen import FrozenModel
 
 __all__ = ["ActivationStatistics", "collect_statistics", "measure_sensitivity"]
@@ -42,9 +42,10 @@ class ActivationStatistics:
     """What flows through one coded matrix on the calibration sample.
 
     Attributes:
-        input_moments: (N, N) float64, mean of x x^T over events.
-        gradient_power: (C,) float64, mean squared gradient of one event's loss with
-            respect to each output channel.
+        input_moments: (N, N) float64, mean of x x^T over the vectors multiplied.
+        gradient_power: (C,) float64, mean over events of the squared gradient of an
+            event's loss with respect to each output channel, summed over the vectors
+            that are multiplied for the event: one, or one for each place of a filter.
     """
 
     input_moments: NDArray[np.float64]
@@ -57,7 +58,7 @@ class _Probe:
     def __init__(self, layer: nn.Linear) -> None:
         self.moments = torch.zeros(layer.in_features, layer.in_features, dtype=torch.float64)
         self.power = torch.zeros(layer.out_features, dtype=torch.float64)
-        self.n_events = 0
+        self.n_events = self.n_vectors = 0
         self.real: Tensor | None = None  # (B, T) bool, which events are no padding
         self._hooks = [
             layer.register_forward_hook(self._forward),
@@ -66,11 +67,13 @@ class _Probe:
 
     def _forward(self, _: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
         x = inputs[0].detach()[self.real].double()
-        self.moments += x.T @ x
         self.n_events += x.shape[0]
+        x = x.flatten(0, -2)
+        self.n_vectors += x.shape[0]
+        self.moments += x.T @ x
 
     def _backward(self, _: nn.Module, __: object, gradients: tuple[Tensor, ...]) -> None:
-        self.power += gradients[0].detach()[self.real].double().square().sum(0)
+        self.power += gradients[0].detach()[self.real].double().flatten(0, -2).square().sum(0)
 
     def close(self) -> None:
         for hook in self._hooks:
@@ -78,13 +81,13 @@ class _Probe:
 
     def statistics(self) -> ActivationStatistics:
         return ActivationStatistics(
-            input_moments=(self.moments / self.n_events).numpy(),
+            input_moments=(self.moments / self.n_vectors).numpy(),
             gradient_power=(self.power / self.n_events).numpy(),
         )
 
 
 def collect_statistics(
-    model: SASRec,
+    model: Backbone,
     sequences: Sequence[NDArray[np.int32]],
     *,
     n_users: int = 512,
@@ -112,7 +115,7 @@ def collect_statistics(
     model.eval()
     with _probes(model) as probes:
         for inputs, targets in training_batches(
-            sample, window=model.config.window, tokens_per_batch=TOKENS_PER_BATCH, rng=rng
+            sample, window=model.config.training_events, tokens_per_batch=TOKENS_PER_BATCH, rng=rng
         ):
             real = targets > 0
             for probe in probes.values():
@@ -123,7 +126,7 @@ def collect_statistics(
     return {name: probe.statistics() for name, probe in probes.items()}
 
 
-def _loss_gradient(model: SASRec, hidden: Tensor, wanted: Tensor) -> Tensor:
+def _loss_gradient(model: Backbone, hidden: Tensor, wanted: Tensor) -> Tensor:
     """Return the gradient of the summed losses with respect to the states: (P, D).
 
     Sum, not mean: a channel's gradient is then that of one event, not of a batch's share.
@@ -140,7 +143,7 @@ def _loss_gradient(model: SASRec, hidden: Tensor, wanted: Tensor) -> Tensor:
 
 
 @contextmanager
-def _probes(model: SASRec) -> Iterator[Mapping[str, _Probe]]:
+def _probes(model: Backbone) -> Iterator[Mapping[str, _Probe]]:
     layers = {name: model.get_submodule(name) for name in coded_names(model)}
     probes = {name: _Probe(layer) for name, layer in layers.items() if isinstance(layer, nn.Linear)}
     try:

@@ -12,13 +12,15 @@ from safetensors.torch import save
 
 from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
 from pocketrec.files import write_atomically
-from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
+from pocketrec_cloud.backbones.registry import KINDS, make_backbone
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
     from torch import Tensor
+
+    from pocketrec_cloud.backbones.base import Backbone, BackboneShape
 
 __all__ = ["load_backbone", "read_tensors", "save_backbone", "write_tensors"]
 
@@ -64,7 +66,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
 
 
 def save_backbone(
-    path: Path, model: SASRec, item_ids: tuple[str, ...], metadata: dict[str, object]
+    path: Path, model: Backbone, item_ids: tuple[str, ...], metadata: dict[str, object]
 ) -> None:
     """Write a model with everything needed to use it again.
 
@@ -75,7 +77,7 @@ def save_backbone(
         metadata: Further facts to keep, such as the validation metric.
     """
     header = {
-        "kind": "sasrec",
+        "kind": model.config.kind,
         "config": asdict(model.config),
         "item_ids": list(item_ids),
         **metadata,
@@ -83,7 +85,7 @@ def save_backbone(
     write_tensors(path, model.state_dict(), header)
 
 
-def load_backbone(path: Path) -> tuple[SASRec, tuple[str, ...], dict[str, object]]:
+def load_backbone(path: Path) -> tuple[Backbone, tuple[str, ...], dict[str, object]]:
     """Read a model written by ``save_backbone``.
 
     Args:
@@ -97,17 +99,18 @@ def load_backbone(path: Path) -> tuple[SASRec, tuple[str, ...], dict[str, object
         IncompatibleArtifactError: It holds another kind of backbone, or other tensors.
     """
     tensors, header = read_tensors(path)
-    if header.get("kind") != "sasrec":
+    if header.get("kind") not in KINDS:
         raise IncompatibleArtifactError(
-            f"{path}: expected a backbone of kind 'sasrec', found {header.get('kind')!r}"
+            f"{path}: expected a backbone of a kind in {sorted(KINDS)}, found "
+            f"{header.get('kind')!r}"
         )
     config, item_ids = _read_header(header, path)
-    model = SASRec(config)
+    model = make_backbone(config)
     _load_state(model, tensors, path)
     return model.eval(), item_ids, header
 
 
-def _read_header(header: dict[str, object], path: Path) -> tuple[SASRecConfig, tuple[str, ...]]:
+def _read_header(header: dict[str, object], path: Path) -> tuple[BackboneShape, tuple[str, ...]]:
     """Return the shape and the catalogue, which must be of one size."""
     fields, ids = header.get("config"), header.get("item_ids")
     if not isinstance(fields, dict) or not isinstance(ids, list):
@@ -116,7 +119,7 @@ def _read_header(header: dict[str, object], path: Path) -> tuple[SASRecConfig, t
             field=str(path),
         )
     try:
-        config = SASRecConfig(**fields)
+        config = KINDS[str(header["kind"])].shape(**fields)
     except (TypeError, ValueError) as error:
         raise MalformedArtifactError(f"config: {error}", field=str(path)) from error
     if len(ids) != config.n_items or not all(isinstance(item_id, str) for item_id in ids):

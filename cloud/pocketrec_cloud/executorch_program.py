@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from pocketrec.errors import MissingExtraError
+from pocketrec_cloud.backbones.caser import Caser
+from pocketrec_cloud.backbones.sasrec import SASRec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pocketrec_cloud.backbones.sasrec import Block, SASRec
+    from pocketrec_cloud.backbones.base import Backbone
+    from pocketrec_cloud.backbones.sasrec import Block
 
 __all__ = ["export_executorch"]
 
@@ -97,8 +100,43 @@ class _Score(nn.Module):
         return h @ candidates.T
 
 
-def _functions(model: SASRec) -> Iterator[_Function]:
+class _WindowStep(nn.Module):
+    """The state from the last L events of a Caser."""
+
+    def __init__(self, model: Caser) -> None:
+        super().__init__()
+        self.window = model.config.window
+        self.horizontal = model.horizontal
+        self.vertical = model.vertical
+        self.fc = model.fc
+
+    def forward(self, window: Tensor) -> Tensor:
+        """(L, D), oldest event first -> h (1, D)."""
+        pooled = []
+        for height, filters in enumerate(self.horizontal.values(), start=1):
+            n_positions = self.window - height + 1
+            rows = [window[first : first + n_positions] for first in range(height)]
+            pooled.append(filters(torch.cat(rows, dim=1)).amax(0))
+        mixed = self.vertical(window.T).flatten()
+        h: Tensor = self.fc(torch.cat([mixed, torch.cat(pooled).relu()])[None])
+        return h
+
+
+def _functions(model: Backbone) -> Iterator[_Function]:
     """Yield what is exported, function by function."""
+    if isinstance(model, SASRec):
+        yield from _attention_functions(model)
+    elif isinstance(model, Caser):
+        window = torch.zeros(model.config.window, model.config.embedding_dim)
+        yield "step", _WindowStep(model).eval(), {"window": window}, None
+    candidates = torch.zeros(EXAMPLE_CANDIDATES, model.config.embedding_dim)
+    # One past the catalogue: every row may be scored at once, padding included.
+    rows = Dim("M", min=1, max=max(model.config.n_items + 1, EXAMPLE_CANDIDATES))
+    score_inputs = {"h": torch.zeros(1, model.config.embedding_dim), "candidates": candidates}
+    yield "score", _Score().eval(), score_inputs, {"h": {}, "candidates": {0: rows}}
+
+
+def _attention_functions(model: SASRec) -> Iterator[_Function]:
     config = model.config
     cache = torch.zeros(config.n_blocks, config.window - 1, config.embedding_dim)
     x = torch.zeros(EXAMPLE_EVENTS, config.embedding_dim)
@@ -112,21 +150,17 @@ def _functions(model: SASRec) -> Iterator[_Function]:
         "bias": torch.zeros(config.n_blocks, config.n_heads, config.window),
     }
     yield "step", _Step(model).eval(), step_inputs, None
-    candidates = torch.zeros(EXAMPLE_CANDIDATES, config.embedding_dim)
-    # One past the catalogue: every row may be scored at once, padding included.
-    rows = Dim("M", min=1, max=max(config.n_items + 1, EXAMPLE_CANDIDATES))
-    score_inputs = {"h": x[:1], "candidates": candidates}
-    yield "score", _Score().eval(), score_inputs, {"h": {}, "candidates": {0: rows}}
 
 
-def export_executorch(model: SASRec) -> bytes:
-    """Export the three functions as one ExecuTorch program for XNNPACK.
+def export_executorch(model: Backbone) -> bytes:
+    """Export a backbone's functions as one ExecuTorch program for XNNPACK.
 
     Args:
         model: A backbone in device form whose coded matrices are those of one plan.
 
     Returns:
-        A ``.pte`` with the methods ``prefill``, ``step`` and ``score``.
+        A ``.pte`` with the methods ``prefill``, ``step`` and ``score``; a Caser has no
+        ``prefill``.
 
     Raises:
         MissingExtraError: executorch is not installed.

@@ -8,12 +8,11 @@ program.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from pocketrec.errors import QuantizationError
-from pocketrec_cloud.backbones.sasrec import CODED_MATRICES, SASRec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,37 +20,39 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pocketrec_cloud.backbones.base import Backbone
+
 __all__ = ["coded_names", "device_form", "with_weights"]
 
+_Model = TypeVar("_Model", bound="Backbone")
 
-def coded_names(model: SASRec) -> list[str]:
+
+def coded_names(model: Backbone) -> list[str]:
     """Return the names of the coded matrices, in plan order, without ``.weight``."""
-    blocks = range(model.config.n_blocks)
-    return [f"blocks.{i}.{name}" for i in blocks for name in CODED_MATRICES]
+    return model.coded_names()
 
 
-def device_form(model: SASRec) -> SASRec:
+def device_form(model: _Model) -> _Model:
     """Return the model as the device computes it: no scaling of its inputs.
 
     The factor the backbone applies to item embeddings moves into the embeddings, and its
-    inverse into the final norm, so that scores stay what they were.
+    inverse into the last layer, so that scores stay what they were.
 
     Args:
         model: A trained backbone; unchanged.
 
     Returns:
         An equivalent backbone with ``input_scale`` 1.
+
+    Raises:
+        QuantizationError: The model has what no device computes.
     """
     folded = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        folded.item_embedding.weight.mul_(model.input_scale)
-        folded.final_norm.weight.div_(model.input_scale)
-        folded.final_norm.bias.div_(model.input_scale)
-    folded.input_scale = 1.0
+    folded.fold_input_scale()
     return folded
 
 
-def with_weights(model: SASRec, weights: Mapping[str, NDArray[np.float32]]) -> SASRec:
+def with_weights(model: _Model, weights: Mapping[str, NDArray[np.float32]]) -> _Model:
     """Return a copy of the model with some of its matrices replaced.
 
     Args:

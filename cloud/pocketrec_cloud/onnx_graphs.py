@@ -1,26 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the functions a device runs as ONNX graphs: prefill, step, score.
 
-Written node by node rather than traced: a step is some 25 nodes this way, and what a node
-costs is most of what a step costs. Only standard operators of opset 23 are used. The
-coded matrices are graph *inputs*, stacked and transposed as the graph multiplies them
-(``docs/format.md`` §7.4), so one graph serves every plan; a runtime may turn them into
-constants, or into other kernels.
+Those of a SASRec are here, those of a Caser in ``caser_graphs``; ``graph_writer`` says what
+all of them have in common.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from pocketrec_quantization.graph_contract import (
-    GRAPH_CONTRACT,
-    GRAPH_CONTRACT_KEY,
-    stacked_name,
-)
+from pocketrec_cloud.caser_graphs import write_caser_step
+from pocketrec_cloud.graph_writer import GraphWriter, write_score
+from pocketrec_quantization.graph_contract import stacked_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["write_graphs"]
 
-OPSET = 23  # the first with Attention
-IR_VERSION = 11
 _EPSILON = 1e-5
 
 
@@ -46,64 +37,20 @@ def write_graphs(
         config: The architecture.
 
     Returns:
-        ``"prefill"``, ``"step"`` and ``"score"`` to serialised ``ModelProto``.
+        ``"prefill"``, ``"step"`` and ``"score"`` to serialised ``ModelProto``; a Caser has
+        no ``"prefill"``.
     """
+    functions = {"score": write_score(config.embedding_dim)}
+    if config.kind == "caser":
+        return {"step": write_caser_step(dense, config), **functions}
     return {
         "prefill": _Prefill(dense, config).write(),
         "step": _Step(dense, config).write(),
-        "score": _score(config),
+        **functions,
     }
 
 
-class _Graph:
-    """A graph that grows node by node; values are referred to by name."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, onnx.TensorProto] = {}
-        self._inputs: dict[str, onnx.ValueInfoProto] = {}
-        self._outputs: list[onnx.ValueInfoProto] = []
-
-    def input(self, name: str, shape: Sequence[int | str]) -> str:
-        self._inputs[name] = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        return name
-
-    def output(self, name: str, shape: Sequence[int | str]) -> str:
-        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-        return name
-
-    def constant(self, name: str, value: NDArray[np.generic]) -> str:
-        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        return name
-
-    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self.nodes(kind, inputs, [output], **attributes)
-        return output
-
-    def nodes(
-        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
-    ) -> None:
-        name = f"{outputs[0]}/{kind}"
-        self._nodes.append(helper.make_node(kind, inputs, outputs, name, **attributes))
-
-    def serialise(self) -> bytes:
-        graph = helper.make_graph(
-            self._nodes,
-            self._name,
-            list(self._inputs.values()),
-            self._outputs,
-            list(self._constants.values()),
-        )
-        opsets = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        model.producer_name = "pocketrec"
-        helper.set_model_props(model, {GRAPH_CONTRACT_KEY: GRAPH_CONTRACT})
-        onnx.checker.check_model(model, full_check=True)
-        return bytes(model.SerializeToString(deterministic=True))
-
-
-class _Backbone(_Graph):
+class _Backbone(GraphWriter):
     """What prefill and step have in common: the layers of a block."""
 
     def __init__(
@@ -241,13 +188,3 @@ class _Prefill(_Backbone):
         bounds = {"last.start": -1, "last.end": np.iinfo(np.int64).max, "last.axis": 0}
         names = [self.constant(key, np.array([at], np.int64)) for key, at in bounds.items()]
         return self.node("Slice", [x, *names], output)
-
-
-def _score(config: BackboneConfig) -> bytes:
-    """Inner products with the user's state: h (1, D), candidates (M, D) -> scores (1, M)."""
-    graph = _Graph("score")
-    h = graph.input("h", (1, config.embedding_dim))
-    candidates = graph.input("candidates", ("M", config.embedding_dim))
-    scores = graph.output("scores", (1, "M"))
-    graph.node("Gemm", [h, candidates], scores, transB=1)
-    return graph.serialise()

@@ -4,27 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from pocketrec.errors import ConfigError
-from pocketrec_cloud.backbones.sasrec import SASRecConfig
+from pocketrec_cloud.backbones.registry import KINDS
 from pocketrec_cloud.training import TrainingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PRESETS", "Shape", "TrainingPreset", "preset"]
+    from pocketrec_cloud.backbones.base import BackboneShape
 
-
-class Shape(TypedDict, total=False):
-    """Fields of ``SASRecConfig`` that a preset may set."""
-
-    embedding_dim: int
-    n_blocks: int
-    n_heads: int
-    window: int
-    ffn_multiplier: int
-    dropout: float
+__all__ = ["PRESETS", "TrainingPreset", "preset"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +24,20 @@ class TrainingPreset:
 
     Attributes:
         summary: What it is for, one line.
-        shape: Where it differs from the defaults of ``SASRecConfig``; V comes from the data.
+        kind: Of backbone.
+        shape: Fields of the kind's configuration where they differ from its defaults; V
+            comes from the data.
         training: How long and how hard.
     """
 
     summary: str
-    shape: Shape = field(default_factory=Shape)
+    kind: str = "sasrec"
+    shape: Mapping[str, float] = field(default_factory=dict)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
-    def backbone(self, n_items: int) -> SASRecConfig:
+    def backbone(self, n_items: int) -> BackboneShape:
         """Return the backbone for a catalogue of ``n_items``."""
-        return SASRecConfig(n_items=n_items, **self.shape)
+        return KINDS[self.kind].shape(n_items=n_items, **self.shape)
 
 
 PRESETS: Mapping[str, TrainingPreset] = {
@@ -72,6 +66,31 @@ PRESETS: Mapping[str, TrainingPreset] = {
     "beauty-full": TrainingPreset(
         summary="Amazon Beauty until validation stops improving",
         shape={"window": 50, "dropout": 0.5},
+        training=TrainingConfig(tokens_per_batch=2_048),
+    ),
+    "caser-demo": TrainingPreset(
+        summary="Caser on the generated catalogue, a minute at most",
+        kind="caser",
+        shape={"window": 10, "dropout": 0.2},
+        training=TrainingConfig(
+            max_epochs=30,
+            max_minutes=1.0,
+            evaluate_every=2,
+            patience=3,
+            tokens_per_batch=3_200,
+            learning_rate=2e-3,
+        ),
+    ),
+    "caser-ml-1m-full": TrainingPreset(
+        summary="Caser on MovieLens-1M until validation stops improving",
+        kind="caser",
+        shape={"window": 10, "dropout": 0.2},
+        training=TrainingConfig(tokens_per_batch=6_400),
+    ),
+    "caser-beauty-full": TrainingPreset(
+        summary="Caser on Amazon Beauty until validation stops improving",
+        kind="caser",
+        shape={"dropout": 0.5},
         training=TrainingConfig(tokens_per_batch=2_048),
     ),
 }

@@ -10,11 +10,12 @@ import torch
 
 from pocketrec.errors import QuantizationError
 from pocketrec_cloud.export import with_weights
-from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.backbone import coded_layers
+from pocketrec_quantization.references import reference_of
 from pocketrec_quantization.vectors import TestVectors, VectorCase
 
 if TYPE_CHECKING:
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_quantization.frozen import FrozenModel
     from pocketrec_quantization.item_table import ItemTable
     from pocketrec_quantization.manifest import BackboneConfig
@@ -28,7 +29,7 @@ BACKENDS = ("numpy", "onnxruntime", "executorch")
 
 
 def make_vectors(
-    model: SASRec,
+    model: Backbone,
     frozen: FrozenModel,
     items: ItemTable,
     plan: Plan,
@@ -53,14 +54,14 @@ def make_vectors(
         QuantizationError: The reference executor disagrees with the trained model.
     """
     rng = np.random.default_rng(seed)
-    reference = ReferenceBackend.from_model(frozen, plan.widths, config)
+    reference = reference_of(frozen, plan.widths, config)
     cases = []
     for number in range(N_CASES):
         length = [1, config.window][number] if number < 2 else rng.integers(1, config.window + 1)
         history = rng.integers(1, items.n_items + 1, length).astype(np.int32)
         candidates = rng.integers(1, items.n_items + 1, N_CANDIDATES).astype(np.int32)
-        state = reference.prefill(items.embed(history))
-        scores = reference.score(state.h, items.embed(candidates))
+        h = reference.state_after(items.embed(history))
+        scores = reference.score(h, items.embed(candidates))
         cases.append(VectorCase(history=history, candidates=candidates, scores=scores))
     tolerance = score_tolerance(config, max(float(np.abs(c.scores).max()) for c in cases))
     vectors = TestVectors(cases=tuple(cases), tolerance=dict.fromkeys(BACKENDS, tolerance))
@@ -73,8 +74,9 @@ def score_tolerance(config: BackboneConfig, largest_score: float) -> float:
     """Return how far float32 arithmetic may move a score.
 
     Codes and scales are exact on every machine and products of them are rounded once, so
-    widths do not enter: what remains are the roundings of float32 accumulation, some D
-    terms in each of a block's eight products, relative to the largest score.
+    widths do not enter: what remains are the roundings of float32 accumulation, relative
+    to the largest score. Of a SASRec these are some D terms in each of a block's eight
+    products; of a Caser the terms of its highest filters and of its last layer, and D.
 
     Args:
         config: The backbone's shape.
@@ -87,11 +89,18 @@ def score_tolerance(config: BackboneConfig, largest_score: float) -> float:
         The usual bound n u / (1 - n u) on sums of n terms (Higham 2002, chapter 3).
     """
     unit_roundoff = 2.0**-24
-    n_terms = 8 * config.n_blocks * config.embedding_dim * config.ffn_multiplier
-    return float(n_terms * unit_roundoff * max(largest_score, 1.0))
+    return float(_n_terms(config) * unit_roundoff * max(largest_score, 1.0))
 
 
-def _check_against_torch(adapted: SASRec, items: ItemTable, vectors: TestVectors) -> None:
+def _n_terms(config: BackboneConfig) -> int:
+    """Count the terms of the sums that lead to a score, one after the other."""
+    if config.kind == "caser":
+        *_, highest, _, last = coded_layers(config)
+        return highest.n_elements + last.n_elements + config.embedding_dim
+    return 8 * config.n_blocks * config.embedding_dim * config.ffn_multiplier
+
+
+def _check_against_torch(adapted: Backbone, items: ItemTable, vectors: TestVectors) -> None:
     """Compare the reference executor with the model that was trained."""
     table = torch.from_numpy(items.embed(np.arange(items.n_items + 1, dtype=np.int32)))
     adapted.eval().item_embedding.weight.data.copy_(table)

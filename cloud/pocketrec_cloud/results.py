@@ -44,7 +44,7 @@ def training_record(
     """
     model = SequenceModel(result.model, result.model.config.window)
     quality = {
-        "sasrec": evaluate(model, split, stage="test", seed=config.seed),
+        result.model.config.kind: evaluate(model, split, stage="test", seed=config.seed),
         "popularity": evaluate(popularity_scorer(split), split, stage="test", seed=config.seed),
     }
     return {
@@ -53,6 +53,7 @@ def training_record(
         "n_users": split.dataset.n_users,
         "n_items": split.dataset.n_items,
         "n_events": split.dataset.n_events,
+        "kind": result.model.config.kind,
         "backbone": asdict(result.model.config),
         "training": asdict(config),
         "stopped": result.stopped,

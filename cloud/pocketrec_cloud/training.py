@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from pocketrec.errors import ConfigError
-from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
 from pocketrec_cloud.batches import training_batches
 from pocketrec_cloud.checkpoint import load_backbone, save_backbone
 from pocketrec_cloud.evaluation import SequenceModel, rank_all
@@ -27,6 +26,7 @@ from pocketrec_cloud.training_run import EpochRecord, TrainingConfig, TrainingRu
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pocketrec_cloud.backbones.base import Backbone, BackboneShape
     from pocketrec_cloud.data.split import LeaveOneOut
 
 __all__ = ["EpochRecord", "Progress", "TrainingConfig", "TrainingResult", "train"]
@@ -42,7 +42,7 @@ class TrainingResult:
         stopped: Why training ended.
     """
 
-    model: SASRec
+    model: Backbone
     history: list[EpochRecord]
     stopped: str
 
@@ -69,7 +69,7 @@ class Progress(Protocol):
 
 def train(
     split: LeaveOneOut,
-    backbone: SASRecConfig,
+    backbone: BackboneShape,
     config: TrainingConfig,
     *,
     folder: Path,
@@ -166,10 +166,10 @@ def _train_epoch(
     for group in run.optimizer.param_groups:
         group["lr"] = step_size
     total, n_targets = 0.0, 0
-    window = run.model.config.window
-    n_tokens = sum(max(0, min(row.shape[0] - 1, window)) for row in run.sequences)
+    n_events = run.model.config.training_events
+    n_tokens = sum(max(0, min(row.shape[0] - 1, n_events)) for row in run.sequences)
     for inputs, targets in training_batches(
-        run.sequences, window=window, tokens_per_batch=config.tokens_per_batch, rng=rng
+        run.sequences, window=n_events, tokens_per_batch=config.tokens_per_batch, rng=rng
     ):
         real = targets > 0
         hidden = run.model(inputs)[real]

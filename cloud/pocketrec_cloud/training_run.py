@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pocketrec.errors import ConfigError, MalformedArtifactError
-from pocketrec_cloud.backbones.sasrec import SASRec
+from pocketrec_cloud.backbones.registry import make_backbone
 from pocketrec_cloud.checkpoint import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pocketrec_cloud.backbones.sasrec import SASRecConfig
+    from pocketrec_cloud.backbones.base import Backbone, BackboneShape
 
 __all__ = ["EpochRecord", "TrainingConfig", "TrainingRun"]
+
+FIRST_KIND = "sasrec"
+"""What a run is of that was saved when there was one kind only."""
 
 _STOPPING_RULES = frozenset({"max_epochs", "patience", "max_minutes"})
 
@@ -95,18 +98,18 @@ class TrainingRun:
         history: One record per epoch done.
     """
 
-    model: SASRec
+    model: Backbone
     optimizer: torch.optim.Optimizer
     sequences: list[NDArray[np.int32]]
     history: list[EpochRecord] = field(default_factory=list)
 
     @classmethod
     def start(
-        cls, sequences: list[NDArray[np.int32]], backbone: SASRecConfig, config: TrainingConfig
+        cls, sequences: list[NDArray[np.int32]], backbone: BackboneShape, config: TrainingConfig
     ) -> TrainingRun:
         """Return a run of no epochs; the seed decides the model's first weights."""
         torch.manual_seed(config.seed)
-        model = SASRec(backbone)
+        model = make_backbone(backbone)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -147,6 +150,7 @@ class TrainingRun:
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{k}": v for k, v in moments.items()}
         metadata: dict[str, object] = {
+            "kind": self.model.config.kind,
             "backbone": asdict(self.model.config),
             "training": asdict(config),
             "history": [asdict(record) for record in self.history],
@@ -165,6 +169,7 @@ class TrainingRun:
             MalformedArtifactError: The file is damaged.
         """
         tensors, header = read_tensors(path)
+        _refuse_another(header.get("kind", FIRST_KIND), self.model.config.kind, path)
         _refuse_another(header.get("backbone"), asdict(self.model.config), path)
         _refuse_another(
             _without_stopping_rules(header.get("training")),
@@ -193,7 +198,7 @@ class TrainingRun:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _refuse_another(found: object, expected: dict[str, object], path: Path) -> None:
+def _refuse_another(found: object, expected: object, path: Path) -> None:
     if found != expected:
         raise ConfigError(
             f"expected to resume a run of {expected}, found {found} in {path}: "

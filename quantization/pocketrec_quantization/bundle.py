@@ -34,6 +34,7 @@ __all__ = [
     "CARD",
     "DEFAULT_PLAN",
     "FROZEN",
+    "GRAPH_PARTS",
     "ITEMS",
     "MANIFEST_FILE",
     "PARTS_FOLDER",
@@ -63,6 +64,9 @@ PREFILL = "prefill.onnx"
 STEP = "step.onnx"
 SCORE = "score.onnx"
 PROGRAM = "program.pte"
+
+GRAPH_PARTS = {"prefill": PREFILL, "step": STEP, "score": SCORE}
+"""Name of a function to the part that holds its graph."""
 
 REQUIRED_PARTS = (FROZEN, ITEMS, DEFAULT_PLAN)
 """Parts without which a bundle cannot be verified."""

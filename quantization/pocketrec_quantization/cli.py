@@ -25,7 +25,7 @@ from pocketrec_quantization.levels import count_widths
 from pocketrec_quantization.limits import MAX_PLAN_BYTES
 from pocketrec_quantization.plan import Plan, decode_plan, plan_sizes
 from pocketrec_quantization.plan_json import diff_plans, plan_from_json, plan_to_json
-from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.references import reference_of
 from pocketrec_quantization.tables import draw_bundle, draw_difference, draw_plan, draw_verdict
 
 __all__ = ["bundle_inspect", "bundle_verify", "plan_diff", "plan_show"]
@@ -134,12 +134,12 @@ def _run_vectors(bundle: BundleFolder) -> dict[str, Any] | None:
     widths = bundle.read_default_plan().widths
     frozen, backbone = bundle.read_frozen(), bundle.manifest.backbone
     with reading("manifest.backbone"):
-        backend = ReferenceBackend.from_model(frozen, widths, backbone)
+        backend = reference_of(frozen, widths, backbone)
     errors: list[float] = []
     with np.errstate(all="ignore"):  # what overflows shows in the errors
         for case in vectors.cases:
-            state = backend.full_history(items.embed(case.history))
-            scores = backend.score(state.h, items.embed(case.candidates))
+            h = backend.state_after(items.embed(case.history))
+            scores = backend.score(h, items.embed(case.candidates))
             errors.append(float(np.abs(scores - case.scores).max()))
     return {
         "n_cases": len(vectors.cases),

@@ -7,7 +7,7 @@ Its own SHA-256 is the *bundle digest*. ``docs/format.md`` §7.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 from pocketrec.errors import ConfigError, IncompatibleArtifactError, MalformedArtifactError
 from pocketrec_proto.v1 import artifacts_pb2
@@ -45,10 +45,13 @@ __all__ = [
     "decode_manifest",
     "encode_manifest",
     "manifest_digest",
+    "schema_minor_of",
 ]
 
-MANIFEST_VERSION = (1, 0)
-"""Major and minor schema version of the manifests this release writes."""
+MANIFEST_VERSION = (1, 1)
+"""Newest major and minor schema version of the manifests this release reads."""
+
+_MINOR_OF_KIND = {"sasrec": 0, "caser": 1}
 
 _DIGEST_BYTES = 32
 
@@ -118,7 +121,8 @@ class Manifest:
         license: SPDX identifier, or free text, of the terms the weights are under.
         producer: What made the bundle.
         schema_major: Major version of the manifest's schema.
-        schema_minor: Minor version of the manifest's schema.
+        schema_minor: Minor version of the manifest's schema; ``schema_minor_of`` the
+            backbone at least.
 
     Raises:
         ConfigError: A field is outside its range, or a part is named twice.
@@ -134,12 +138,18 @@ class Manifest:
     license: str = ""
     producer: str = ""
     schema_major: int = MANIFEST_VERSION[0]
-    schema_minor: int = MANIFEST_VERSION[1]
+    schema_minor: int = 0
 
     def __post_init__(self) -> None:
         check_name(self.model_name, field="model_name")
         for name in ("version", "created_at_s", "schema_major", "schema_minor"):
             check_integer(getattr(self, name), field=name)
+        least_minor = schema_minor_of(self.backbone)
+        if self.schema_minor < least_minor:
+            raise ConfigError(
+                f"schema_minor: expected at least {least_minor} for the backbone "
+                f"{self.backbone.kind!r}, got {self.schema_minor}"
+            )
         check_layers(self.layers)
         check_text(self.license, field="license", maximum=MAX_TEXT_LENGTH)
         check_text(self.producer, field="producer", maximum=MAX_TEXT_LENGTH)
@@ -163,6 +173,11 @@ class Manifest:
         )
 
 
+def schema_minor_of(backbone: BackboneConfig) -> int:
+    """Return the minor version whose readers know a backbone's fields; older ones refuse it."""
+    return _MINOR_OF_KIND[backbone.kind]
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """Write ``manifest.pb``; equal manifests give equal bytes.
 
@@ -171,21 +186,14 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """
     if manifest.schema_major != MANIFEST_VERSION[0]:
         raise ConfigError(f"schema_major: expected {MANIFEST_VERSION[0]} to write")
-    backbone, items = manifest.backbone, manifest.items
+    items = manifest.items
     message = artifacts_pb2.BundleManifest(
         schema_major=manifest.schema_major,
         schema_minor=manifest.schema_minor,
         model_name=manifest.model_name,
         version=manifest.version,
         created_at_s=manifest.created_at_s,
-        backbone=artifacts_pb2.BackboneConfig(
-            kind=backbone.kind,
-            embedding_dim=backbone.embedding_dim,
-            n_blocks=backbone.n_blocks,
-            n_heads=backbone.n_heads,
-            window=backbone.window,
-            ffn_multiplier=backbone.ffn_multiplier,
-        ),
+        backbone=artifacts_pb2.BackboneConfig(**asdict(manifest.backbone)),
         items=artifacts_pb2.ItemTableInfo(
             n_items=items.n_items,
             n_rows=items.n_rows,
@@ -236,7 +244,7 @@ def manifest_digest(data: bytes) -> bytes:
 
 
 def _from_message(message: artifacts_pb2.BundleManifest) -> Manifest:
-    backbone, items = message.backbone, message.items
+    items = message.items
     if len(message.parts) > MAX_PARTS:
         raise ConfigError(f"parts: expected at most {MAX_PARTS}, got {len(message.parts)}")
     names = [part.name for part in message.parts]
@@ -249,12 +257,7 @@ def _from_message(message: artifacts_pb2.BundleManifest) -> Manifest:
         version=message.version,
         created_at_s=message.created_at_s,
         backbone=BackboneConfig(
-            kind=backbone.kind,
-            embedding_dim=backbone.embedding_dim,
-            n_blocks=backbone.n_blocks,
-            n_heads=backbone.n_heads,
-            window=backbone.window,
-            ffn_multiplier=backbone.ffn_multiplier,
+            **{each.name: getattr(message.backbone, each.name) for each in fields(BackboneConfig)}
         ),
         items=ItemTableInfo(
             n_items=items.n_items,

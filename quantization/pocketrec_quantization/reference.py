@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backbone in plain NumPy: the oracle that every backend is compared with.
+"""SASRec in plain NumPy: the oracle that every backend is compared with.
 
-SASRec with pre-norm, causal attention over the last L events, a learned bias per head
+Pre-norm blocks, causal attention over the last L events, a learned bias per head
 and distance, and a ReLU feed-forward. Positions are relative, so cached keys and
 values stay valid while the window slides; ``attention_bias`` says where they lie.
 Inputs and outputs are float32, the arithmetic between them is float64.
@@ -23,7 +23,13 @@ from pocketrec_quantization.attention_bias import prefill_bias, stack_relative_b
 from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_shapes
 from pocketrec_quantization.frozen import FrozenModel
 
-__all__ = ["PrefillResult", "ReferenceBackend", "StepResult"]
+__all__ = [
+    "PrefillResult",
+    "ReferenceBackend",
+    "StepResult",
+    "inner_products",
+    "weights_of",
+]
 
 _EPSILON = 1e-5
 _Float64 = NDArray[np.float64]
@@ -57,8 +63,53 @@ class StepResult(NamedTuple):
     h: NDArray[np.float32]
 
 
+def weights_of(
+    config: BackboneConfig, weights: Mapping[str, NDArray[np.float32]]
+) -> dict[str, _Float64]:
+    """Return every weight of an architecture in float64, by name.
+
+    Args:
+        config: The architecture.
+        weights: Name to float32 array, coded matrices as ``"<layer>.weight"``.
+
+    Raises:
+        ConfigError: A weight is missing or has another shape.
+    """
+    shapes = dense_shapes(config)
+    for layer in coded_layers(config):
+        shapes[f"{layer.name}.weight"] = (layer.n_channels, layer.n_elements)
+    for name, shape in shapes.items():
+        if name not in weights or weights[name].shape != shape:
+            found = weights[name].shape if name in weights else "nothing"
+            raise ConfigError(f"weight {name!r}: expected shape {shape}, got {found}")
+    return {name: weights[name].astype(np.float64) for name in shapes}
+
+
+def inner_products(
+    h: NDArray[np.float32], candidates: NDArray[np.float32], dim: int
+) -> NDArray[np.float32]:
+    """Score candidates against a representation.
+
+    Args:
+        h: (D,) float32.
+        candidates: (M, D) float32, their embeddings.
+        dim: D.
+
+    Returns:
+        (M,) float32, inner products.
+
+    Raises:
+        BackendError: An array has another shape.
+    """
+    if h.shape != (dim,) or candidates.ndim != 2 or candidates.shape[1] != dim:
+        raise BackendError(
+            f"expected h ({dim},) and candidates (M, {dim}), got {h.shape} and {candidates.shape}"
+        )
+    return (candidates.astype(np.float64) @ h.astype(np.float64)).astype(np.float32)
+
+
 class ReferenceBackend:
-    """The backbone over given weights.
+    """SASRec over given weights.
 
     Args:
         weights: Name to float32 array: ``"<layer>.weight"`` for the coded matrices, as
@@ -71,14 +122,7 @@ class ReferenceBackend:
     """
 
     def __init__(self, weights: Mapping[str, NDArray[np.float32]], config: BackboneConfig) -> None:
-        shapes = dense_shapes(config)
-        for layer in coded_layers(config):
-            shapes[f"{layer.name}.weight"] = (layer.n_channels, layer.n_elements)
-        for name, shape in shapes.items():
-            if name not in weights or weights[name].shape != shape:
-                found = weights[name].shape if name in weights else "nothing"
-                raise ConfigError(f"weight {name!r}: expected shape {shape}, got {found}")
-        self._weights = {name: weights[name].astype(np.float64) for name in shapes}
+        self._weights = weights_of(config, weights)
         self._config = config
         self._relative_bias = stack_relative_bias(weights, config.n_blocks)
 
@@ -172,26 +216,13 @@ class ReferenceBackend:
         )
         return StepResult(new_keys, new_values, self._final(hidden[-1]))
 
+    def state_after(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See ``Reference.state_after``."""
+        return self.full_history(x).h
+
     def score(self, h: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score candidates against a representation.
-
-        Args:
-            h: (D,) float32.
-            candidates: (M, D) float32, their embeddings.
-
-        Returns:
-            (M,) float32, inner products.
-
-        Raises:
-            BackendError: An array has another shape.
-        """
-        dim = self._config.embedding_dim
-        if h.shape != (dim,) or candidates.ndim != 2 or candidates.shape[1] != dim:
-            raise BackendError(
-                f"expected h ({dim},) and candidates (M, {dim}), got {h.shape} and "
-                f"{candidates.shape}"
-            )
-        return (candidates.astype(np.float64) @ h.astype(np.float64)).astype(np.float32)
+        """See :func:`inner_products`."""
+        return inner_products(h, candidates, self._config.embedding_dim)
 
     def _check_step(
         self,

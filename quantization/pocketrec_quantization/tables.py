@@ -28,7 +28,7 @@ def draw_bundle(console: Console, result: Mapping[str, Any]) -> None:
         ("model digest", result["model_digest"].hex()),
         ("created", _date(result["created_at_s"])),
         ("schema", f"{result['schema_major']}.{result['schema_minor']}"),
-        ("backbone", ", ".join(f"{name} {value}" for name, value in backbone.items())),
+        ("backbone", ", ".join(f"{name} {value}" for name, value in backbone.items() if value)),
         ("items", ", ".join(f"{name} {value}" for name, value in items.items())),
         ("coded weights", f"{result['n_weights']:,} in {result['n_channels']:,} channels"),
         ("license", result["license"]),

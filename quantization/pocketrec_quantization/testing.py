@@ -19,14 +19,15 @@ from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ROW_BITS, ItemTable
 from pocketrec_quantization.layers import LayerTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
-from pocketrec_quantization.manifest import ItemTableInfo, Manifest
+from pocketrec_quantization.manifest import ItemTableInfo, Manifest, schema_minor_of
 from pocketrec_quantization.plan import Plan, encode_plan
 from pocketrec_quantization.planners import RandomPlanner
 from pocketrec_quantization.quantizer import freeze_matrix
-from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.references import reference_of
 from pocketrec_quantization.vectors import TestVectors, VectorCase
 
 __all__ = [
+    "TINY_CASER",
     "TINY_CONFIG",
     "tiny_frozen",
     "tiny_items",
@@ -40,6 +41,11 @@ TINY_CONFIG = BackboneConfig(
     kind="sasrec", embedding_dim=4, n_blocks=2, n_heads=2, window=5, ffn_multiplier=2
 )
 """Two blocks of four dimensions: 56 channels in 12 layers."""
+
+TINY_CASER = BackboneConfig(
+    kind="caser", embedding_dim=4, window=5, max_height=3, n_horizontal=3, n_vertical=2
+)
+"""Nine horizontal and two vertical filters over five events: 15 channels in 5 layers."""
 
 _N_ITEMS = 6
 
@@ -97,12 +103,12 @@ def tiny_vectors(
     frozen: FrozenModel, items: ItemTable, plan: Plan, config: BackboneConfig = TINY_CONFIG
 ) -> TestVectors:
     """Return two cases, scored by the reference executor."""
-    backend = ReferenceBackend.from_model(frozen, plan.widths, config)
+    backend = reference_of(frozen, plan.widths, config)
     candidates = np.arange(1, items.n_items + 1, dtype=np.int32)
     cases = []
     for length in (1, config.window):
         history = np.arange(1, length + 1, dtype=np.int32)
-        h = backend.prefill(items.embed(history)).h
+        h = backend.state_after(items.embed(history))
         scores = backend.score(h, items.embed(candidates))
         cases.append(VectorCase(history=history, candidates=candidates, scores=scores))
     return TestVectors(cases=tuple(cases), tolerance={"numpy": 1e-6, "onnxruntime": 1e-5})
@@ -131,4 +137,5 @@ def tiny_manifest(config: BackboneConfig = TINY_CONFIG) -> Manifest:
         layers=coded_layers(config),
         license="CC0-1.0",
         producer="pocketrec tests",
+        schema_minor=schema_minor_of(config),
     )

@@ -90,7 +90,7 @@ def test_foreign_safetensors_are_malformed(path: Path) -> None:
         load_backbone(path)
 
 
-@pytest.mark.parametrize("kind", [None, "caser"])
+@pytest.mark.parametrize("kind", [None, "gru4rec"])
 def test_another_kind_of_backbone_is_incompatible(path: Path, kind: str | None) -> None:
     """The error names what was found."""
     rewrite(path, kind=kind)

@@ -307,7 +307,7 @@ class TestOtherExports:
         bias = np.full((shape.n_blocks, 2, window), -np.inf, np.float32)
         bias[..., 0] = 0
 
-        functions = ExecuTorchFunctions(export_executorch(model))
+        functions = ExecuTorchFunctions(export_executorch(model), bias)
 
         by_prefill = functions.prefill(x)[2]
         by_step = functions.step(x, cache, cache.copy(), bias)
@@ -341,5 +341,6 @@ class TestOtherExports:
             expected = torch_state(adapted, items[:n_events])
             assert_close(session.h, expected, bundle)
         everything = bundle.read_items().embed(np.arange(61))
-        scores = ExecuTorchFunctions(parts[PROGRAM]).score(session.h[None], everything)[0]
+        functions = ExecuTorchFunctions(parts[PROGRAM], relative_bias_of(bundle))
+        scores = functions.score(session.h[None], everything)[0]
         assert_close(scores, everything @ expected, bundle)

@@ -98,7 +98,7 @@ def test_impossible_item_tables_are_refused(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"kind": "caser"}, "kind: expected one of"),
+        ({"kind": "gru4rec"}, "kind: expected one of"),
         ({"n_heads": 3}, "n_heads: expected a divisor"),
         ({"window": 0}, "window"),
         ({"n_blocks": 2**17}, "n_blocks"),

@@ -10,20 +10,17 @@ hidden state ranks items by inner product with their embeddings.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pocketrec.errors import ConfigError
+from pocketrec_cloud.backbones.base import Backbone, initialise
+from pocketrec_quantization.backbone import BackboneConfig
 
-__all__ = ["CODED_MATRICES", "Block", "SASRec", "SASRecConfig"]
-
-CODED_MATRICES = ("q", "k", "v", "o", "ffn1", "ffn2")
-"""The matrices of a block whose output channels a plan codes, in plan order."""
-
-
-EMBEDDING_STD = 0.02
+__all__ = ["Block", "SASRec", "SASRecConfig"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +36,8 @@ class SASRecConfig:
         ffn_multiplier: Width of the feed-forward layer as a multiple of D.
         dropout: Probability, on embeddings and both sublayers' outputs.
     """
+
+    kind: ClassVar[str] = "sasrec"
 
     n_items: int
     embedding_dim: int = 64
@@ -71,6 +70,22 @@ class SASRecConfig:
     def head_dim(self) -> int:
         """Dimensions of one head."""
         return self.embedding_dim // self.n_heads
+
+    @property
+    def training_events(self) -> int:
+        """See ``BackboneShape``: L, since a state sees the whole stretch."""
+        return self.window
+
+    def architecture(self) -> BackboneConfig:
+        """See ``BackboneShape``."""
+        return BackboneConfig(
+            kind=self.kind,
+            embedding_dim=self.embedding_dim,
+            n_blocks=self.n_blocks,
+            n_heads=self.n_heads,
+            window=self.window,
+            ffn_multiplier=self.ffn_multiplier,
+        )
 
 
 def _recency_bias(n_heads: int, window: int) -> Tensor:
@@ -139,17 +154,18 @@ class Block(nn.Module):
         return out
 
 
-class SASRec(nn.Module):
+class SASRec(Backbone):
     """Self-attentive sequential recommendation with relative positions.
 
     Source:
         Kang and McAuley 2018 (SASRec), sections III.A to III.D. Deviates: pre-norm,
         learned bias by distance instead of absolute positions.
 
-    Attributes:
+    Args:
         config: The shape.
-        input_scale: Factor on item embeddings as inputs, sqrt(D); 1 in device form.
     """
+
+    config: SASRecConfig
 
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__()
@@ -159,16 +175,7 @@ class SASRec(nn.Module):
         self.final_norm = nn.LayerNorm(config.embedding_dim)
         self.dropout = nn.Dropout(config.dropout)
         self.input_scale = config.embedding_dim**0.5
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.item_embedding.weight, std=EMBEDDING_STD)
-        with torch.no_grad():
-            self.item_embedding.weight[0].zero_()
+        initialise(self)
 
     def forward(self, items: Tensor) -> Tensor:
         """Encode histories that start at position 0 and are padded at their end.
@@ -189,16 +196,10 @@ class SASRec(nn.Module):
         states: Tensor = self.final_norm(x)
         return states
 
-    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Return the state after each history's last event.
-
-        Args:
-            items: (B, T) int64, as for ``forward``.
-            lengths: (B,) int64, events per history, at least 1.
-
-        Returns:
-            (B, D) float32.
-        """
-        rows = torch.arange(items.shape[0], device=items.device)
-        states: Tensor = self(items)
-        return states[rows, lengths - 1]
+    def fold_input_scale(self) -> None:
+        """See ``Backbone.fold_input_scale``: the final norm takes the inverse."""
+        with torch.no_grad():
+            self.item_embedding.weight.mul_(self.input_scale)
+            self.final_norm.weight.div_(self.input_scale)
+            self.final_norm.bias.div_(self.input_scale)
+        self.input_scale = 1.0

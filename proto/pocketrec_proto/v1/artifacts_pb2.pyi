@@ -161,6 +161,8 @@ Global___Part: _TypeAlias = Part  # noqa: Y015
 
 @_typing.final
 class BackboneConfig(_message.Message):
+    """Fields of another kind are 0."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KIND_FIELD_NUMBER: _builtins.int
@@ -169,15 +171,26 @@ class BackboneConfig(_message.Message):
     N_HEADS_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     FFN_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    MAX_HEIGHT_FIELD_NUMBER: _builtins.int
+    N_HORIZONTAL_FIELD_NUMBER: _builtins.int
+    N_VERTICAL_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"sasrec"."""
+    """"sasrec" or "caser"."""
     embedding_dim: _builtins.int
     n_blocks: _builtins.int
+    """sasrec."""
     n_heads: _builtins.int
+    """sasrec."""
     window: _builtins.int
-    """Attention window L, in events."""
+    """L, how many events a state is made from."""
     ffn_multiplier: _builtins.int
-    """FFN width as a multiple of embedding_dim."""
+    """sasrec: FFN width as a multiple of embedding_dim."""
+    max_height: _builtins.int
+    """caser: horizontal filters look at 1 to this many events."""
+    n_horizontal: _builtins.int
+    """caser: horizontal filters of each height."""
+    n_vertical: _builtins.int
+    """caser: vertical filters."""
     def __init__(
         self,
         *,
@@ -187,10 +200,13 @@ class BackboneConfig(_message.Message):
         n_heads: _builtins.int = ...,
         window: _builtins.int = ...,
         ffn_multiplier: _builtins.int = ...,
+        max_height: _builtins.int = ...,
+        n_horizontal: _builtins.int = ...,
+        n_vertical: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_dim", b"embedding_dim", "ffn_multiplier", b"ffn_multiplier", "kind", b"kind", "n_blocks", b"n_blocks", "n_heads", b"n_heads", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_dim", b"embedding_dim", "ffn_multiplier", b"ffn_multiplier", "kind", b"kind", "max_height", b"max_height", "n_blocks", b"n_blocks", "n_heads", b"n_heads", "n_horizontal", b"n_horizontal", "n_vertical", b"n_vertical", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
