@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pocketrec_cloud.backbones.base import Backbone, BackboneShape
     from pocketrec_cloud.data.split import LeaveOneOut
 
-__all__ = ["EpochRecord", "Progress", "TrainingConfig", "TrainingResult", "train"]
+__all__ = ["EpochRecord", "Progress", "TrainingConfig", "TrainingResult", "train", "train_epoch"]
 
 
 @dataclass(slots=True)
@@ -136,9 +136,7 @@ def _one_epoch(
 ) -> EpochRecord:
     epoch = len(run.history) + 1
     started = time.monotonic()
-    rng = np.random.default_rng([config.seed, epoch])
-    torch.manual_seed(int(rng.integers(2**62)))
-    loss = _train_epoch(run, config, progress, epoch, rng)
+    loss = train_epoch(run, config, progress)
     seconds = time.monotonic() - started
     if epoch % config.evaluate_every and epoch < config.max_epochs:
         return EpochRecord(epoch=epoch, loss=loss, seconds=seconds)
@@ -154,13 +152,20 @@ def _one_epoch(
     )
 
 
-def _train_epoch(
-    run: TrainingRun,
-    config: TrainingConfig,
-    progress: Progress,
-    epoch: int,
-    rng: np.random.Generator,
-) -> float:
+def train_epoch(run: TrainingRun, config: TrainingConfig, progress: Progress) -> float:
+    """Train on every user once; the run's history says which epoch it is.
+
+    Args:
+        run: Model and optimizer, which are changed; the history is not.
+        config: How hard. What is random is drawn from its seed and the number of the epoch.
+        progress: Told of every batch.
+
+    Returns:
+        The mean loss of a target.
+    """
+    epoch = len(run.history) + 1
+    rng = np.random.default_rng([config.seed, epoch])
+    torch.manual_seed(int(rng.integers(2**62)))
     run.model.train()
     step_size = config.learning_rate * config.decay ** run.n_decays(config.decay_patience)
     for group in run.optimizer.param_groups:

@@ -6,6 +6,7 @@ import pytest
 
 from pocketrec.errors import ConfigError, InfeasibleBudgetError, MalformedArtifactError
 from pocketrec_quantization.budget import allocate, budget_bytes, coded_bytes
+from pocketrec_quantization.control_planners import MeanPlanner, ShuffledPlanner
 from pocketrec_quantization.layers import LayerShape
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.planners import (
@@ -20,10 +21,14 @@ from pocketrec_quantization.planners import (
 LAYERS = (LayerShape("a", 8, 16), LayerShape("b", 4, 32))
 SENSITIVITY = np.sort(np.random.default_rng(0).random((12, 3)), axis=1)[:, ::-1].copy()
 USERS = np.zeros((3, 4), np.float32)
+RANDOM = RandomPlanner(LAYERS, seed=0)
+STRANGERS = np.eye(5, 4, dtype=np.float32)
 PLANNERS = [
     pytest.param(UniformPlanner(LAYERS, 2), id="uniform-2"),
-    pytest.param(RandomPlanner(LAYERS, seed=0), id="random"),
+    pytest.param(RANDOM, id="random"),
     pytest.param(GlobalPlanner(LAYERS, SENSITIVITY), id="global"),
+    pytest.param(MeanPlanner(planner=RANDOM, layers=LAYERS, sample=STRANGERS), id="mean"),
+    pytest.param(ShuffledPlanner(planner=RANDOM, strangers=STRANGERS, seed=0), id="shuffled"),
 ]
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains planners, and makes plans in large numbers."""
+"""Trains planners, makes plans in large numbers, and compares them with other ways."""
