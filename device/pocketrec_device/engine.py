@@ -68,6 +68,10 @@ class Items(Protocol):
         """Return (n,) intp, 0 where unknown."""
         ...
 
+    def distinct_indices(self, item_ids: tuple[str, ...]) -> NDArray[np.intp] | None:
+        """Return (n,) intp if all are known and none is named twice, else None."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Engine:

@@ -79,6 +79,10 @@ class FloatItems:
         """Return (n,) intp, 0 where unknown."""
         return self.table.indices_of(item_ids)
 
+    def distinct_indices(self, item_ids: tuple[str, ...]) -> NDArray[np.intp] | None:
+        """Return (n,) intp if all are known and none is named twice."""
+        return self.table.distinct_indices(item_ids)
+
 
 def build_float_engine(bundle: BundleFolder, twin_path: Path, settings: EngineSettings) -> Engine:
     """Return an engine whose weights and embeddings are the float originals.

@@ -79,6 +79,11 @@ class Slates:
         """The last L known item ids."""
         return self._snapshot.seen
 
+    @property
+    def engine(self) -> Engine:
+        """What computes."""
+        return self._snapshot.engine
+
     def rank(self, candidates: Candidates, k: int) -> Ranking:
         """Return a slate of k candidates; ``ranking`` has the rules.
 
@@ -102,6 +107,8 @@ def _gather(
     engine: Engine, candidates: Candidates
 ) -> tuple[GatheredRows, NDArray[np.bool_] | None]:
     """Return the candidates' rows, and which of them are known unless all are."""
+    if candidates.indices is not None:
+        return engine.items.gather(candidates.indices), None
     indices = engine.items.indices_of(candidates.items)
     known = None if indices.all() else indices > 0
     return engine.items.gather(indices), known

@@ -31,6 +31,8 @@ from pocketrec.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pocketrec_device.engine import Items
+
 __all__ = ["MODES", "Candidates", "Mode", "Ranking", "rank", "rank_slate"]
 
 Mode: TypeAlias = Literal["pointwise", "sequential"]
@@ -65,11 +67,13 @@ class Candidates:
         items: M item ids, each once.
         server_scores: (M,) float64, or None.
         server_weight: What a server score counts against a device score.
+        indices: (M,) intp, where the item table has them, if checking them told.
     """
 
     items: tuple[str, ...]
     server_scores: NDArray[np.float64] | None
     server_weight: float
+    indices: NDArray[np.intp] | None = None
 
     @classmethod
     def of(
@@ -79,8 +83,12 @@ class Candidates:
         server_scores: Sequence[float] | None = None,
         server_weight: float = 0.0,
         excluded: frozenset[str] = frozenset(),
+        table: Items | None = None,
     ) -> Candidates:
         """Check what the caller gave; drop repetitions and ``excluded`` items.
+
+        With a ``table``, the usual list, of items that it knows, each once, is checked by
+        looking them up.
 
         Raises:
             ConfigError: ``items`` is one string, scores and items differ in number, a
@@ -92,6 +100,11 @@ class Candidates:
             raise ConfigError(f"server_weight: expected a finite number, got {server_weight!r}")
         if server_weight and server_scores is None:
             raise ConfigError("server_weight needs server_scores; pass both, or neither")
+        if table is not None and server_scores is None and not excluded:
+            as_given = tuple(items)
+            indices = table.distinct_indices(as_given)
+            if indices is not None:
+                return cls(items=as_given, server_scores=None, server_weight=0.0, indices=indices)
         kept = dict.fromkeys(items)  # in order, each once
         for item in excluded:
             kept.pop(item, None)

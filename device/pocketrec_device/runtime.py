@@ -250,7 +250,11 @@ class Runtime:
             return slate
         now = self._live.snapshot(with_seen=exclude_seen)
         checked = Candidates.of(
-            candidates, server_scores=server_scores, server_weight=server_weight, excluded=now.seen
+            candidates,
+            server_scores=server_scores,
+            server_weight=server_weight,
+            excluded=now.seen,
+            table=now.engine.items,
         )
         return now.rank(checked, k)
 
@@ -299,6 +303,7 @@ class Runtime:
                     server_scores=scores,
                     server_weight=server_weight,
                     excluded=moment.seen,
+                    table=moment.engine.items,
                 )
                 for items, scores in zip(candidate_lists, all_scores, strict=True)
             ]

@@ -207,6 +207,20 @@ class ItemTable:
             found = tuple(self._index_of.get(item_id, 0) for item_id in ids)
         return np.array(found, np.intp)
 
+    def distinct_indices(self, item_ids: tuple[str, ...]) -> NDArray[np.intp] | None:
+        """Return the indices of items, (n,) intp, if all are known and none is named twice.
+
+        One look at each id tells both, where ``indices_of`` and a search for repetitions
+        would each take one; None where it cannot tell.
+        """
+        if len(item_ids) < 2:
+            return None
+        try:
+            found = itemgetter(*item_ids)(self._index_of)
+        except KeyError:
+            return None
+        return np.array(found, np.intp) if len(set(found)) == len(found) else None
+
     def to_bytes(self) -> bytes:
         """Serialise as an item table part; equal tables give equal bytes."""
         encoded = [item_id.encode() for item_id in self.item_ids]

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from pocketrec.errors import ConfigError
 from pocketrec_device.ranking import Candidates, Ranking, rank, rank_slate
+from pocketrec_quantization.item_table import ItemTable
 
 
 def ranked(
@@ -331,3 +332,36 @@ def test_one_string_is_not_a_candidate_list() -> None:
     """A single id instead of a list would be ranked letter by letter."""
     with pytest.raises(ConfigError, match="sequence of item ids"):
         Candidates.of("abc")
+
+
+class TestLookingUp:
+    @pytest.fixture
+    def table(self) -> ItemTable:
+        """Four items, a to d."""
+        rows = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+        return ItemTable.from_embeddings(rows, list("abcd"), 1)
+
+    def test_tells_at_once_what_is_known_and_distinct(self, table: ItemTable) -> None:
+        """The usual list is checked by looking it up, and keeps the order given."""
+        candidates = Candidates.of(["d", "a", "c"], table=table)
+
+        assert candidates.items == ("d", "a", "c")
+        assert candidates.indices is not None
+        assert candidates.indices.tolist() == [4, 1, 3]
+
+    @pytest.mark.parametrize("items", [["a", "b", "a"], ["a", "z"], ["a"], []])
+    def test_leaves_every_other_list_to_the_rules(self, table: ItemTable, items: list[str]) -> None:
+        """Repetitions and unknown items are treated as without a table."""
+        candidates = Candidates.of(items, table=table)
+
+        assert candidates.indices is None
+        assert candidates.items == Candidates.of(items).items
+
+    def test_leaves_scores_and_exclusions_to_the_rules(self, table: ItemTable) -> None:
+        """They need more than a look-up."""
+        scored = Candidates.of(["a", "b"], server_scores=[1, 2], table=table)
+        without = Candidates.of(["a", "b"], excluded=frozenset("b"), table=table)
+
+        assert scored.indices is None
+        assert without.items == ("a",)
+        assert without.indices is None
