@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Hypernetworks", "allocate", "tiers"]
 
 _MOMENTUM = 0.05
+_EPSILON = float(EPSILON)
 _FILTER, _ELEMENT, _LAYER = "filter", "element", "layer"
 
 
@@ -94,7 +95,7 @@ class Hypernetworks(nn.Module):
                 self.score_variance.lerp_(variance, _MOMENTUM)
         else:
             mean, variance = self.score_mean, self.score_variance
-        return (raw - mean) * (variance + EPSILON).rsqrt() + self.shift
+        return (raw - mean) * (variance + _EPSILON).rsqrt() + self.shift
 
     @torch.no_grad()
     def fit_population(self, user_embeddings: Tensor) -> None:
@@ -126,7 +127,7 @@ class Hypernetworks(nn.Module):
         """
         gain, shift = np.ones(self.shift.shape, np.float32), _array(self.shift)
         if self.is_standardised:
-            gain = _array((self.score_variance + EPSILON).rsqrt())
+            gain = _array((self.score_variance + _EPSILON).rsqrt())
             shift = shift - _array(self.score_mean) * gain
         arrays = {
             "input/mean": _array(self.input_mean),
@@ -154,7 +155,7 @@ class Hypernetworks(nn.Module):
         """Return (B, C_total), the sum of the logarithms of the terms."""
         if not self.config.terms:
             return z.new_zeros(z.shape[0], self.shift.shape[0])
-        hidden = list(functional.relu(self.hidden(z)).split(self.config.hidden_dim, dim=-1))
+        hidden = list(torch.split(functional.relu(self.hidden(z)), self.config.hidden_dim, dim=-1))
         parts: dict[str, list[Tensor]] = {_FILTER: [], _ELEMENT: []}
         for head in self.filters:
             parts[_FILTER].append(_log_softplus(head(hidden.pop(0))))
@@ -242,14 +243,14 @@ def _border(descending: Tensor, n_above: Tensor) -> Tensor:
 
 
 def _log_softplus(x: Tensor) -> Tensor:
-    return torch.log(functional.softplus(x) + EPSILON)
+    return torch.log(functional.softplus(x) + _EPSILON)
 
 
 def _log_mean_magnitude(factors: Tensor, n_channels: int, rank: int) -> Tensor:
     """Return log(mean_j |e_cj| + epsilon) of e = P Q, (B, C)."""
-    left = factors[:, : n_channels * rank].unflatten(-1, (n_channels, rank))
-    right = factors[:, n_channels * rank :].unflatten(-1, (rank, -1))
-    return torch.log((left @ right).abs().mean(-1) + EPSILON)
+    left = factors[:, : n_channels * rank].reshape(-1, n_channels, rank)
+    right = factors[:, n_channels * rank :].reshape(left.shape[0], rank, -1)
+    return torch.log((left @ right).abs().mean(-1) + _EPSILON)
 
 
 def _array(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
