@@ -76,10 +76,11 @@ class SequenceModel:
     def __call__(self, histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
         """Return (B, V + 1) float32 for B histories, oldest event first."""
         recent = [history[-self.window :] for history in histories]
-        lengths = torch.tensor([row.shape[0] for row in recent])
+        items = self.model.item_embedding.weight
+        lengths = torch.tensor([row.shape[0] for row in recent], device=items.device)
         with torch.inference_mode():
-            hidden = self.model.last_states(pad(recent), lengths)
-            scores: NDArray[np.float32] = (hidden @ self.model.item_embedding.weight.T).numpy()
+            hidden = self.model.last_states(pad(recent).to(items.device), lengths)
+            scores: NDArray[np.float32] = (hidden @ items.T).cpu().numpy()
         return scores
 
 

@@ -75,6 +75,7 @@ def train(
     folder: Path,
     progress: Progress,
     resume: bool = False,
+    device: str = "cpu",
 ) -> TrainingResult:
     """Train until validation stops improving.
 
@@ -85,9 +86,10 @@ def train(
         folder: Where the two checkpoints go; made when absent.
         progress: Told of every batch and epoch.
         resume: Go on from ``last.safetensors`` when it is there.
+        device: Where to train, as torch names it.
 
     Returns:
-        The best model with the history of the run.
+        The best model, on the CPU, with the history of the run.
 
     Raises:
         ConfigError: The folder holds another run (and ``resume`` is off, or its
@@ -95,7 +97,7 @@ def train(
         MalformedArtifactError: The checkpoint to resume from is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = TrainingRun.start(split.train_sequences(), backbone, config)
+    run = TrainingRun.start(split.train_sequences(), backbone, config, device=device)
     last = folder / "last.safetensors"
     if last.exists():
         if not resume:
@@ -171,16 +173,17 @@ def train_epoch(run: TrainingRun, config: TrainingConfig, progress: Progress) ->
     for group in run.optimizer.param_groups:
         group["lr"] = step_size
     total, n_targets = 0.0, 0
-    n_events = run.model.config.training_events
+    n_events, device = run.model.config.training_events, run.model.item_embedding.weight.device
     n_tokens = sum(max(0, min(row.shape[0] - 1, n_events)) for row in run.sequences)
     for inputs, targets in training_batches(
         run.sequences, window=n_events, tokens_per_batch=config.tokens_per_batch, rng=rng
     ):
-        real = targets > 0
-        hidden = run.model(inputs)[real]
+        wanted = targets.to(device)
+        real = wanted > 0
+        hidden = run.model(inputs.to(device))[real]
         loss = sampled_softmax_loss(
             hidden,
-            targets[real],
+            wanted[real],
             run.model.item_embedding.weight,
             n_negatives=config.n_negatives,
         )

@@ -105,11 +105,16 @@ class TrainingRun:
 
     @classmethod
     def start(
-        cls, sequences: list[NDArray[np.int32]], backbone: BackboneShape, config: TrainingConfig
+        cls,
+        sequences: list[NDArray[np.int32]],
+        backbone: BackboneShape,
+        config: TrainingConfig,
+        *,
+        device: str = "cpu",
     ) -> TrainingRun:
         """Return a run of no epochs; the seed decides the model's first weights."""
         torch.manual_seed(config.seed)
-        model = make_backbone(backbone)
+        model = make_backbone(backbone).to(device)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )

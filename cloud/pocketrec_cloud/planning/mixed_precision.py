@@ -30,7 +30,7 @@ from pocketrec_quantization.quantizer import STORED_WIDTHS, FrozenMatrix, freeze
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_quantization.layers import LayerTable
     from pocketrec_quantization.levels import LevelTable
 
@@ -96,12 +96,12 @@ class MixedBackbone:
         layers: Their shapes.
     """
 
-    model: SASRec
+    model: Backbone
     linears: Mapping[str, MixedLinear]
     layers: LayerTable
 
     @classmethod
-    def of(cls, model: SASRec) -> MixedBackbone:
+    def of(cls, model: Backbone) -> MixedBackbone:
         """Freeze the coded matrices of a copy of a backbone.
 
         Args:
@@ -138,7 +138,7 @@ class MixedBackbone:
         for linear, own in zip(self.linears.values(), torch.split(mix, sizes, dim=1), strict=True):
             linear.mix = own
 
-    def plain(self) -> SASRec:
+    def plain(self) -> Backbone:
         """Return a copy with ordinary linear layers again, the float weights inside."""
         model = copy.deepcopy(self.model)
         for name, mixed in self.linears.items():
@@ -152,7 +152,7 @@ class MixedBackbone:
         return model
 
 
-def freeze_backbone(model: SASRec) -> dict[str, FrozenMatrix]:
+def freeze_backbone(model: Backbone) -> dict[str, FrozenMatrix]:
     """Quantize the coded matrices of a backbone once, for every width.
 
     Args:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_cloud.planning.configuration import PlannerTraining
     from pocketrec_cloud.planning.cuts import CutBatch
 
@@ -58,7 +58,7 @@ class PlannedBackbone:
     config: PlannerTraining
 
     @classmethod
-    def start(cls, backbone: SASRec, strategy: str, config: PlannerTraining) -> PlannedBackbone:
+    def start(cls, backbone: Backbone, strategy: str, config: PlannerTraining) -> PlannedBackbone:
         """Return an untrained planner for a copy of a backbone.
 
         Args:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.planning.configuration import PlannerTraining
     from pocketrec_quantization.levels import LevelTable
@@ -63,7 +63,7 @@ class PlannerResult:
 
 def train_planner(
     split: LeaveOneOut,
-    backbone: SASRec,
+    backbone: Backbone,
     config: PlannerTraining,
     *,
     strategy: str = "personal",

@@ -104,7 +104,9 @@ class _OnGrid(nn.Module):
 
     def find_scale(self, weights: Tensor) -> None:
         """Take the scale that the quantizer finds for these weights, (C, N) float32."""
-        scales = freeze_matrix(weights.detach().numpy()).scales[STORED_WIDTHS.index(self.bits)]
+        scales = freeze_matrix(weights.detach().cpu().numpy()).scales[
+            STORED_WIDTHS.index(self.bits)
+        ]
         self.scale.copy_(torch.from_numpy(scales.copy())[:, None])
 
     def forward(self, weights: Tensor) -> Tensor:
