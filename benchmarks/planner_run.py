@@ -144,7 +144,9 @@ def run(settings: PlannerSettings, progress: Progress) -> dict[str, Any]:
     if missing:
         waiting = [unit for unit in waiting if unit.group != PEER_GROUP]
     bar = progress.add_task("units", total=len(units), completed=len(units) - len(waiting))
-    deadline = math.inf if settings.stop_after_s is None else time.monotonic() + settings.stop_after_s
+    deadline = (
+        math.inf if settings.stop_after_s is None else time.monotonic() + settings.stop_after_s
+    )
     failed: list[dict[str, str]] = []
     with ProcessPoolExecutor(settings.jobs, mp_context=get_context("spawn")) as pool:
         running: dict[Future[str], Unit] = {}
@@ -268,8 +270,10 @@ def _answer(unit: Unit, folder: str, threads: int) -> str:
 def _stage(unit: Unit) -> tuple[int, str]:
     """Pretraining first, then what needs none, then the rest; peers last."""
     if unit.group == PEER_GROUP:
-        return (3, "")
+        return (4, "")
     is_pretrained = unit.init == "pretrained_frozen"
+    if unit.group == "personal-standardised":
+        return (3, unit.dataset)
     if is_pretrained and unit.group == "float":
         return (0, unit.dataset)
     return (2, unit.dataset) if is_pretrained else (1, unit.dataset)

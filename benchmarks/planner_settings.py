@@ -70,8 +70,8 @@ class Recipe:
 
 _LONG = {"tokens_per_batch": 6_400, "evaluate_every": 4, "patience": 4, "max_epochs": 100}
 _SPARSE = {"tokens_per_batch": 4_096, "evaluate_every": 5, "patience": 3, "max_epochs": 120}
-_PLAN_LONG = {"tokens_per_batch": 6_400, "max_epochs": 48, "evaluate_every": 4, "patience": 4}
-_PLAN_SPARSE = {"tokens_per_batch": 8_192, "max_epochs": 40, "evaluate_every": 4, "patience": 3}
+_PLAN_LONG = {"tokens_per_batch": 6_400, "max_epochs": 40, "evaluate_every": 4, "patience": 4}
+_PLAN_SPARSE = {"tokens_per_batch": 8_192, "max_epochs": 32, "evaluate_every": 4, "patience": 3}
 
 DATASETS: Mapping[str, Mapping[str, Recipe]] = {
     "ml-100k": {

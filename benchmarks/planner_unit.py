@@ -36,7 +36,6 @@ from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_b
 from pocketrec_quantization.control_planners import MeanPlanner, ShuffledPlanner
 from pocketrec_quantization.layers import total_channels, total_weights
 from pocketrec_quantization.levels import DEFAULT_LEVELS, SPEED_PRESETS, LevelTable
-from pocketrec_quantization.planners import RandomPlanner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -292,9 +291,9 @@ def _personal(bench: _Bench) -> _Found:
     everybody: dict[str, Planner] = {
         "shuffled": ShuffledPlanner(planner=planner, strangers=z[:1000], seed=bench.unit.seed),
         "mean": MeanPlanner(planner=planner, layers=layers, sample=z[:2000]),
-        "random": RandomPlanner(layers, bench.unit.seed),
     }
-    plans = {"personal": own}
+    noise = np.random.default_rng(bench.unit.seed).random(own.shape, np.float32)
+    plans = {"personal": own, "random": allocate_scores(noise, layers, budget)}
     plans |= {name: maker.plan(z, budget) for name, maker in everybody.items()}
     for name, codes in plans.items():
         ranks = _ranks(bench, planned, codes)
