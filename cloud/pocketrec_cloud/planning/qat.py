@@ -99,7 +99,7 @@ class _OnGrid(nn.Module):
         self.bits = bits
         self.largest = 2 ** (bits - 1) - 1
         weights = layer.get_parameter("weight")
-        self.register_buffer("scale", torch.zeros(weights.shape[0], 1))
+        self.register_buffer("scale", torch.zeros(weights.shape[0], 1, device=weights.device))
         self.find_scale(weights)
 
     def find_scale(self, weights: Tensor) -> None:
