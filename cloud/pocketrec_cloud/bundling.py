@@ -44,7 +44,7 @@ from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ROW_BITS, ItemTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.manifest import BackboneConfig, ItemTableInfo, Manifest
-from pocketrec_quantization.plan import Plan, encode_plan
+from pocketrec_quantization.plan import Plan, encode_plan, model_id
 from pocketrec_quantization.planners import GlobalPlanner, sensitivity_to_bytes
 from pocketrec_quantization.quantizer import freeze_matrix
 
@@ -217,7 +217,7 @@ def _default_plan(
     budget = budget_bytes(frozen.layers, config.average_bits)
     planner = GlobalPlanner(frozen.layers, sensitivity)
     return Plan(
-        model_digest=frozen.digest,
+        model_id=model_id(frozen.digest),
         levels=DEFAULT_LEVELS,
         layers=frozen.layers,
         codes=planner.plan([None], budget)[0],

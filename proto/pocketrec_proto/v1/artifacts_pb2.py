@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"pocketrec_proto/v1/artifacts.proto\x12\x0cpocketrec.v1\"\x1a\n\nLevelTable\x12\x0c\n\x04\x62its\x18\x01 \x03(\r\"=\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nn_channels\x18\x02 \x01(\r\x12\x12\n\nn_elements\x18\x03 \x01(\r\"\xf5\x01\n\nPlanHeader\x12\x14\n\x0cmodel_digest\x18\x01 \x01(\x0c\x12(\n\x06levels\x18\x02 \x01(\x0b\x32\x18.pocketrec.v1.LevelTable\x12#\n\x06layers\x18\x03 \x03(\x0b\x32\x13.pocketrec.v1.Layer\x12\x14\n\x0c\x62udget_bytes\x18\x04 \x01(\x04\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0f\n\x07planner\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\x04\x12\x13\n\x0bissued_at_s\x18\x08 \x01(\x04\x12\x14\n\x0c\x65xpires_at_s\x18\t \x01(\x04\x12\x0e\n\x06key_id\x18\n \x01(\x0c\":\n\x04Part\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x14\n\x0clength_bytes\x18\x03 \x01(\x04\"\x80\x01\n\x0e\x42\x61\x63kboneConfig\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x15\n\rembedding_dim\x18\x02 \x01(\r\x12\x10\n\x08n_blocks\x18\x03 \x01(\r\x12\x0f\n\x07n_heads\x18\x04 \x01(\r\x12\x0e\n\x06window\x18\x05 \x01(\r\x12\x16\n\x0e\x66\x66n_multiplier\x18\x06 \x01(\r\"S\n\rItemTableInfo\x12\x0f\n\x07n_items\x18\x01 \x01(\r\x12\x0e\n\x06n_rows\x18\x02 \x01(\r\x12\x10\n\x08row_bits\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\x04\"\xbe\x02\n\x0e\x42undleManifest\x12\x14\n\x0cschema_major\x18\x01 \x01(\r\x12\x14\n\x0cschema_minor\x18\x02 \x01(\r\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x14\n\x0c\x63reated_at_s\x18\x05 \x01(\x04\x12.\n\x08\x62\x61\x63kbone\x18\x06 \x01(\x0b\x32\x1c.pocketrec.v1.BackboneConfig\x12*\n\x05items\x18\x07 \x01(\x0b\x32\x1b.pocketrec.v1.ItemTableInfo\x12#\n\x06layers\x18\x08 \x03(\x0b\x32\x13.pocketrec.v1.Layer\x12!\n\x05parts\x18\t \x03(\x0b\x32\x12.pocketrec.v1.Part\x12\x0f\n\x07license\x18\n \x01(\t\x12\x10\n\x08producer\x18\x0b \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"pocketrec_proto/v1/artifacts.proto\x12\x0cpocketrec.v1\"\x1a\n\nLevelTable\x12\x0c\n\x04\x62its\x18\x01 \x03(\r\"=\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nn_channels\x18\x02 \x01(\r\x12\x12\n\nn_elements\x18\x03 \x01(\r\"{\n\x0c\x41rchitecture\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.pocketrec.v1.Architecture.Kind\x12\r\n\x05sizes\x18\x02 \x03(\r\"-\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_SASREC\x10\x01\"\xa1\x02\n\nPlanHeader\x12\x10\n\x08model_id\x18\x01 \x01(\x0c\x12(\n\x06levels\x18\x02 \x01(\x0b\x32\x18.pocketrec.v1.LevelTable\x12\x30\n\x0c\x61rchitecture\x18\x03 \x01(\x0b\x32\x1a.pocketrec.v1.Architecture\x12#\n\x06layers\x18\x04 \x03(\x0b\x32\x13.pocketrec.v1.Layer\x12\x14\n\x0c\x62udget_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07subject\x18\x06 \x01(\t\x12\x0f\n\x07planner\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\x04\x12\x13\n\x0bissued_at_s\x18\t \x01(\x04\x12\x12\n\nlifetime_s\x18\n \x01(\x04\x12\x0e\n\x06key_id\x18\x0b \x01(\x0c\":\n\x04Part\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x14\n\x0clength_bytes\x18\x03 \x01(\x04\"\x80\x01\n\x0e\x42\x61\x63kboneConfig\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x15\n\rembedding_dim\x18\x02 \x01(\r\x12\x10\n\x08n_blocks\x18\x03 \x01(\r\x12\x0f\n\x07n_heads\x18\x04 \x01(\r\x12\x0e\n\x06window\x18\x05 \x01(\r\x12\x16\n\x0e\x66\x66n_multiplier\x18\x06 \x01(\r\"S\n\rItemTableInfo\x12\x0f\n\x07n_items\x18\x01 \x01(\r\x12\x0e\n\x06n_rows\x18\x02 \x01(\r\x12\x10\n\x08row_bits\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\x04\"\xbe\x02\n\x0e\x42undleManifest\x12\x14\n\x0cschema_major\x18\x01 \x01(\r\x12\x14\n\x0cschema_minor\x18\x02 \x01(\r\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x14\n\x0c\x63reated_at_s\x18\x05 \x01(\x04\x12.\n\x08\x62\x61\x63kbone\x18\x06 \x01(\x0b\x32\x1c.pocketrec.v1.BackboneConfig\x12*\n\x05items\x18\x07 \x01(\x0b\x32\x1b.pocketrec.v1.ItemTableInfo\x12#\n\x06layers\x18\x08 \x03(\x0b\x32\x13.pocketrec.v1.Layer\x12!\n\x05parts\x18\t \x03(\x0b\x32\x12.pocketrec.v1.Part\x12\x0f\n\x07license\x18\n \x01(\t\x12\x10\n\x08producer\x18\x0b \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,14 +35,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEVELTABLE']._serialized_end=78
   _globals['_LAYER']._serialized_start=80
   _globals['_LAYER']._serialized_end=141
-  _globals['_PLANHEADER']._serialized_start=144
-  _globals['_PLANHEADER']._serialized_end=389
-  _globals['_PART']._serialized_start=391
-  _globals['_PART']._serialized_end=449
-  _globals['_BACKBONECONFIG']._serialized_start=452
-  _globals['_BACKBONECONFIG']._serialized_end=580
-  _globals['_ITEMTABLEINFO']._serialized_start=582
-  _globals['_ITEMTABLEINFO']._serialized_end=665
-  _globals['_BUNDLEMANIFEST']._serialized_start=668
-  _globals['_BUNDLEMANIFEST']._serialized_end=986
+  _globals['_ARCHITECTURE']._serialized_start=143
+  _globals['_ARCHITECTURE']._serialized_end=266
+  _globals['_ARCHITECTURE_KIND']._serialized_start=221
+  _globals['_ARCHITECTURE_KIND']._serialized_end=266
+  _globals['_PLANHEADER']._serialized_start=269
+  _globals['_PLANHEADER']._serialized_end=558
+  _globals['_PART']._serialized_start=560
+  _globals['_PART']._serialized_end=618
+  _globals['_BACKBONECONFIG']._serialized_start=621
+  _globals['_BACKBONECONFIG']._serialized_end=749
+  _globals['_ITEMTABLEINFO']._serialized_start=751
+  _globals['_ITEMTABLEINFO']._serialized_end=834
+  _globals['_BUNDLEMANIFEST']._serialized_start=837
+  _globals['_BUNDLEMANIFEST']._serialized_end=1155
 # @@protoc_insertion_point(module_scope)
