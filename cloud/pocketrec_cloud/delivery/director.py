@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec.errors import ConfigError, RejectedError, StoreError
+from pocketrec.errors import ConfigError, IncompatibleArtifactError, RejectedError, StoreError
 from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.models import ModelCatalogue, PlannedModel
 from pocketrec_cloud.delivery.store import DeliveryStore, PlanRecord
@@ -160,7 +160,10 @@ class Director:
         half_life_s = (latest.expires_at_s - latest.issued_at_s) / 2
         if draft.issued_at_s - latest.issued_at_s > half_life_s:
             return False
-        stored = decode_plan(latest.container)
+        try:
+            stored = decode_plan(latest.container)
+        except IncompatibleArtifactError:  # of another release
+            return False
         return stored.key_id == draft.key_id and np.array_equal(stored.codes, draft.codes)
 
 
