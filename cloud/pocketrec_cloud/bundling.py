@@ -47,7 +47,7 @@ from pocketrec_quantization.manifest import (
     Manifest,
     schema_minor_of,
 )
-from pocketrec_quantization.plan import Plan, encode_plan
+from pocketrec_quantization.plan import Plan, encode_plan, model_id
 from pocketrec_quantization.planners import GlobalPlanner, sensitivity_to_bytes
 from pocketrec_quantization.quantizer import freeze_matrix
 
@@ -209,7 +209,7 @@ def _default_plan(
     budget = budget_bytes(frozen.layers, config.average_bits)
     planner = GlobalPlanner(frozen.layers, sensitivity)
     return Plan(
-        model_digest=frozen.digest,
+        model_id=model_id(frozen.digest),
         levels=DEFAULT_LEVELS,
         layers=frozen.layers,
         codes=planner.plan([None], budget)[0],

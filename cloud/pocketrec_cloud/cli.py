@@ -27,7 +27,7 @@ from pocketrec_cloud.training_display import training_display
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.levels import DEFAULT_LEVELS
-from pocketrec_quantization.plan import Plan, encode_plan, plan_sizes
+from pocketrec_quantization.plan import Plan, encode_plan, model_id, plan_sizes
 from pocketrec_quantization.planners import (
     Planner,
     UniformPlanner,
@@ -215,7 +215,7 @@ def plan_make(
     maker = _planner(bundle, planner, sensitivity, seed)
     budget = _budget(bundle, maker, average_bits, budget_bytes)
     plan = Plan(
-        model_digest=bundle.model_digest,
+        model_id=model_id(bundle.model_digest),
         levels=DEFAULT_LEVELS,
         layers=bundle.manifest.layers,
         codes=maker.plan([None], budget)[0],

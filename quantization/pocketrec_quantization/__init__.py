@@ -10,7 +10,8 @@ decision into a plan; the device reads the same frozen weights at those widths:
     >>> model = FrozenModel(matrices={"q": freeze_matrix(weights)}, dense={})
     >>> budget = budget_bytes(model.layers, 3.0)
     >>> codes = allocate(rng.random((96, 2)), model.layers, budget)
-    >>> plan = Plan(model_digest=model.digest, levels=DEFAULT_LEVELS, layers=model.layers,
+    >>> from pocketrec_quantization.plan import model_id
+    >>> plan = Plan(model_id=model_id(model.digest), levels=DEFAULT_LEVELS, layers=model.layers,
     ...     codes=codes, budget_bytes=budget, subject="", planner="example", version=1,
     ...     issued_at_s=0, expires_at_s=0, key_id=b"")
     >>> plan_sizes(encode_plan(plan, None)).payload_bytes, coded_bytes(model.layers, plan.widths)

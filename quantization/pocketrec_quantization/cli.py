@@ -117,7 +117,7 @@ def plan_diff(
     result = {
         "n_changed": sum(difference.n_changed for difference in differences),
         "n_channels": total_channels(first.layers),
-        "is_same_model": first.model_digest == second.model_digest,
+        "is_same_model": first.model_id == second.model_id,
         "before": _summary(first),
         "after": _summary(second),
         "layers": [asdict(difference) for difference in differences],

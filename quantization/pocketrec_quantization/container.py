@@ -18,12 +18,8 @@ from pocketrec_quantization.bitpack import packed_size
 from pocketrec_quantization.checks import check_major, reading
 from pocketrec_quantization.layers import LayerTable, total_channels
 from pocketrec_quantization.limits import MAX_PLAN_BYTES
-from pocketrec_quantization.wire import (
-    check_canonical,
-    layers_from_proto,
-    parse_message,
-    serialize_message,
-)
+from pocketrec_quantization.plan_layers import read_layers
+from pocketrec_quantization.wire import check_canonical, parse_message, serialize_message
 
 __all__ = [
     "PLAN_MAGIC",
@@ -41,7 +37,7 @@ __all__ = [
 PLAN_MAGIC = b"PKRP"
 """The first four bytes of a plan."""
 
-PLAN_VERSION = (1, 0)
+PLAN_VERSION = (2, 0)
 """Major and minor version of the containers this release writes."""
 
 SIGNATURE_BYTES = 64
@@ -125,11 +121,11 @@ def open_container(data: bytes) -> PlanContainer:
 
     Raises:
         MalformedArtifactError: The lengths do not add up, or the header is malformed.
-        IncompatibleArtifactError: The format's major version is unknown.
+        IncompatibleArtifactError: The format's major version or the architecture is unknown.
     """
     header, start = _read_header(data)
     with reading("header", PRELUDE_BYTES):
-        layers = layers_from_proto(header.layers)
+        layers = read_layers(header)
     sizes = PlanSizes(
         header_bytes=start,
         payload_bytes=packed_size(total_channels(layers)),
@@ -151,7 +147,7 @@ def plan_sizes(data: bytes) -> PlanSizes:
 
     Raises:
         MalformedArtifactError: The bytes are no plan container.
-        IncompatibleArtifactError: The format's major version is unknown.
+        IncompatibleArtifactError: The format's major version or the architecture is unknown.
     """
     return open_container(data).sizes
 
@@ -164,7 +160,7 @@ def split_signature(data: bytes) -> tuple[bytes, bytes | None]:
 
     Raises:
         MalformedArtifactError: The bytes are no plan container.
-        IncompatibleArtifactError: The format's major version is unknown.
+        IncompatibleArtifactError: The format's major version or the architecture is unknown.
     """
     sizes = plan_sizes(data)
     end = sizes.total_bytes - sizes.signature_bytes

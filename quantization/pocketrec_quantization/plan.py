@@ -37,13 +37,15 @@ from pocketrec_quantization.container import (
     write_container,
 )
 from pocketrec_quantization.layers import LayerTable, check_layers, total_channels
-from pocketrec_quantization.levels import LevelTable, check_codes
+from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable, check_codes
 from pocketrec_quantization.limits import MAX_SUBJECT_LENGTH
-from pocketrec_quantization.wire import layers_to_proto, levels_from_proto, serialize_message
+from pocketrec_quantization.plan_layers import write_layers
+from pocketrec_quantization.wire import levels_from_proto, serialize_message
 
 __all__ = [
     "DIGEST_BYTES",
     "KEY_ID_BYTES",
+    "MODEL_ID_BYTES",
     "PLAN_MAGIC",
     "PLAN_VERSION",
     "SIGNATURE_BYTES",
@@ -52,6 +54,7 @@ __all__ = [
     "check_applies",
     "decode_plan",
     "encode_plan",
+    "model_id",
     "plan_sizes",
     "split_signature",
 ]
@@ -59,8 +62,11 @@ __all__ = [
 DIGEST_BYTES = 32
 """SHA-256."""
 
-KEY_ID_BYTES = 16
-"""Start of the SHA-256 of a public key."""
+MODEL_ID_BYTES = 16
+"""Start of the digest of a frozen part. ``docs/adr/0006-compact-plans.md`` has the reasoning."""
+
+KEY_ID_BYTES = 8
+"""Start of the SHA-256 of a public key: says which key to try, and vouches for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +74,7 @@ class Plan:
     """One strategy, bound to one frozen model.
 
     Args:
-        model_digest: 32 bytes, SHA-256 of the frozen part.
+        model_id: 16 bytes, of the frozen part; see :func:`model_id`.
         levels: What the codes mean in bits.
         layers: The model's coded matrices.
         codes: (C_total,) uint8, each 1..3, in the order of ``layers``.
@@ -78,13 +84,13 @@ class Plan:
         version: Only ever goes up, per subject and model; 0 = bundled default.
         issued_at_s: Unix seconds.
         expires_at_s: Unix seconds, after ``issued_at_s``; 0 = never.
-        key_id: 16 bytes, start of the SHA-256 of the signer's public key; empty = unsigned.
+        key_id: 8 bytes, start of the SHA-256 of the signer's public key; empty = unsigned.
 
     Raises:
         ConfigError: A field is outside its range, or the codes do not fit the layers.
     """
 
-    model_digest: bytes
+    model_id: bytes
     levels: LevelTable
     layers: LayerTable
     codes: NDArray[np.uint8]
@@ -97,8 +103,8 @@ class Plan:
     key_id: bytes
 
     def __post_init__(self) -> None:
-        if len(self.model_digest) != DIGEST_BYTES:
-            raise ConfigError(f"model_digest: expected {DIGEST_BYTES} bytes")
+        if len(self.model_id) != MODEL_ID_BYTES:
+            raise ConfigError(f"model_id: expected {MODEL_ID_BYTES} bytes")
         if len(self.key_id) not in {0, KEY_ID_BYTES}:
             raise ConfigError(f"key_id: expected {KEY_ID_BYTES} bytes, or none when unsigned")
         check_layers(self.layers)
@@ -135,6 +141,20 @@ class Plan:
         return hash((serialize_message(_header_of(self)), self.codes.tobytes()))
 
 
+def model_id(model_digest: bytes) -> bytes:
+    """Return how plans name a frozen part.
+
+    Args:
+        model_digest: 32 bytes, SHA-256 of the frozen part.
+
+    Raises:
+        ConfigError: That is no digest.
+    """
+    if len(model_digest) != DIGEST_BYTES:
+        raise ConfigError(f"model_digest: expected {DIGEST_BYTES} bytes, got {len(model_digest)}")
+    return model_digest[:MODEL_ID_BYTES]
+
+
 def encode_plan(plan: Plan, signer: Callable[[bytes], bytes] | None) -> bytes:
     """Write a plan container.
 
@@ -157,7 +177,7 @@ def decode_plan(data: bytes) -> Plan:
 
     Raises:
         MalformedArtifactError: The bytes are no plan container.
-        IncompatibleArtifactError: The format's major version is unknown.
+        IncompatibleArtifactError: The format's major version or the architecture is unknown.
     """
     container = open_container(data)
     header, start = container.header, container.sizes.header_bytes
@@ -166,8 +186,8 @@ def decode_plan(data: bytes) -> Plan:
         check_codes(codes)
     with reading("header", PRELUDE_BYTES):
         return Plan(
-            model_digest=header.model_digest,
-            levels=levels_from_proto(header.levels),
+            model_id=header.model_id,
+            levels=_read_levels(header),
             layers=container.layers,
             codes=codes,
             budget_bytes=header.budget_bytes,
@@ -175,7 +195,7 @@ def decode_plan(data: bytes) -> Plan:
             planner=header.planner,
             version=header.version,
             issued_at_s=header.issued_at_s,
-            expires_at_s=header.expires_at_s,
+            expires_at_s=header.issued_at_s + header.lifetime_s if header.lifetime_s else 0,
             key_id=header.key_id,
         )
 
@@ -186,9 +206,10 @@ def check_applies(plan: Plan, layers: LayerTable, model_digest: bytes) -> None:
     Args:
         plan: The plan.
         layers: The installed model's layers.
-        model_digest: The installed model's digest.
+        model_digest: The installed model's digest, 32 bytes.
 
     Raises:
+        ConfigError: ``model_digest`` is no digest.
         IncompatibleArtifactError: Something differs; the message names the first thing.
     """
     for position, (have, want) in enumerate(zip(plan.layers, layers, strict=False)):
@@ -203,23 +224,34 @@ def check_applies(plan: Plan, layers: LayerTable, model_digest: bytes) -> None:
             f"the model has {len(layers)} layers, the plan is for {len(plan.layers)}; ask for a "
             "plan for this model"
         )
-    if plan.model_digest != model_digest:
+    if plan.model_id != model_id(model_digest):
         raise IncompatibleArtifactError(
-            f"the model has digest {model_digest.hex()}, the plan is for "
-            f"{plan.model_digest.hex()}; ask for a plan for this model"
+            f"the model has digest {model_digest.hex()}, the plan is for one that starts with "
+            f"{plan.model_id.hex()}; ask for a plan for this model"
         )
 
 
 def _header_of(plan: Plan) -> artifacts_pb2.PlanHeader:
-    return artifacts_pb2.PlanHeader(
-        model_digest=plan.model_digest,
-        levels=artifacts_pb2.LevelTable(bits=plan.levels.bits),
-        layers=layers_to_proto(plan.layers),
+    header = artifacts_pb2.PlanHeader(
+        model_id=plan.model_id,
         budget_bytes=plan.budget_bytes,
         subject=plan.subject,
         planner=plan.planner,
         version=plan.version,
         issued_at_s=plan.issued_at_s,
-        expires_at_s=plan.expires_at_s,
+        lifetime_s=plan.expires_at_s - plan.issued_at_s if plan.expires_at_s else 0,
         key_id=plan.key_id,
     )
+    if plan.levels != DEFAULT_LEVELS:
+        header.levels.bits.extend(plan.levels.bits)
+    write_layers(plan.layers, header)
+    return header
+
+
+def _read_levels(header: artifacts_pb2.PlanHeader) -> LevelTable:
+    if not header.HasField("levels"):
+        return DEFAULT_LEVELS
+    levels = levels_from_proto(header.levels)
+    if levels == DEFAULT_LEVELS:
+        raise ConfigError(f"levels: expected none in place of {DEFAULT_LEVELS.bits}")
+    return levels

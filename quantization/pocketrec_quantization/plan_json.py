@@ -31,7 +31,7 @@ _SCHEMA = re.compile(r"pocketrec\.plan/(0|[1-9][0-9]{0,4})")
 
 _FIELDS = {
     "schema": str,
-    "model_digest": str,
+    "model_id": str,
     "levels": list,
     "layers": list,
     "budget_bytes": int,
@@ -70,7 +70,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     by_layer = split_by_layer(plan.codes, plan.layers)
     return {
         "schema": PLAN_JSON_SCHEMA,
-        "model_digest": plan.model_digest.hex(),
+        "model_id": plan.model_id.hex(),
         "levels": list(plan.levels.bits),
         "layers": [
             {
@@ -106,7 +106,7 @@ def plan_from_json(document: Mapping[str, Any]) -> Plan:
     layers, codes = _read_layers(values["layers"])
     with reading("plan"):
         return Plan(
-            model_digest=_read_hex(values["model_digest"], "model_digest"),
+            model_id=_read_hex(values["model_id"], "model_id"),
             levels=LevelTable(tuple(values["levels"])),
             layers=layers,
             codes=codes,

@@ -71,7 +71,7 @@ def draw_plan(console: Console, plan: Plan, result: Mapping[str, Any]) -> None:
         ("issued", _date(plan.issued_at_s)),
         ("expires", _date(plan.expires_at_s)),
         ("signed by", plan.key_id.hex() or "nobody"),
-        ("model digest", plan.model_digest.hex()),
+        ("model", plan.model_id.hex()),
         ("budget", f"{plan.budget_bytes:,} bytes, {result['coded_bytes']:,} used"),
         ("effective bits", f"{result['effective_bits']:.3f}"),
     ]

@@ -20,7 +20,7 @@ from pocketrec_quantization.item_table import ROW_BITS, ItemTable
 from pocketrec_quantization.layers import LayerTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.manifest import ItemTableInfo, Manifest, schema_minor_of
-from pocketrec_quantization.plan import Plan, encode_plan
+from pocketrec_quantization.plan import Plan, encode_plan, model_id
 from pocketrec_quantization.planners import RandomPlanner
 from pocketrec_quantization.quantizer import freeze_matrix
 from pocketrec_quantization.references import reference_of
@@ -84,7 +84,7 @@ def tiny_plan(layers: LayerTable, model_digest: bytes, **changes: Any) -> Plan:
     """
     budget = budget_bytes(layers, 3.0)
     plan = Plan(
-        model_digest=model_digest,
+        model_id=model_id(model_digest),
         levels=DEFAULT_LEVELS,
         layers=layers,
         codes=RandomPlanner(layers, seed=0).plan([None], budget)[0],

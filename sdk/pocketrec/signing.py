@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ed25519 keys: who signs plans, and how a device checks them.
 
-A public key travels as its 32 raw bytes and is named by its **key id**, the first 16
+A public key travels as its 32 raw bytes and is named by its **key id**, the first 8
 bytes of the SHA-256 of those bytes. A private key rests on disk as unencrypted PKCS#8
 PEM, readable by its owner only. ``cryptography`` is imported when a key is first used,
 so that importing this module stays cheap.
@@ -26,7 +26,7 @@ __all__ = ["KEY_ID_BYTES", "PUBLIC_KEY_BYTES", "SIGNATURE_BYTES", "PublicKey", "
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
-KEY_ID_BYTES = 16
+KEY_ID_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class PublicKey:
 
     @property
     def key_id(self) -> bytes:
-        """16 bytes that name this key."""
+        """8 bytes that name this key."""
         return hashlib.sha256(self.raw).digest()[:KEY_ID_BYTES]
 
     def verify(self, message: bytes, signature: bytes) -> None:

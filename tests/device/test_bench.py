@@ -340,7 +340,7 @@ class TestRefusals:
     ) -> None:
         """A plan is checked against the bundle before anything is measured."""
         path = tmp_path / "other.plan"
-        path.write_bytes(encode_plan(replace(model.plan(), model_digest=bytes(32)), None))
+        path.write_bytes(encode_plan(replace(model.plan(), model_id=bytes(16)), None))
 
         with pytest.raises(IncompatibleArtifactError):
             run_bench(bundle.path, [Variant(name="other", plan=path)], QUICK)

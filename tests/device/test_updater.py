@@ -138,7 +138,7 @@ class TestDirectorKeys:
     def test_under_a_wrong_id_are_malformed(self) -> None:
         """A key id is the digest of its key, nothing else."""
         key = SigningKey.generate().public
-        entry = {"key_id": "0" * 32, "public_key": key.raw.hex()}
+        entry = {"key_id": "0" * 16, "public_key": key.raw.hex()}
 
         with pytest.raises(MalformedArtifactError, match="under their own ids"):
             read_director_keys(json.dumps({"keys": [entry]}).encode())
@@ -162,10 +162,10 @@ class TestPlan:
         )
 
     @pytest.fixture
-    def rules(self, plan: Plan) -> PlanRules:
+    def rules(self, plan: Plan, model: TinyModel) -> PlanRules:
         """Rules that this plan satisfies, just so."""
         return PlanRules(
-            model_digest=plan.model_digest,
+            model_digest=model.frozen.digest,
             layers=plan.layers,
             subject="ann",
             minimum_version=3,
@@ -220,7 +220,7 @@ class TestPlan:
         self, plan: Plan, key: SigningKey, rules: PlanRules
     ) -> None:
         """A trusted signature under a wrong name is still a contradiction."""
-        mislabelled = encode_plan(replace(plan, key_id=b"k" * 16), key.sign)
+        mislabelled = encode_plan(replace(plan, key_id=b"k" * 8), key.sign)
 
         with pytest.raises(IntegrityError, match="names key"):
             accept_plan(mislabelled, keys=[key.public], rules=rules)

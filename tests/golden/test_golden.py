@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes that version 1 of every artifact has: they may be added to, never changed.
+"""The bytes of plan version 2 and of version 1 of all else: may be added to, never changed.
 
 Other languages test their readers and writers against the same literals. Changing one
 is changing the format: bump a version and say so in docs/format.md and the changelog.
@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from pocketrec.signing import SigningKey
+from pocketrec_quantization.backbone import coded_layers
 from pocketrec_quantization.bitpack import pack_codes, unpack_codes
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.layers import LayerShape
-from pocketrec_quantization.levels import DEFAULT_LEVELS
+from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable
 from pocketrec_quantization.manifest import (
     BackboneConfig,
     ItemTableInfo,
@@ -30,7 +31,7 @@ from pocketrec_quantization.manifest import (
     encode_manifest,
     manifest_digest,
 )
-from pocketrec_quantization.plan import Plan, decode_plan, encode_plan, split_signature
+from pocketrec_quantization.plan import Plan, decode_plan, encode_plan, model_id, split_signature
 from pocketrec_quantization.plan_json import plan_from_json, plan_to_json
 from pocketrec_quantization.planners import sensitivity_from_bytes, sensitivity_to_bytes
 from pocketrec_quantization.quantizer import FrozenMatrix
@@ -41,7 +42,7 @@ DIGEST = bytes(range(32))
 LAYERS = (LayerShape("a", 3, 4), LayerShape("b", 2, 8))
 
 PLAN = Plan(
-    model_digest=DIGEST,
+    model_id=model_id(DIGEST),
     levels=DEFAULT_LEVELS,
     layers=LAYERS,
     codes=np.array([1, 2, 3, 1, 2], np.uint8),
@@ -54,14 +55,13 @@ PLAN = Plan(
     key_id=b"",
 )
 PLAN_BYTES = bytes.fromhex(
-    "504b525001004c00"
-    "0a20000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
-    "12060a0400020408"
-    "1a070a016110031804"
-    "1a070a016210021808"
-    "203c"
-    "3206676c6f62616c"
-    "4080e2cfaa06"
+    "504b525002003400"
+    "0a10000102030405060708090a0b0c0d0e0f"
+    "22070a016110031804"
+    "22070a016210021808"
+    "283c"
+    "3a06676c6f62616c"
+    "4880e2cfaa06"
     "7902"
 )
 
@@ -71,24 +71,44 @@ SIGNED_PLAN = replace(
     subject="u-1",
     version=7,
     expires_at_s=1_700_604_800,
-    key_id=bytes.fromhex("56475aa75463474c0285df5dbf2bcab7"),
+    key_id=bytes.fromhex("56475aa75463474c"),
 )
 SIGNED_PLAN_BYTES = bytes.fromhex(
-    "504b525001006b00"
-    "0a20000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
-    "12060a0400020408"
-    "1a070a016110031804"
-    "1a070a016210021808"
-    "203c"
-    "2a03752d31"
-    "3206676c6f62616c"
-    "3807"
-    "4080e2cfaa06"
-    "4880d7f4aa06"
-    "521056475aa75463474c0285df5dbf2bcab7"
+    "504b525002004900"
+    "0a10000102030405060708090a0b0c0d0e0f"
+    "22070a016110031804"
+    "22070a016210021808"
+    "283c"
+    "3203752d31"
+    "3a06676c6f62616c"
+    "4007"
+    "4880e2cfaa06"
+    "5080f524"
+    "5a0856475aa75463474c"
     "7902"
-    "858c60e8dafb544d9ddb88c3b7e70cd8862095207dba1c80c1fa67a4c77751be"
-    "f7dc3d07cbcea2202e059334fb76800d2976b5624ad5babd2cee6100e2af3d02"
+    "bb49f756f842fbeb563e42288e169247896e969ac44ef73c7c56255df4623a56"
+    "be9c6f6d89afc21fc6d99bfc0e16c15cf9d5875bc25afc1192b2f297c3c9870e"
+)
+
+SASREC_PLAN = replace(
+    PLAN,
+    levels=LevelTable((0, 2, 2, 4)),
+    layers=coded_layers(
+        BackboneConfig(
+            kind="sasrec", embedding_dim=2, n_blocks=1, n_heads=1, window=5, ffn_multiplier=3
+        )
+    ),
+    codes=np.array([1, 2, 3, 1, 2] * 3 + [3], np.uint8),
+)
+SASREC_PLAN_BYTES = bytes.fromhex(
+    "504b525002003300"
+    "0a10000102030405060708090a0b0c0d0e0f"
+    "12060a0400020204"
+    "1a0708011203020103"
+    "283c"
+    "3a06676c6f62616c"
+    "4880e2cfaa06"
+    "79e699e7"
 )
 
 MANIFEST = Manifest(
@@ -248,11 +268,20 @@ def test_signed_plan() -> None:
     KEY.public.verify(signed, signature)
 
 
+def test_plan_of_an_architecture() -> None:
+    """SASRec's layers take three numbers; a level table is there when it is another one."""
+    assert encode_plan(SASREC_PLAN, None) == SASREC_PLAN_BYTES
+    assert decode_plan(SASREC_PLAN_BYTES) == SASREC_PLAN
+    assert [layer.name for layer in decode_plan(SASREC_PLAN_BYTES).layers] == [
+        f"blocks.0.{name}" for name in ("q", "k", "v", "o", "ffn1", "ffn2")
+    ]
+
+
 def test_plan_json() -> None:
     """The JSON twin of the unsigned plan."""
     document = {
-        "schema": "pocketrec.plan/1",
-        "model_digest": "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+        "schema": "pocketrec.plan/2",
+        "model_id": "000102030405060708090a0b0c0d0e0f",
         "levels": [0, 2, 4, 8],
         "layers": [
             {"name": "a", "n_channels": 3, "n_elements": 4, "codes": "123"},

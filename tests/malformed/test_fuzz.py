@@ -16,18 +16,21 @@ from pocketrec.errors import ArtifactError
 from pocketrec_quantization.bundle import DEFAULT_PLAN, FROZEN, ITEMS, VECTORS
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ItemTable
+from pocketrec_quantization.layers import LayerShape
 from pocketrec_quantization.manifest import decode_manifest, encode_manifest
 from pocketrec_quantization.plan import decode_plan, encode_plan
 from pocketrec_quantization.plan_json import plan_from_json, plan_to_json
 from pocketrec_quantization.planners import sensitivity_from_bytes, sensitivity_to_bytes
-from pocketrec_quantization.testing import tiny_manifest, tiny_parts
+from pocketrec_quantization.testing import tiny_manifest, tiny_parts, tiny_plan
 from pocketrec_quantization.vectors import TestVectors
 
 PARTS = tiny_parts()
-PLAN = PARTS[DEFAULT_PLAN]
+PLAN = PARTS[DEFAULT_PLAN]  # its layers are an architecture
+TABLE_PLAN = encode_plan(tiny_plan((LayerShape("a", 3, 4), LayerShape("b", 2, 8)), bytes(32)), None)
 MANIFEST = encode_manifest(tiny_manifest())
 READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "plan": (decode_plan, PLAN),
+    "plan with a layer table": (decode_plan, TABLE_PLAN),
     "manifest": (decode_manifest, MANIFEST),
     "frozen": (FrozenModel.from_bytes, PARTS[FROZEN]),
     "items": (ItemTable.from_bytes, PARTS[ITEMS]),
@@ -75,7 +78,7 @@ def test_noise(kind: str, noise: bytes) -> None:
             read(honest[:start] + noise)
 
 
-@given(mutants(PLAN))
+@given(mutants(PLAN) | mutants(TABLE_PLAN))
 def test_an_accepted_plan_has_one_encoding(mutant: bytes) -> None:
     """Bytes that read as an unsigned plan of this version are those it is written as."""
     try:

@@ -11,24 +11,25 @@ import numpy as np
 import pytest
 
 from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
-from pocketrec_proto.v1.artifacts_pb2 import Layer, LevelTable, PlanHeader
+from pocketrec_proto.v1.artifacts_pb2 import Architecture, Layer, LevelTable, PlanHeader
 from pocketrec_quantization.layers import LayerShape
 from pocketrec_quantization.limits import MAX_PLAN_BYTES
 from pocketrec_quantization.plan import decode_plan, encode_plan, plan_sizes, split_signature
 from pocketrec_quantization.testing import tiny_plan
+from pocketrec_quantization.wire import layers_to_proto
 
 LAYERS = (LayerShape("a", 3, 4), LayerShape("b", 2, 8))
 PLAN = tiny_plan(LAYERS, bytes(32), codes=np.array([1, 2, 3, 1, 2], np.uint8))
 DATA = encode_plan(PLAN, None)
 HEADER = PlanHeader.FromString(DATA[8:-2])
-KEY_ID = bytes(range(16))
+KEY_ID = bytes(range(8))
 
 
 def container(
     header: PlanHeader | bytes = HEADER,
     *,
     codes: bytes = b"\x79\x02",
-    version: tuple[int, int] = (1, 0),
+    version: tuple[int, int] = (2, 0),
     tail: bytes = b"",
 ) -> bytes:
     """Write a container without any of the writer's checks."""
@@ -83,10 +84,10 @@ def test_another_magic(position: int) -> None:
         decode_plan(bytes(data))
 
 
-@pytest.mark.parametrize("major", [0, 2, 255])
+@pytest.mark.parametrize("major", [0, 1, 255])
 def test_unknown_major_version(major: int) -> None:
     """Both version numbers are named, and nothing behind them is read."""
-    with pytest.raises(IncompatibleArtifactError, match=rf"version {major}\.7, .* reads 1\.x"):
+    with pytest.raises(IncompatibleArtifactError, match=rf"version {major}\.7, .* reads 2\.x"):
         decode_plan(container(b"", version=(major, 7)))
 
 
@@ -94,7 +95,7 @@ def test_unknown_minor_version_is_readable() -> None:
     """A newer minor version may add fields to the header."""
     future = HEADER.SerializeToString() + b"\xf2\x07\x03new"  # field 126
 
-    assert decode_plan(container(future, version=(1, 9))) == PLAN
+    assert decode_plan(container(future, version=(2, 9))) == PLAN
     with pytest.raises(MalformedArtifactError, match="no unknown field"):
         decode_plan(container(future))
 
@@ -120,15 +121,15 @@ def test_larger_than_any_plan() -> None:
         pytest.param(b"\xff" * 9, id="no protobuf"),
         pytest.param(b"\x0a\xff", id="length beyond the message"),
         pytest.param(b"\x0b" * 2000, id="groups nested without end"),
-        pytest.param(changed().SerializeToString() + b"\x38\x00", id="explicit default"),
-        pytest.param(b"\x38\x01" + HEADER.SerializeToString(), id="fields out of order"),
-        pytest.param(HEADER.SerializeToString() + b"\x40\x05", id="field twice"),
-        pytest.param(HEADER.SerializeToString() + b"\x38\x81\x00", id="padded integer"),
-        pytest.param(HEADER.SerializeToString() + b"\x1a\x00", id="layer without fields"),
+        pytest.param(changed().SerializeToString() + b"\x5a\x00", id="explicit default"),
+        pytest.param(b"\x40\x01" + HEADER.SerializeToString(), id="fields out of order"),
+        pytest.param(HEADER.SerializeToString() + b"\x48\x05", id="field twice"),
+        pytest.param(HEADER.SerializeToString() + b"\x50\x81\x00", id="padded integer"),
+        pytest.param(HEADER.SerializeToString() + b"\x22\x00", id="layer without fields"),
         pytest.param(
-            HEADER.SerializeToString().replace(
-                b"\x12\x06\x0a\x04\0\2\4\x08", b"\x12\x08\x08\0\x08\2\x08\4\x08\x08"
-            ),
+            changed(levels=LevelTable(bits=[0, 2, 4, 4]))
+            .SerializeToString()
+            .replace(b"\x12\x06\x0a\x04\0\2\4\4", b"\x12\x08\x08\0\x08\2\x08\4\x08\4"),
             id="unpacked list",
         ),
     ],
@@ -142,6 +143,7 @@ def test_header_that_is_no_header(header: bytes) -> None:
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
+        ({"issued_at_s": 0, "lifetime_s": 2**64 - 1}, "expires_at_s: expected 0"),
         ({"layers": []}, "layers: expected 1..1024 layers, got 0"),
         ({"layers": [Layer(name="a", n_channels=2**32 - 1, n_elements=1)]}, "n_channels"),
         ({"layers": [Layer(name="a", n_channels=1, n_elements=2**32 - 1)]}, "n_elements"),
@@ -160,11 +162,14 @@ def test_header_that_is_no_header(header: bytes) -> None:
         ({"levels": LevelTable(bits=[2, 2, 4, 8])}, "levels"),
         ({"levels": LevelTable(bits=[0, 8, 4, 2])}, "levels"),
         ({"levels": LevelTable(bits=[0, 2, 4, 2**32 - 1])}, "levels"),
-        ({"model_digest": bytes(31)}, "model_digest: expected 32 bytes"),
-        ({"model_digest": b""}, "model_digest: expected 32 bytes"),
+        ({"levels": LevelTable(bits=[0, 2, 4, 8])}, "levels: expected none in place of"),
+        ({"levels": LevelTable()}, "levels: expected 4 widths, got 0"),
+        ({"model_id": bytes(15)}, "model_id: expected 16 bytes"),
+        ({"model_id": bytes(32)}, "model_id: expected 16 bytes"),
+        ({"model_id": b""}, "model_id: expected 16 bytes"),
         ({"version": 2**53}, "version: expected 0"),
         ({"budget_bytes": 2**64 - 1}, "budget_bytes: expected 0"),
-        ({"issued_at_s": 9, "expires_at_s": 8}, "expires_at_s: expected 0 or more"),
+        ({"issued_at_s": 2**53 - 1, "lifetime_s": 1}, "expires_at_s: expected 0"),
         ({"subject": "x" * 129}, "subject: expected at most 128"),
         ({"subject": "a\0b"}, "subject"),
         ({"subject": "a\u2028b"}, "subject"),
@@ -180,6 +185,71 @@ def test_fields_out_of_range(fields: dict[str, Any], complaint: str) -> None:
     assert (caught.value.field, caught.value.offset) == ("header", 8)
 
 
+def architecture(*sizes: int, kind: int = 1) -> PlanHeader:
+    """Return a header whose layers follow from an architecture."""
+    told = Architecture(sizes=sizes)
+    told.kind = kind  # type: ignore[assignment]  # any number can be on the wire
+    return changed(layers=[], architecture=told)
+
+
+def test_an_honest_architecture_is_accepted() -> None:
+    """What the abuses below start from is a plan of 1 x 6 channels."""
+    plan = decode_plan(container(architecture(1, 1, 1), codes=b"\x55\x05"))
+
+    assert [layer.n_channels for layer in plan.layers] == [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("header", "complaint"),
+    [
+        (architecture(), "expected embedding_dim, n_blocks and ffn_multiplier, got 0 sizes"),
+        (architecture(1, 1), "got 2 sizes"),
+        (architecture(1, 1, 1, 1), "got 4 sizes"),
+        (architecture(*[1] * 20_000), "got 20000 sizes"),
+        (architecture(1, 171, 1), "n_blocks: expected 1..170, got 171"),
+        (architecture(1, 2**32 - 1, 1), "n_blocks"),
+        (architecture(1, 0, 1), "n_blocks"),
+        (architecture(0, 1, 1), "embedding_dim"),
+        (architecture(2**32 - 1, 1, 2**32 - 1), "embedding_dim"),
+        (architecture(2, 1, 0), "ffn_multiplier"),
+        (architecture(2**16, 1, 2), "n_channels: expected 1..65536, got 131072"),
+        (architecture(2**16, 3, 1), "at most 1048576 channels"),
+    ],
+)
+def test_architectures_out_of_range(header: PlanHeader, complaint: str) -> None:
+    """A few small numbers cannot ask for more layers than a table may have."""
+    with pytest.raises(MalformedArtifactError, match=complaint) as caught:
+        plan_sizes(container(header))
+
+    assert (caught.value.field, caught.value.offset) == ("header", 8)
+
+
+@pytest.mark.parametrize("read", [decode_plan, plan_sizes, split_signature])
+def test_layers_told_the_long_way(read: Callable[[bytes], object]) -> None:
+    """A table that an architecture gives has no second encoding."""
+    layers = decode_plan(container(architecture(1, 1, 1), codes=b"\x55\x05")).layers
+    spelled_out = changed(layers=layers_to_proto(layers))
+
+    with pytest.raises(MalformedArtifactError, match="expected the architecture that gives them"):
+        read(container(spelled_out, codes=b"\x55\x05"))
+
+
+def test_layers_told_twice() -> None:
+    """An architecture and a table in one header contradict each other, or repeat."""
+    both = architecture(1, 1, 1)
+    both.layers.extend(HEADER.layers)
+
+    with pytest.raises(MalformedArtifactError, match="an architecture or layers, got both"):
+        decode_plan(container(both, codes=b"\x55\x05"))
+
+
+@pytest.mark.parametrize("kind", [0, 99, -1])
+def test_unknown_architecture(kind: int) -> None:
+    """Layers of a kind that this release cannot derive take a newer one."""
+    with pytest.raises(IncompatibleArtifactError, match=f"architecture of kind {kind}, "):
+        decode_plan(container(architecture(1, 1, 1, kind=kind)))
+
+
 def test_text_that_is_not_utf_8() -> None:
     """Broken text in the subject is refused as a broken message."""
     header = changed(subject="abc").SerializeToString().replace(b"abc", b"a\xffc")
@@ -188,10 +258,10 @@ def test_text_that_is_not_utf_8() -> None:
         decode_plan(container(header))
 
 
-@pytest.mark.parametrize("key_id", [bytes(15), bytes(17), b"\1"])
+@pytest.mark.parametrize("key_id", [bytes(7), bytes(9), bytes(16), b"\1"])
 def test_key_id_of_another_length(key_id: bytes) -> None:
-    """A key id has 16 bytes, or there is none."""
-    with pytest.raises(MalformedArtifactError, match="key_id: expected 16 bytes"):
+    """A key id has 8 bytes, or there is none."""
+    with pytest.raises(MalformedArtifactError, match="key_id: expected 8 bytes"):
         decode_plan(container(changed(key_id=key_id), tail=bytes(64)))
 
 

@@ -164,7 +164,7 @@ def test_items_of_another_width(build: Build) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"version": 1}, {"subject": "somebody"}, {"key_id": bytes(16)}],
+    [{"version": 1}, {"subject": "somebody"}, {"key_id": bytes(8)}],
     ids=["versioned", "personal", "signed"],
 )
 def test_the_default_plan_is_for_everybody(build: Build, changes: dict[str, Any]) -> None:

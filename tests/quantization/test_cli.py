@@ -28,7 +28,7 @@ from pocketrec_quantization.cli import bundle_inspect, bundle_verify, plan_diff,
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
-from pocketrec_quantization.plan import Plan, encode_plan
+from pocketrec_quantization.plan import Plan, encode_plan, model_id
 from pocketrec_quantization.plan_json import plan_from_json, plan_to_json
 from pocketrec_quantization.quantizer import freeze_matrix
 from pocketrec_quantization.reference import ReferenceBackend
@@ -66,7 +66,7 @@ def make_plan(frozen: FrozenModel, code: int = 2, **changes: object) -> Plan:
     """Return a plan with one code everywhere."""
     n_channels = sum(layer.n_channels for layer in frozen.layers)
     plan = Plan(
-        model_digest=frozen.digest,
+        model_id=model_id(frozen.digest),
         levels=DEFAULT_LEVELS,
         layers=frozen.layers,
         codes=np.full(n_channels, code, np.uint8),
@@ -309,6 +309,6 @@ class TestPlanDiff:
     def test_other_weights_are_pointed_out(self, plans: tuple[Path, Path], tmp_path: Path) -> None:
         """Plans of one shape for different weights are compared, with a remark."""
         path = tmp_path / "other.plan"
-        path.write_bytes(encode_plan(make_plan(make_model(), model_digest=bytes(32)), None))
+        path.write_bytes(encode_plan(make_plan(make_model(), model_id=bytes(16)), None))
 
         assert "different weights" in run("diff", plans[0], path).stdout

@@ -26,7 +26,7 @@ from pocketrec_quantization.testing import tiny_plan
 
 DIGEST = bytes(range(32))
 LAYERS = (LayerShape("a", 3, 4), LayerShape("b", 2, 8))
-KEY_ID = bytes(16)
+KEY_ID = bytes(8)
 
 
 def sign(data: bytes) -> bytes:
@@ -98,8 +98,8 @@ class TestFields:
     @pytest.mark.parametrize(
         ("changes", "complaint"),
         [
-            ({"model_digest": bytes(31)}, "model_digest"),
-            ({"key_id": bytes(15)}, "key_id"),
+            ({"model_id": bytes(15)}, "model_id"),
+            ({"key_id": bytes(7)}, "key_id"),
             ({"codes": np.ones(4, np.uint8)}, "codes: expected one for each of 5 channels"),
             ({"codes": np.zeros(5, np.uint8)}, "0 is reserved"),
             ({"codes": np.ones(5, np.int64)}, "expected uint8"),

@@ -41,12 +41,12 @@ def test_codes_are_digits_per_layer() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"schema": "pocketrec.model/1"}, "schema: expected 'pocketrec.plan/1'"),
+        ({"schema": "pocketrec.model/1"}, "schema: expected 'pocketrec.plan/2'"),
         ({"schema": 1}, "schema"),
-        ({"model_digest": "00"}, "model_digest: expected 32 bytes"),
-        ({"model_digest": "0" * 63 + "g"}, "model_digest: expected hexadecimal"),
-        ({"model_digest": "AB" * 32}, "model_digest: expected lower-case"),
-        ({"model_digest": " " + "00" * 32}, "model_digest: expected lower-case"),
+        ({"model_id": "00"}, "model_id: expected 16 bytes"),
+        ({"model_id": "0" * 31 + "g"}, "model_id: expected hexadecimal"),
+        ({"model_id": "AB" * 16}, "model_id: expected lower-case"),
+        ({"model_id": " " + "00" * 16}, "model_id: expected lower-case"),
         ({"levels": [0, 2, 4]}, "levels"),
         ({"levels": [0, 2, 4, "8"]}, "levels"),
         ({"levels": [0, 2, 4, [8]]}, "levels"),
@@ -100,8 +100,8 @@ def test_every_entry_is_needed(name: str) -> None:
 
 def test_an_unknown_major_version_names_both() -> None:
     """A twin from the future says which versions met."""
-    with pytest.raises(IncompatibleArtifactError, match=r"version 2\.0.* reads 1\.x"):
-        plan_from_json(plan_to_json(PLAN) | {"schema": "pocketrec.plan/2"})
+    with pytest.raises(IncompatibleArtifactError, match=r"version 3\.0.* reads 2\.x"):
+        plan_from_json(plan_to_json(PLAN) | {"schema": "pocketrec.plan/3"})
 
 
 def test_differences_are_told_per_layer() -> None:

@@ -55,8 +55,8 @@ class TestSignatures:
             SigningKey.generate().public.verify(MESSAGE, SIGNATURE)
 
     def test_key_id_is_the_head_of_the_digest(self) -> None:
-        """A key is named by 16 bytes of the SHA-256 of its raw bytes."""
-        assert PublicKey(PUBLIC).key_id == hashlib.sha256(PUBLIC).digest()[:16]
+        """A key is named by 8 bytes of the SHA-256 of its raw bytes."""
+        assert PublicKey(PUBLIC).key_id == hashlib.sha256(PUBLIC).digest()[:8]
 
     def test_keys_of_other_lengths_are_refused(self) -> None:
         """A key that is too short never comes to be."""

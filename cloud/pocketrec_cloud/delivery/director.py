@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec.errors import ConfigError, RejectedError, StoreError
+from pocketrec.errors import ConfigError, IncompatibleArtifactError, RejectedError, StoreError
 from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.models import ModelCatalogue, PlannedModel
 from pocketrec_cloud.delivery.store import DeliveryStore, PlanRecord
 from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.levels import DEFAULT_LEVELS, WIDTHS
-from pocketrec_quantization.plan import Plan, decode_plan, encode_plan
+from pocketrec_quantization.plan import Plan, decode_plan, encode_plan, model_id
 from pocketrec_quantization.planners import Planner, UniformPlanner, UserEmbeddings
 
 __all__ = ["Director", "PlanPolicy", "PlanRequest"]
@@ -113,7 +113,7 @@ class Director:
                 if request.installed_version < latest.version:
                     return latest.container
             plan = replace(draft, version=_next_version(latest, request.installed_version))
-            record = _record(plan, encode_plan(plan, self._key.sign))
+            record = _record(plan, request.model_digest, encode_plan(plan, self._key.sign))
             replaces = None if latest is None else latest.version
             if self._store.swap_plan(record, replaces=replaces):
                 return record.container
@@ -132,7 +132,7 @@ class Director:
         codes = planner.plan(_batch(model, request.user_embedding), budget)[0]
         now_s = int(self._clock())
         return Plan(
-            model_digest=model.model_digest,
+            model_id=model_id(model.model_digest),
             levels=DEFAULT_LEVELS,
             layers=model.layers,
             codes=codes,
@@ -160,7 +160,10 @@ class Director:
         half_life_s = (latest.expires_at_s - latest.issued_at_s) / 2
         if draft.issued_at_s - latest.issued_at_s > half_life_s:
             return False
-        stored = decode_plan(latest.container)
+        try:
+            stored = decode_plan(latest.container)
+        except IncompatibleArtifactError:  # of another release
+            return False
         return stored.key_id == draft.key_id and np.array_equal(stored.codes, draft.codes)
 
 
@@ -181,10 +184,10 @@ def _batch(model: PlannedModel, user_embedding: NDArray[np.float32] | None) -> U
     return [user_embedding]
 
 
-def _record(plan: Plan, container: bytes) -> PlanRecord:
+def _record(plan: Plan, model_digest: bytes, container: bytes) -> PlanRecord:
     return PlanRecord(
         subject=plan.subject,
-        model_digest=plan.model_digest,
+        model_digest=model_digest,
         version=plan.version,
         planner=plan.planner,
         budget_bytes=plan.budget_bytes,

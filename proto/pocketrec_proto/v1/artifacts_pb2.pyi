@@ -10,6 +10,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -73,23 +74,64 @@ class Layer(_message.Message):
 Global___Layer: _TypeAlias = Layer  # noqa: Y015
 
 @_typing.final
+class Architecture(_message.Message):
+    """A layer table as the few numbers that it follows from; docs/format.md has the rules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Architecture._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Architecture._Kind.ValueType  # 0
+        KIND_SASREC: Architecture._Kind.ValueType  # 1
+        """sizes = embedding_dim, n_blocks, ffn_multiplier."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: Architecture.Kind.ValueType  # 0
+    KIND_SASREC: Architecture.Kind.ValueType  # 1
+    """sizes = embedding_dim, n_blocks, ffn_multiplier."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SIZES_FIELD_NUMBER: _builtins.int
+    kind: Global___Architecture.Kind.ValueType
+    @_builtins.property
+    def sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        kind: Global___Architecture.Kind.ValueType = ...,
+        sizes: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "sizes", b"sizes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Architecture: _TypeAlias = Architecture  # noqa: Y015
+
+@_typing.final
 class PlanHeader(_message.Message):
     """The header of a plan container; the 2-bit codes and the signature follow it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
     LEVELS_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
     BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     PLANNER_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ISSUED_AT_S_FIELD_NUMBER: _builtins.int
-    EXPIRES_AT_S_FIELD_NUMBER: _builtins.int
+    LIFETIME_S_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
-    model_digest: _builtins.bytes
-    """SHA-256 of the frozen part that the codes apply to (32 bytes)."""
+    model_id: _builtins.bytes
+    """First 16 bytes of the SHA-256 of the frozen part that the codes apply to."""
     budget_bytes: _builtins.int
     """Bytes of coded weights, scales included, the plan was asked to stay within."""
     subject: _builtins.str
@@ -100,31 +142,38 @@ class PlanHeader(_message.Message):
     """Only ever goes up, per subject and model."""
     issued_at_s: _builtins.int
     """Unix seconds."""
-    expires_at_s: _builtins.int
-    """Unix seconds; 0 = never."""
+    lifetime_s: _builtins.int
+    """Seconds from issued_at_s to the expiry; 0 = never."""
     key_id: _builtins.bytes
-    """First 16 bytes of the SHA-256 of the signer's public key; empty = unsigned."""
+    """First 8 bytes of the SHA-256 of the signer's public key; empty = unsigned."""
     @_builtins.property
-    def levels(self) -> Global___LevelTable: ...
+    def levels(self) -> Global___LevelTable:
+        """Absent = 0, 2, 4, 8."""
+
+    @_builtins.property
+    def architecture(self) -> Global___Architecture:
+        """The layer table: an architecture if one gives it, else layer by layer."""
+
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]: ...
     def __init__(
         self,
         *,
-        model_digest: _builtins.bytes = ...,
+        model_id: _builtins.bytes = ...,
         levels: Global___LevelTable | None = ...,
+        architecture: Global___Architecture | None = ...,
         layers: _abc.Iterable[Global___Layer] | None = ...,
         budget_bytes: _builtins.int = ...,
         subject: _builtins.str = ...,
         planner: _builtins.str = ...,
         version: _builtins.int = ...,
         issued_at_s: _builtins.int = ...,
-        expires_at_s: _builtins.int = ...,
+        lifetime_s: _builtins.int = ...,
         key_id: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["levels", b"levels"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "levels", b"levels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes", "expires_at_s", b"expires_at_s", "issued_at_s", b"issued_at_s", "key_id", b"key_id", "layers", b"layers", "levels", b"levels", "model_digest", b"model_digest", "planner", b"planner", "subject", b"subject", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "budget_bytes", b"budget_bytes", "issued_at_s", b"issued_at_s", "key_id", b"key_id", "layers", b"layers", "levels", b"levels", "lifetime_s", b"lifetime_s", "model_id", b"model_id", "planner", b"planner", "subject", b"subject", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

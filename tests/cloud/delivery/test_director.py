@@ -187,6 +187,20 @@ class TestVersions:
 
         assert (plan.version, plan.key_id) == (2, key.public.key_id)
 
+    def test_plan_of_another_format_is_replaced(
+        self, director: Director, service: DeliveryService, request_: PlanRequest
+    ) -> None:
+        """After an update, a stored plan that this release cannot read gets a successor."""
+        director.issue(request_)
+        stored = service.store.find_plan(request_.subject, request_.model_digest)
+        assert stored is not None
+        older = stored.container[:4] + b"\1" + stored.container[5:]
+        service.store.swap_plan(replace(stored, container=older), replaces=1)
+
+        plan = decode_plan(director.issue(request_))
+
+        assert plan.version == 2
+
     def test_subjects_count_apart(self, director: Director, request_: PlanRequest) -> None:
         """Each subject's plans are numbered from 1."""
         director.issue(request_)

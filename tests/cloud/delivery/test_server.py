@@ -34,7 +34,7 @@ from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
 from pocketrec_quantization.bundle import CARD, BundleFolder
-from pocketrec_quantization.plan import decode_plan
+from pocketrec_quantization.plan import decode_plan, model_id
 
 if TYPE_CHECKING:
     from tests.cloud.delivery.conftest import Deployment
@@ -248,7 +248,7 @@ class TestPublishing:
         ).plan
 
         assert chunks[0].content == (newer.path / "manifest.pb").read_bytes()
-        assert decode_plan(plan).model_digest == newer.model_digest
+        assert decode_plan(plan).model_id == model_id(newer.model_digest)
 
     def test_old_timestamp_is_refreshed_at_the_start(self, deployment: Deployment) -> None:
         """A server that was down for days serves metadata that devices accept."""
