@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pocketrec_quantization.item_table import ItemTable
     from pocketrec_quantization.vectors import TestVectors, VectorCase
 
-__all__ = ["ExecuTorchFunctions", "Functions", "OnnxFunctions", "check_functions"]
+__all__ = ["ExecuTorchFunctions", "Functions", "OnnxFunctions", "check_functions", "open_session"]
 
 Array: TypeAlias = NDArray[np.float32]
 
@@ -63,7 +63,7 @@ class OnnxFunctions:
         weights: Mapping[str, Array],
         relative_bias: Array,
     ) -> None:
-        self._sessions = {name: _session(graph) for name, graph in graphs.items()}
+        self._sessions = {name: open_session(graph) for name, graph in graphs.items()}
         self._weights = {
             name: {
                 entry.name: stack_weights(entry.name, weights)
@@ -192,7 +192,8 @@ def _compare(scores: Array, case: VectorCase, tolerance: float, what: str) -> No
         )
 
 
-def _session(graph: bytes) -> Any:
+def open_session(graph: bytes) -> Any:
+    """Return a graph in ONNX Runtime, exactly as it is."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

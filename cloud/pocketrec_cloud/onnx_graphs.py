@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the functions a device runs as ONNX graphs: prefill, step, score.
+"""Writes the functions a device runs as ONNX graphs: prefill, step, score, extract.
 
 Written node by node rather than traced: a step is some 25 nodes this way, and what a node
 costs is most of what a step costs. Only standard operators of opset 23 are used. The
@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pocketrec_quantization.extract_graph import onnx_gate_order
 from pocketrec_quantization.graph_contract import (
     GRAPH_CONTRACT,
     GRAPH_CONTRACT_KEY,
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pocketrec_quantization.backbone import BackboneConfig
+    from pocketrec_quantization.extractor import Extractor
 
-__all__ = ["write_graphs"]
+__all__ = ["write_extract_graph", "write_graphs"]
 
 OPSET = 23  # the first with Attention
 IR_VERSION = 11
@@ -53,6 +55,32 @@ def write_graphs(
         "step": _Step(dense, config).write(),
         "score": _score(config),
     }
+
+
+def write_extract_graph(extractor: Extractor) -> bytes:
+    """Write the function that turns a history into a user embedding.
+
+    x (T, D) -> z (1, D), for any T from 1. No plan changes it, so its weights are inside.
+
+    Args:
+        extractor: For the bundle's item rows.
+    """
+    graph, dim = _Graph("extract"), extractor.embedding_dim
+    x = graph.input("x", ("T", dim))
+    z = graph.output("z", (1, dim))
+    gates = {name: onnx_gate_order(array) for name, array in extractor.to_arrays().items()}
+    biases = np.concatenate([gates["bias_ih"], gates["bias_hh"]])
+    weights = [
+        graph.constant("extract.weights", gates["weight_ih"][None]),
+        graph.constant("extract.recurrent", gates["weight_hh"][None]),
+        graph.constant("extract.biases", biases[None]),
+    ]
+    one = graph.constant("axis.batch", np.array([1], np.int64))
+    events = graph.node("Unsqueeze", [x, one], "events")  # (T, 1, D): a batch of one
+    graph.nodes("GRU", [events, *weights], ["", "last"], hidden_size=dim, linear_before_reset=1)
+    zero = graph.constant("axis.direction", np.array([0], np.int64))
+    graph.node("Squeeze", ["last", zero], z)
+    return graph.serialise()
 
 
 class _Graph:
@@ -84,7 +112,7 @@ class _Graph:
     def nodes(
         self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
     ) -> None:
-        name = f"{outputs[0]}/{kind}"
+        name = f"{outputs[0] or outputs[-1]}/{kind}"
         self._nodes.append(helper.make_node(kind, inputs, outputs, name, **attributes))
 
     def serialise(self) -> bytes:

@@ -22,7 +22,7 @@ _LAST_DATE_S = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 def draw_bundle(console: Console, result: Mapping[str, Any]) -> None:
     """Draw what ``bundle inspect`` found."""
-    backbone, items = result["backbone"], result["items"]
+    backbone, items, extractor = result["backbone"], result["items"], result["extractor"] or {}
     rows = [
         ("digest", result["digest"].hex()),
         ("model digest", result["model_digest"].hex()),
@@ -30,6 +30,7 @@ def draw_bundle(console: Console, result: Mapping[str, Any]) -> None:
         ("schema", f"{result['schema_major']}.{result['schema_minor']}"),
         ("backbone", ", ".join(f"{name} {value}" for name, value in backbone.items())),
         ("items", ", ".join(f"{name} {value}" for name, value in items.items())),
+        ("extractor", ", ".join(f"{name} {value}" for name, value in extractor.items()) or "none"),
         ("coded weights", f"{result['n_weights']:,} in {result['n_channels']:,} channels"),
         ("license", result["license"]),
         ("producer", result["producer"]),
