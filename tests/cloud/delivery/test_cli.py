@@ -80,6 +80,7 @@ class TestBundlePublish:
             "version": 1,
             "bundle_digest": bundle.digest.hex(),
             "model_digest": bundle.model_digest.hex(),
+            "is_personal": False,
         }
         assert "demo/manifest.pb" in read_publication(empty.layout).files
 
