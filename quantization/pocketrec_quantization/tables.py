@@ -49,17 +49,19 @@ def draw_verdict(console: Console, result: Mapping[str, Any]) -> None:
     console.print(
         f"{result['n_parts']} parts, {result['total_bytes']:,} bytes: digests and formats are right"
     )
-    vectors = result["vectors"]
-    if vectors is None:
+    if result["vectors"] is None:
         console.print("no test vectors")
-        return
-    verdict = "come out" if result["is_sound"] else "[red]do not come out[/red]"
-    worst = vectors["worst_error"]
-    shown = "not finite" if worst is None else f"{worst:.2g}"
-    console.print(
-        f"{vectors['n_cases']} test vectors {verdict}: largest error {shown},"
-        f" tolerance {vectors['tolerance']:.2g}"
-    )
+    for name, vectors in (("test", result["vectors"]), ("extract", result["extract_vectors"])):
+        if vectors is None:
+            continue
+        worst = vectors["worst_error"]
+        is_right = worst is not None and worst <= vectors["tolerance"]
+        verdict = "come out" if is_right else "[red]do not come out[/red]"
+        shown = "not finite" if worst is None else f"{worst:.2g}"
+        console.print(
+            f"{vectors['n_cases']} {name} vectors {verdict}: largest error {shown},"
+            f" tolerance {vectors['tolerance']:.2g}"
+        )
 
 
 def draw_plan(console: Console, plan: Plan, result: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 from pocketrec.errors import (
     ArtifactError,
@@ -25,6 +26,7 @@ from pocketrec_quantization.bundle import (
     ExtractorInfo,
     write_bundle,
 )
+from pocketrec_quantization.cli import bundle_inspect, bundle_verify
 from pocketrec_quantization.extract_graph import read_extract_graph
 from pocketrec_quantization.testing import (
     tiny_extract_vectors,
@@ -212,6 +214,29 @@ class TestBundle:
         case = bundle.read_extract_vectors().cases[0]
         z = bundle.read_extractor().embed(bundle.read_items().embed(case.history))
         np.testing.assert_array_equal(z, case.z)
+
+    def test_shows_its_extractor(self, tmp_path: Path) -> None:
+        """Inspect says how far it looks back, verify runs its vectors."""
+        bundle = self.build(tmp_path)
+
+        shown = CliRunner().invoke(bundle_inspect, [str(bundle.path)])
+        verified = CliRunner().invoke(bundle_verify, [str(bundle.path)])
+
+        assert "kind gru, window 9" in shown.stdout
+        assert verified.exit_code == 0
+        assert "2 extract vectors come out" in verified.stdout
+
+    def test_whose_extract_vectors_do_not_come_out_fails_verification(self, tmp_path: Path) -> None:
+        """Another extractor's embeddings are noticed, whatever the scores say."""
+        vectors = tiny_extract_vectors(tiny_extractor(seed=1), tiny_items())
+
+        verified = CliRunner().invoke(
+            bundle_verify, [str(self.build(tmp_path, vectors=vectors).path)]
+        )
+
+        assert verified.exit_code == 1
+        assert "2 extract vectors do not come out" in verified.stdout
+        assert "2 test vectors come out" in verified.stdout
 
     @pytest.mark.parametrize(
         "parts",
