@@ -64,10 +64,10 @@ class Extractor(nn.Module):
             ConfigError: A weight is not finite.
         """
         trained = reference.Extractor(
-            weight_ih=_array(self.gru.weight_ih_l0),
-            weight_hh=_array(self.gru.weight_hh_l0),
-            bias_ih=_array(self.gru.bias_ih_l0),
-            bias_hh=_array(self.gru.bias_hh_l0),
+            weight_ih=_array(self.gru.get_parameter("weight_ih_l0")),
+            weight_hh=_array(self.gru.get_parameter("weight_hh_l0")),
+            bias_ih=_array(self.gru.get_parameter("bias_ih_l0")),
+            bias_hh=_array(self.gru.get_parameter("bias_hh_l0")),
         )
         return trained.for_inputs_times(backbone_scale / self.input_scale)
 

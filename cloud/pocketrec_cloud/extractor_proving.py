@@ -97,7 +97,7 @@ def measure_rows(
         exact = extractor.embed(embeddings[history])
         difference = extractor.embed(items.embed(history)) - exact
         largest.append(float(np.abs(difference).max()))
-        length = max(float(np.linalg.norm(exact)), np.finfo(np.float32).tiny)
+        length = float(np.linalg.norm(exact)) or 1.0
         relative.append(float(np.linalg.norm(difference)) / length)
     return RowEffect(largest=max(largest), relative=float(np.mean(relative)))
 

@@ -192,8 +192,8 @@ class TestBundle:
         self, folder: Path, *, info: ExtractorInfo | None = INFO, **parts: Any
     ) -> BundleFolder:
         """Write the tiny bundle with an extractor, or with other parts of one."""
-        own = {"graph": graph(), "vectors": tiny_extract_vectors(tiny_extractor(), tiny_items())}
-        own |= parts
+        vectors = tiny_extract_vectors(tiny_extractor(), tiny_items())
+        own: dict[str, Any] = {"graph": graph(), "vectors": vectors} | parts
         contents = tiny_parts()
         if own["graph"]:
             contents[EXTRACT] = own["graph"]
