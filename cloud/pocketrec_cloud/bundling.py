@@ -10,7 +10,7 @@ the server, ``float.safetensors``, the float control of benchmarks, and
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,7 +123,7 @@ class _Quantized:
     weights: dict[str, NDArray[np.float32]]
     items: ItemTable
     config: BackboneConfig
-    extractor: DeviceExtractor | None = None
+    extractor: DeviceExtractor | None
 
 
 def freeze_backbone(model: SASRec) -> FrozenModel:
@@ -159,10 +159,8 @@ def build_bundle(
         out: Folder for the bundle and the files beside it.
         config: Names and budgets.
         facts: Entries for the model card, such as measured quality.
-        extractor: What makes user embeddings on devices; trained on this backbone's item
-            embeddings.
-        planner: What plans by those embeddings on the server; trained with the frozen part
-            that ``freeze_backbone`` returns.
+        extractor: Makes user embeddings on devices; trained on this backbone's items.
+        planner: Plans by them on the server; trained with what ``freeze_backbone`` returns.
 
     Returns:
         The bundle, verified.
@@ -174,9 +172,8 @@ def build_bundle(
         InfeasibleBudgetError: ``average_bits`` is below the smallest plan.
         MissingExtraError: A program is wanted but executorch is not installed.
     """
-    quantized = _quantize(device_form(model), item_ids, config.version)
-    if extractor is not None:
-        quantized = replace(quantized, extractor=extractor.device_form(model.input_scale))
+    device_extractor = None if extractor is None else extractor.device_form(model.input_scale)
+    quantized = _quantize(device_form(model), item_ids, config.version, device_extractor)
     frozen, manifest = quantized.frozen, _manifest(quantized, config)
     if planner is not None:
         check_planner_fits(planner, manifest, frozen.digest)
@@ -187,14 +184,16 @@ def build_bundle(
     extract_parts, extract_facts = _extract_parts(quantized, config)
     parts |= extract_parts
     parts[CARD] = _card(config, plan, parts, {**extract_facts, **facts})
-    out.mkdir(parents=True, exist_ok=True)
-    cases = _evaluation_cases(split, config)
-    twin = FloatTwin(weights=quantized.weights, item_embeddings=_embeddings(quantized.model))
-    write_atomically(out / SENSITIVITY, sensitivity_to_bytes(sensitivity))
+    beside = {
+        SENSITIVITY: sensitivity_to_bytes(sensitivity),
+        CASES: _evaluation_cases(split, config).to_bytes(),
+        FLOAT_TWIN: _float_twin(quantized).to_bytes(),
+    }
     if planner is not None:
-        write_atomically(out / PLANNER, planner.to_bytes())
-    write_atomically(out / CASES, cases.to_bytes())
-    write_atomically(out / FLOAT_TWIN, twin.to_bytes())
+        beside[PLANNER] = planner.to_bytes()
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in beside.items():
+        write_atomically(out / name, content)
     write_bundle(out / BUNDLE_FOLDER, manifest, parts)
     bundle = BundleFolder.open(out / BUNDLE_FOLDER)
     bundle.verify()
@@ -228,6 +227,10 @@ def _parts(quantized: _Quantized, plan: Plan, config: BuildConfig) -> dict[str, 
     return parts
 
 
+def _float_twin(quantized: _Quantized) -> FloatTwin:
+    return FloatTwin(weights=quantized.weights, item_embeddings=_embeddings(quantized.model))
+
+
 def _extract_parts(
     quantized: _Quantized, config: BuildConfig
 ) -> tuple[dict[str, bytes], dict[str, object]]:
@@ -239,11 +242,13 @@ def _extract_parts(
     sample = {"window": config.extract_window, "seed": config.seed}
     vectors = make_extract_vectors(extractor, graph, items, **sample)
     effect = measure_rows(extractor, _embeddings(quantized.model), items, **sample)
-    facts = {"window": config.extract_window, "int8_rows": asdict(effect)}
-    return {EXTRACT: graph, EXTRACT_VECTORS: vectors.to_bytes()}, {"extractor": facts}
+    parts = {EXTRACT: graph, EXTRACT_VECTORS: vectors.to_bytes()}
+    return parts, {"extractor": {"window": config.extract_window, "int8_rows": asdict(effect)}}
 
 
-def _quantize(model: SASRec, item_ids: tuple[str, ...], version: int) -> _Quantized:
+def _quantize(
+    model: SASRec, item_ids: tuple[str, ...], version: int, extractor: DeviceExtractor | None
+) -> _Quantized:
     frozen, weights = _freeze(model)
     return _Quantized(
         model=model,
@@ -251,6 +256,7 @@ def _quantize(model: SASRec, item_ids: tuple[str, ...], version: int) -> _Quanti
         weights=weights,
         items=ItemTable.from_embeddings(_embeddings(model), item_ids, version),
         config=_backbone_config(model.config),
+        extractor=extractor,
     )
 
 

@@ -19,6 +19,8 @@ from pocketrec.errors import (
     QuantizationError,
 )
 from pocketrec_cloud.onnx_graphs import write_extract_graph
+from pocketrec_quantization.backbone import BackboneConfig, coded_layers
+from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.bundle import (
     EXTRACT,
     EXTRACT_VECTORS,
@@ -34,6 +36,7 @@ from pocketrec_quantization.testing import (
     tiny_items,
     tiny_manifest,
     tiny_parts,
+    tiny_personal_planner,
 )
 
 if TYPE_CHECKING:
@@ -133,6 +136,35 @@ class TestThreeOfAKind:
 
         assert 0 < effect.relative < 0.01
         assert 0 < effect.largest < 0.01
+
+    def test_rounding_moves_few_codes_of_a_plan(self) -> None:
+        """Of what int8 rows and an int8 uplink change in z, next to nothing is left in a plan."""
+        import torch
+
+        from pocketrec_cloud.extractor import Extractor
+        from pocketrec_device.extraction import CodedEmbedding
+        from pocketrec_quantization.item_table import ItemTable
+
+        torch.manual_seed(0)
+        rng, dim = np.random.default_rng(0), 16
+        config = BackboneConfig(
+            kind="sasrec", embedding_dim=dim, n_blocks=1, n_heads=2, window=5, ffn_multiplier=1
+        )
+        layers = coded_layers(config)
+        embeddings = rng.normal(size=(101, dim)).astype(np.float32)
+        items = ItemTable.from_embeddings(embeddings, [f"i{i}" for i in range(100)], 1)
+        extractor = Extractor(dim).device_form(backbone_scale=1.0)
+        histories = [rng.integers(1, 101, 20) for _ in range(30)]
+        exact = [extractor.embed(embeddings[history]) for history in histories]
+        coded = [CodedEmbedding.of(extractor.embed(items.embed(h))) for h in histories]
+        arrived = [np.frombuffer(z.codes, np.int8) * np.float32(z.scale) for z in coded]
+
+        planner = tiny_personal_planner(layers, bytes(32), dim)
+        wanted = planner.plan(exact, budget_bytes(layers, 3.0))
+        made = planner.plan(arrived, budget_bytes(layers, 3.0))
+
+        assert (wanted != made).mean() < 0.02
+        assert (wanted != np.roll(wanted, 1, axis=0)).mean() > 0.1
 
 
 class TestGraph:

@@ -187,6 +187,26 @@ class TestPersonalPlans:
         allowed = {"model_digest", "bundle_digest", "subject", "user_embedding"}
         assert {field.name for field, _ in request.ListFields()} <= allowed
 
+    def test_never_tell_an_item(
+        self,
+        middle: ManInTheMiddle,
+        make_device: Callable[..., Runtime],
+        deployment: Deployment,
+        tmp_path: Path,
+    ) -> None:
+        """Whatever a device with a history says in a sync, no item id is in it."""
+        ids = tuple(f"secret-{number}" for number in range(12))
+        told = write_personal_bundle(tmp_path / "told", version=3, items=tiny_items(3, ids))
+        deployment.publish(told.bundle, planner=told.planner)
+        device = make_device()
+        device.bootstrap(told.bundle.path)
+        device.observe_many(ids[:7])
+
+        device.sync(middle.target, subject="ann")
+
+        assert middle.requests("GetPlan")[-1].HasField("user_embedding")
+        assert all(b"secret" not in message.SerializeToString() for _, message in middle.calls)
+
     def test_look_further_back_than_the_backbone(
         self, middle: ManInTheMiddle, make_user: MakeUser
     ) -> None:
