@@ -159,7 +159,7 @@ def build_bundle(
         out: Folder for the bundle and the files beside it.
         config: Names and budgets.
         facts: Entries for the model card, such as measured quality.
-        extractor: Makes user embeddings on devices; trained on this backbone's items.
+        extractor: Makes user embeddings on devices, from what this backbone reads.
         planner: Plans by them on the server; trained with what ``freeze_backbone`` returns.
 
     Returns:
@@ -172,7 +172,7 @@ def build_bundle(
         InfeasibleBudgetError: ``average_bits`` is below the smallest plan.
         MissingExtraError: A program is wanted but executorch is not installed.
     """
-    device_extractor = None if extractor is None else extractor.device_form(model.input_scale)
+    device_extractor = None if extractor is None else extractor.reference()
     quantized = _quantize(device_form(model), item_ids, config.version, device_extractor)
     frozen, manifest = quantized.frozen, _manifest(quantized, config)
     if planner is not None:

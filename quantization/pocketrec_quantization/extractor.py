@@ -18,7 +18,7 @@ embedding; a GRU, and its size, are our choice. Formulas as PyTorch's ``GRU`` ha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,19 +93,6 @@ class Extractor:
             new = np.tanh(event[2 * dim :] + reset * own[2 * dim :])
             state = new + update * (state - new)
         return state.astype(np.float32)
-
-    def for_inputs_times(self, factor: float) -> Extractor:
-        """Return an extractor that gives for ``factor * x`` what this one gives for ``x``.
-
-        Args:
-            factor: Above 0.
-
-        Raises:
-            ConfigError: ``factor`` is not a finite number above 0.
-        """
-        if not 0 < factor < np.inf:
-            raise ConfigError(f"factor: expected a finite number above 0, got {factor}")
-        return replace(self, weight_ih=(self.weight_ih / factor).astype(np.float32))
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights by name."""

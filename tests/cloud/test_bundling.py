@@ -274,8 +274,9 @@ class TestPersonal:
         history = np.array([3, 1, 60, 7, 7, 12])
         z = bundle.read_extractor().embed(bundle.read_items().embed(history))
         with torch.no_grad():
-            x = tiny_training.result.model.item_embedding(torch.from_numpy(history))[None]
-            trained = extractor(x, torch.tensor([6]))[0].numpy()
+            model = tiny_training.result.model
+            x = model.item_embedding(torch.from_numpy(history)) * model.input_scale
+            trained = extractor(x[None], torch.tensor([6]))[0].numpy()
         assert np.linalg.norm(z - trained) < 0.01 * np.linalg.norm(trained)
         effect = json.loads(bundle.read(CARD))["extractor"]["int8_rows"]
         assert 0 < effect["relative"] < 0.01

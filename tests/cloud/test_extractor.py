@@ -80,8 +80,8 @@ class TestThreeOfAKind:
         from pocketrec_cloud.graph_checks import open_session
 
         torch.manual_seed(0)
-        module, lengths = Extractor(dim, input_scale=3.0), [1, 2, 7, 40]
-        reference = module.device_form(backbone_scale=5.0)
+        module, lengths = Extractor(dim), [1, 2, 7, 40]
+        reference = module.reference()
         session = open_session(write_extract_graph(reference))
         x = np.random.default_rng(0).normal(size=(4, 40, dim)).astype(np.float32)
 
@@ -89,9 +89,8 @@ class TestThreeOfAKind:
             trained = module(torch.from_numpy(x), torch.tensor(lengths)).numpy()
 
         for events, length, expected in zip(x, lengths, trained, strict=True):
-            rows = 5 * events[:length]  # as a bundle holds them
-            z = reference.embed(rows)
-            (from_graph,) = session.run(["z"], {"x": rows})
+            z = reference.embed(events[:length])
+            (from_graph,) = session.run(["z"], {"x": events[:length]})
             assert from_graph.shape == (1, dim)
             np.testing.assert_allclose(z, expected, atol=extract_tolerance(dim))
             np.testing.assert_allclose(from_graph[0], expected, atol=extract_tolerance(dim))
@@ -130,7 +129,7 @@ class TestThreeOfAKind:
         items = ItemTable.from_embeddings(embeddings, [f"i{i}" for i in range(500)], 1)
 
         torch.manual_seed(0)
-        extractor = Extractor(64).device_form(backbone_scale=1.0)
+        extractor = Extractor(64).reference()
 
         effect = measure_rows(extractor, embeddings, items, window=50, seed=0)
 
@@ -153,7 +152,7 @@ class TestThreeOfAKind:
         layers = coded_layers(config)
         embeddings = rng.normal(size=(101, dim)).astype(np.float32)
         items = ItemTable.from_embeddings(embeddings, [f"i{i}" for i in range(100)], 1)
-        extractor = Extractor(dim).device_form(backbone_scale=1.0)
+        extractor = Extractor(dim).reference()
         histories = [rng.integers(1, 101, 20) for _ in range(30)]
         exact = [extractor.embed(embeddings[history]) for history in histories]
         coded = [CodedEmbedding.of(extractor.embed(items.embed(h))) for h in histories]

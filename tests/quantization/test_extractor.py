@@ -74,24 +74,6 @@ class TestEmbed:
             tiny_extractor().embed(np.zeros(shape, np.float32))
 
 
-class TestScaling:
-    def test_scaled_inputs_give_the_same(self) -> None:
-        """Weights take over what the inputs are multiplied by; biases stay."""
-        x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
-        extractor = tiny_extractor()
-
-        scaled = extractor.for_inputs_times(8.0)
-
-        np.testing.assert_allclose(scaled.embed(8 * x), extractor.embed(x), atol=1e-6)
-        assert np.array_equal(scaled.bias_ih, extractor.bias_ih)
-
-    @pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])
-    def test_impossible_factors_are_refused(self, factor: float) -> None:
-        """Inputs that are nothing cannot be made up for."""
-        with pytest.raises(ConfigError, match="factor"):
-            tiny_extractor().for_inputs_times(factor)
-
-
 class TestArrays:
     def test_go_there_and_back(self) -> None:
         """An extractor is its four arrays."""
