@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns a trained backbone into everything that is published or measured.
 
-The output folder holds ``bundle/``, which is what devices get, and three files that stay
-behind: ``sensitivity.safetensors`` for the planner on the server,
-``float.safetensors``, the float control of benchmarks, and ``cases.safetensors``, the
-held-out users.
+The output folder holds ``bundle/``, which is what devices get, and files that stay behind:
+``sensitivity.safetensors`` and, if there is a personal planner, ``planner.safetensors`` for
+the server, ``float.safetensors``, the float control of benchmarks, and
+``cases.safetensors``, the held-out users.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,13 +21,16 @@ from pocketrec_cloud.calibration import collect_statistics, measure_sensitivity
 from pocketrec_cloud.executorch_program import export_executorch
 from pocketrec_cloud.export import coded_names, device_form, with_weights
 from pocketrec_cloud.exports import EXPORTS
+from pocketrec_cloud.extractor_proving import make_extract_vectors, measure_rows
 from pocketrec_cloud.graph_checks import check_functions
-from pocketrec_cloud.onnx_graphs import write_graphs
+from pocketrec_cloud.onnx_graphs import write_extract_graph, write_graphs
 from pocketrec_cloud.proving import make_vectors
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
 from pocketrec_quantization.bundle import (
     CARD,
     DEFAULT_PLAN,
+    EXTRACT,
+    EXTRACT_VECTORS,
     FROZEN,
     GRAPH_PARTS,
     ITEMS,
@@ -43,10 +46,12 @@ from pocketrec_quantization.item_table import ROW_BITS, ItemTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.manifest import (
     BackboneConfig,
+    ExtractorInfo,
     ItemTableInfo,
     Manifest,
     schema_minor_of,
 )
+from pocketrec_quantization.personal_fit import check_planner_fits
 from pocketrec_quantization.plan import Plan, encode_plan, model_id
 from pocketrec_quantization.planners import GlobalPlanner, sensitivity_to_bytes
 from pocketrec_quantization.quantizer import freeze_matrix
@@ -59,11 +64,24 @@ if TYPE_CHECKING:
 
     from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_cloud.data.split import LeaveOneOut
+    from pocketrec_cloud.extractor import Extractor
+    from pocketrec_quantization.extractor import Extractor as DeviceExtractor
+    from pocketrec_quantization.personal import PersonalPlanner
 
-__all__ = ["BUNDLE_FOLDER", "CASES", "FLOAT_TWIN", "SENSITIVITY", "BuildConfig", "build_bundle"]
+__all__ = [
+    "BUNDLE_FOLDER",
+    "CASES",
+    "FLOAT_TWIN",
+    "PLANNER",
+    "SENSITIVITY",
+    "BuildConfig",
+    "build_bundle",
+    "freeze_backbone",
+]
 
 BUNDLE_FOLDER = "bundle"
 SENSITIVITY = "sensitivity.safetensors"
+PLANNER = "planner.safetensors"
 FLOAT_TWIN = "float.safetensors"
 CASES = "cases.safetensors"
 
@@ -79,6 +97,7 @@ class BuildConfig:
         average_bits: Of the default plan, bits per coded weight, scales apart.
         license: Terms of the weights, an SPDX identifier or free text.
         has_program: Whether to add an ExecuTorch program.
+        extract_window: How many events an extractor looks back at most.
         max_cases: Held-out users to keep for benchmarks.
         seed: Seed of every sample drawn.
     """
@@ -89,6 +108,7 @@ class BuildConfig:
     average_bits: float = 3.0
     license: str = ""
     has_program: bool = False
+    extract_window: int = 200
     max_cases: int = 10_000
     seed: int = 0
 
@@ -102,6 +122,19 @@ class _Quantized:
     weights: dict[str, NDArray[np.float32]]
     items: ItemTable
     config: BackboneConfig
+    extractor: DeviceExtractor | None
+
+
+def freeze_backbone(model: Backbone) -> FrozenModel:
+    """Return the frozen part that a bundle of this model has: what planners are bound to.
+
+    Args:
+        model: A trained backbone.
+
+    Raises:
+        QuantizationError: A weight is not finite.
+    """
+    return _freeze(device_form(model))[0]
 
 
 def build_bundle(
@@ -112,6 +145,8 @@ def build_bundle(
     out: Path,
     config: BuildConfig,
     facts: Mapping[str, object],
+    extractor: Extractor | None = None,
+    planner: PersonalPlanner | None = None,
 ) -> BundleFolder:
     """Quantize, plan, export, check and write.
 
@@ -123,6 +158,8 @@ def build_bundle(
         out: Folder for the bundle and the files beside it.
         config: Names and budgets.
         facts: Entries for the model card, such as measured quality.
+        extractor: Makes user embeddings on devices, from what this backbone reads.
+        planner: Plans by them on the server; trained with what ``freeze_backbone`` returns.
 
     Returns:
         The bundle, verified.
@@ -130,23 +167,34 @@ def build_bundle(
     Raises:
         QuantizationError: An exported graph disagrees with the reference executor, or the
             model has what no device computes.
+        IncompatibleArtifactError: The planner is for another model, or there is no
+            extractor to go with it.
         InfeasibleBudgetError: ``average_bits`` is below the smallest plan.
         MissingExtraError: A program is wanted but executorch is not installed.
     """
-    quantized = _quantize(device_form(model), item_ids, config.version)
-    frozen = quantized.frozen
+    device_extractor = None if extractor is None else extractor.reference()
+    quantized = _quantize(device_form(model), item_ids, config.version, device_extractor)
+    frozen, manifest = quantized.frozen, _manifest(quantized, config)
+    if planner is not None:
+        check_planner_fits(planner, manifest, frozen.digest)
     statistics = collect_statistics(quantized.model, split.train_sequences(), seed=config.seed)
     sensitivity = measure_sensitivity(quantized.weights, frozen, statistics)
     plan = _default_plan(frozen, sensitivity, config)
     parts = _parts(quantized, plan, config)
-    parts[CARD] = _card(config, plan, parts, facts)
+    extract_parts, extract_facts = _extract_parts(quantized, config)
+    parts |= extract_parts
+    parts[CARD] = _card(config, plan, parts, {**extract_facts, **facts})
+    beside = {
+        SENSITIVITY: sensitivity_to_bytes(sensitivity),
+        CASES: _evaluation_cases(split, config).to_bytes(),
+        FLOAT_TWIN: _float_twin(quantized).to_bytes(),
+    }
+    if planner is not None:
+        beside[PLANNER] = planner.to_bytes()
     out.mkdir(parents=True, exist_ok=True)
-    cases = _evaluation_cases(split, config)
-    twin = FloatTwin(weights=quantized.weights, item_embeddings=_embeddings(quantized.model))
-    write_atomically(out / SENSITIVITY, sensitivity_to_bytes(sensitivity))
-    write_atomically(out / CASES, cases.to_bytes())
-    write_atomically(out / FLOAT_TWIN, twin.to_bytes())
-    write_bundle(out / BUNDLE_FOLDER, _manifest(quantized, config), parts)
+    for name, content in beside.items():
+        write_atomically(out / name, content)
+    write_bundle(out / BUNDLE_FOLDER, manifest, parts)
     bundle = BundleFolder.open(out / BUNDLE_FOLDER)
     bundle.verify()
     return bundle
@@ -178,7 +226,41 @@ def _parts(quantized: _Quantized, plan: Plan, config: BuildConfig) -> dict[str, 
     return parts
 
 
-def _quantize(model: Backbone, item_ids: tuple[str, ...], version: int) -> _Quantized:
+def _float_twin(quantized: _Quantized) -> FloatTwin:
+    return FloatTwin(weights=quantized.weights, item_embeddings=_embeddings(quantized.model))
+
+
+def _extract_parts(
+    quantized: _Quantized, config: BuildConfig
+) -> tuple[dict[str, bytes], dict[str, object]]:
+    """Return the extractor's parts, proven, and what the card says of it; nothing without one."""
+    extractor, items = quantized.extractor, quantized.items
+    if extractor is None:
+        return {}, {}
+    graph = write_extract_graph(extractor)
+    sample = {"window": config.extract_window, "seed": config.seed}
+    vectors = make_extract_vectors(extractor, graph, items, **sample)
+    effect = measure_rows(extractor, _embeddings(quantized.model), items, **sample)
+    parts = {EXTRACT: graph, EXTRACT_VECTORS: vectors.to_bytes()}
+    return parts, {"extractor": {"window": config.extract_window, "int8_rows": asdict(effect)}}
+
+
+def _quantize(
+    model: Backbone, item_ids: tuple[str, ...], version: int, extractor: DeviceExtractor | None
+) -> _Quantized:
+    frozen, weights = _freeze(model)
+    return _Quantized(
+        model=model,
+        frozen=frozen,
+        weights=weights,
+        items=ItemTable.from_embeddings(_embeddings(model), item_ids, version),
+        config=model.config.architecture(),
+        extractor=extractor,
+    )
+
+
+def _freeze(model: Backbone) -> tuple[FrozenModel, dict[str, NDArray[np.float32]]]:
+    """Return the frozen part of a model in device form, and the float weights it codes."""
     arrays = {
         name: np.ascontiguousarray(value.detach().numpy())
         for name, value in model.named_parameters()
@@ -189,13 +271,7 @@ def _quantize(model: Backbone, item_ids: tuple[str, ...], version: int) -> _Quan
     frozen = FrozenModel(
         matrices={name: freeze_matrix(weights[f"{name}.weight"]) for name in names}, dense=arrays
     )
-    return _Quantized(
-        model=model,
-        frozen=frozen,
-        weights=weights,
-        items=ItemTable.from_embeddings(_embeddings(model), item_ids, version),
-        config=model.config.architecture(),
-    )
+    return frozen, weights
 
 
 def _embeddings(model: Backbone) -> NDArray[np.float32]:
@@ -257,6 +333,9 @@ def _card(
 
 def _manifest(quantized: _Quantized, config: BuildConfig) -> Manifest:
     items = quantized.items
+    extractor = None
+    if quantized.extractor is not None:
+        extractor = ExtractorInfo(kind="gru", window=config.extract_window)
     return Manifest(
         model_name=config.model_name,
         version=config.version,
@@ -271,5 +350,6 @@ def _manifest(quantized: _Quantized, config: BuildConfig) -> Manifest:
         layers=quantized.frozen.layers,
         license=config.license,
         producer=f"pocketrec {__version__}",
-        schema_minor=schema_minor_of(quantized.config),
+        extractor=extractor,
+        schema_minor=schema_minor_of(quantized.config, extractor),
     )

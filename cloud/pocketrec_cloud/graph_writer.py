@@ -65,8 +65,8 @@ class GraphWriter:
     def nodes(
         self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
     ) -> None:
-        """Add a node of several outputs."""
-        name = f"{outputs[0]}/{kind}"
+        """Add a node of several outputs; the first may be left empty."""
+        name = f"{outputs[0] or outputs[-1]}/{kind}"
         self._nodes.append(helper.make_node(kind, inputs, outputs, name, **attributes))
 
     def serialise(self) -> bytes:

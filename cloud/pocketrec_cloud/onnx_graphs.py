@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the functions a device runs as ONNX graphs: prefill, step, score.
+"""Writes the functions a device runs as ONNX graphs: prefill, step, score, extract.
 
 Those of a SASRec are here, those of a Caser in ``caser_graphs``; ``graph_writer`` says what
 all of them have in common.
@@ -13,6 +13,7 @@ import numpy as np
 
 from pocketrec_cloud.caser_graphs import write_caser_step
 from pocketrec_cloud.graph_writer import GraphWriter, write_score
+from pocketrec_quantization.extract_graph import onnx_gate_order
 from pocketrec_quantization.graph_contract import stacked_name
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pocketrec_quantization.backbone import BackboneConfig
+    from pocketrec_quantization.extractor import Extractor
 
-__all__ = ["write_graphs"]
+__all__ = ["write_extract_graph", "write_graphs"]
 
 _EPSILON = 1e-5
 
@@ -48,6 +50,32 @@ def write_graphs(
         "step": _Step(dense, config).write(),
         **functions,
     }
+
+
+def write_extract_graph(extractor: Extractor) -> bytes:
+    """Write the function that turns a history into a user embedding.
+
+    x (T, D) -> z (1, D), for any T from 1. No plan changes it, so its weights are inside.
+
+    Args:
+        extractor: For the bundle's item rows.
+    """
+    graph, dim = GraphWriter("extract"), extractor.embedding_dim
+    x = graph.input("x", ("T", dim))
+    z = graph.output("z", (1, dim))
+    gates = {name: onnx_gate_order(array) for name, array in extractor.to_arrays().items()}
+    biases = np.concatenate([gates["bias_ih"], gates["bias_hh"]])
+    weights = [
+        graph.constant("extract.weights", gates["weight_ih"][None]),
+        graph.constant("extract.recurrent", gates["weight_hh"][None]),
+        graph.constant("extract.biases", biases[None]),
+    ]
+    one = graph.constant("axis.batch", np.array([1], np.int64))
+    events = graph.node("Unsqueeze", [x, one], "events")  # (T, 1, D): a batch of one
+    graph.nodes("GRU", [events, *weights], ["", "last"], hidden_size=dim, linear_before_reset=1)
+    zero = graph.constant("axis.direction", np.array([0], np.int64))
+    graph.node("Squeeze", ["last", zero], z)
+    return graph.serialise()
 
 
 class _Backbone(GraphWriter):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pocketrec_device.backends import Backend, build_backend
 from pocketrec_device.backends.base import refuse_fallbacks
+from pocketrec_device.extraction import UserExtractor, build_extractor
 from pocketrec_device.session import SessionState
 from pocketrec_device.settings import EngineSettings
 from pocketrec_device.state import Pair
@@ -84,6 +85,7 @@ class Engine:
         items: Embeddings of the items.
         backend: What computes, under the plan and the preset.
         settings: How it was built.
+        extractor: What makes user embeddings; None when the bundle has nothing for it.
     """
 
     pair: Pair
@@ -92,6 +94,13 @@ class Engine:
     items: Items
     backend: Backend
     settings: EngineSettings
+    extractor: UserExtractor | None = None
+
+    @property
+    def n_remembered(self) -> int:
+        """How many events of a history are of use."""
+        window = self.manifest.backbone.window
+        return window if self.extractor is None else max(window, self.extractor.window)
 
     def new_session(self, history: Sequence[str] = ()) -> SessionState:
         """Return a state that has seen ``history``; items the table lacks are left out.
@@ -168,6 +177,7 @@ def _build(
         items=bundle.read_items() if like is None else like.items,
         backend=backend,
         settings=settings,
+        extractor=build_extractor(bundle, settings) if like is None else like.extractor,
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from pocketrec.errors import BackendError, HealthCheckError
 from pocketrec_device.engine import Engine, EngineSettings, build_engine
+from pocketrec_device.extraction import check_extractor
 from pocketrec_device.ranking import Candidates, rank
 from pocketrec_device.session import SessionState
 from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder
@@ -55,6 +56,8 @@ def build_healthy_engine(
     as_exported = replace(settings, preset="balanced")
     engine = build_engine(bundle, bundle.read(DEFAULT_PLAN), as_exported)
     check_vectors(engine, vectors)
+    if engine.extractor is not None:
+        check_extractor(engine.extractor, engine.items, bundle.read_extract_vectors())
     if hashlib.sha256(plan_data).hexdigest() == engine.pair.plan and settings == as_exported:
         return engine
     personal = build_engine(bundle, plan_data, settings, like=engine)

@@ -5,8 +5,8 @@
 enough to take what scoring needs: an engine and the user's state, neither of which is
 ever changed afterwards. So a swap does not disturb a ranking that has begun.
 
-A swap rebuilds the session from the last L known item ids, which is why they are kept.
-They never leave memory.
+A swap rebuilds the session from the last L known item ids, and an extractor may look back
+further, which is why they are kept. They never leave memory.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketrec.errors import StoreError
+from pocketrec_device.extraction import embed_under
 from pocketrec_device.ranking import rank, rank_slate
 from pocketrec_device.session import SessionState
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from pocketrec_device.engine import Engine
     from pocketrec_device.ranking import Candidates, Ranking
+    from pocketrec_quantization.bundle import BundleFolder
     from pocketrec_quantization.item_table import GatheredRows
 
 __all__ = ["LiveSession", "Slates", "Snapshot"]
@@ -161,8 +163,8 @@ class LiveSession:
         with self._lock:
             if self._running is not None and self._running.engine.runs_as(engine):
                 return
-            history = deque(self._history, maxlen=engine.manifest.backbone.window)
-            self._running = _Running(engine, engine.new_session(tuple(history)))
+            history = deque(self._history, maxlen=engine.n_remembered)
+            self._running = _Running(engine, engine.new_session(_last(history, engine)))
             self._history = history
 
     def observe(self, item_id: str) -> bool:
@@ -205,6 +207,30 @@ class LiveSession:
                 self._history.extend(item_ids[:n_taken_in])
                 self._n_observed += n_taken_in
             return len(item_ids)
+
+    def user_embedding(self) -> NDArray[np.float32] | None:
+        """Return the user embedding, (D,) float32; None without a history or an extractor.
+
+        Raises:
+            StoreError: There is no engine.
+            BackendError: Inference failed.
+        """
+        with self._lock:
+            engine, history = self._current().engine, tuple(self._history)
+        return None if engine.extractor is None else engine.extractor.embed(engine.items, history)
+
+    def embedding_under(self, bundle: BundleFolder) -> NDArray[np.float32] | None:
+        """Return the same as a bundle's extractor has it, which may not be the one that runs.
+
+        Raises:
+            ArtifactError: The bundle is damaged, or needs another release.
+            BackendError: The library refuses the graph, or inference failed.
+        """
+        with self._lock:
+            running, history = self._running, tuple(self._history)
+        if running is None or not history:
+            return None
+        return embed_under(bundle, running.engine, history)
 
     def reset(self) -> None:
         """Forget the history.
@@ -259,10 +285,15 @@ class LiveSession:
         return Snapshot(
             engine=running.engine,
             h=running.session.h if running.session.n_events else None,
-            seen=frozenset(self._history if with_seen else ()),
+            seen=frozenset(_last(self._history, running.engine) if with_seen else ()),
         )
 
     def _current(self) -> _Running:
         if self._running is None:
             raise StoreError("nothing is loaded; sync, or bootstrap from a packaged bundle")
         return self._running
+
+
+def _last(history: Sequence[str], engine: Engine) -> tuple[str, ...]:
+    """Return the last L item ids."""
+    return tuple(history)[-engine.manifest.backbone.window :]

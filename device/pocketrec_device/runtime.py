@@ -30,6 +30,9 @@ from pocketrec_device.status import Status, SyncReport, read_status
 from pocketrec_device.store import Store
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pocketrec_device.backends import LayerReport
     from pocketrec_device.tls import Tls
 
@@ -100,12 +103,9 @@ class Runtime:
                 TUF root metadata.
         """
         store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
-        runtime = cls(
-            store,
-            engine_settings(options, store),
-            latency=options.get("latency"),
-            refresh=options.get("refresh"),
-        )
+        settings = engine_settings(options, store)
+        latency, refresh = options.get("latency"), options.get("refresh")
+        runtime = cls(store, settings, latency=latency, refresh=refresh)
         store.create(model, root)
         try:
             runtime.load()
@@ -128,12 +128,9 @@ class Runtime:
             ConfigError: There is no such choice.
         """
         store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
-        runtime = cls(
-            store,
-            engine_settings(options, store),
-            latency=options.get("latency"),
-            refresh=options.get("refresh"),
-        )
+        settings = engine_settings(options, store)
+        latency, refresh = options.get("latency"), options.get("refresh")
+        runtime = cls(store, settings, latency=latency, refresh=refresh)
         runtime.load()
         return runtime
 
@@ -395,6 +392,8 @@ class Runtime:
     ) -> SyncReport:
         """Fetch what is newer, verify it, and switch; on any failure all stays as it was.
 
+        Item ids stay here. With a subject, ``user_embedding`` is told, if there is one.
+
         Args:
             target: ``"host:port"`` of a delivery server.
             subject: Pseudonym of the user; empty = the plan for everybody.
@@ -429,10 +428,24 @@ class Runtime:
                 self._settings,
                 clock=self._clock,
                 guard=self._refuse_if_slow,
+                embed=self._live.embedding_under,
             )
         self._adopt(engine)
-        self._refresh_state.succeed(self._live.n_observed, self._live.snapshot().h)
+        sent = self.user_embedding() if subject else None
+        self._refresh_state.succeed(self._live.n_observed, self._live.snapshot().h, sent)
         return report
+
+    def user_embedding(self) -> NDArray[np.float32] | None:
+        """Return what a ``sync`` with a subject tells about the user, before it is rounded.
+
+        Returns:
+            (D,) float32; None without a history, or if the bundle has no extractor.
+
+        Raises:
+            StoreError: Nothing is installed yet.
+            BackendError: Inference failed.
+        """
+        return self._live.user_embedding()
 
     def refresh_due(
         self, *, is_session_start: bool = False, is_network_free: bool = True
@@ -450,6 +463,7 @@ class Runtime:
         facts = self._refresh_state.facts(
             n_events=n_events,
             h=None if engine is None else self._live.snapshot().h,
+            z=self.user_embedding() if engine and self._refresh_state.has_embedding else None,
             plan=PlanAge.ABSENT if engine is None else self._plan_age(engine),
             is_session_start=is_session_start,
             is_network_free=is_network_free,

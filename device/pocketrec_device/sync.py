@@ -7,7 +7,8 @@ In this order, each step only after the one before it succeeded:
 * TUF refresh: root, timestamp, snapshot, targets;
 * ``<model>/manifest.pb``, then, if there is room for all that is missing, every part of
   it, each resumed where it broke;
-* ``director.json``, then a plan for this model and subject;
+* ``director.json``, then a plan for this model and subject, by the user embedding if there
+  is one: item ids do not come as far as this module;
 * health check, switch, clean up.
 
 A failure leaves the running pair as it was. What was downloaded stays, so the next sync
@@ -20,7 +21,10 @@ import importlib.metadata
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pocketrec.errors import (
     ConfigError,
@@ -30,6 +34,7 @@ from pocketrec.errors import (
 )
 from pocketrec_device.backends import DEFAULT_PLAN_ONLY
 from pocketrec_device.engine import Engine, EngineSettings
+from pocketrec_device.extraction import CodedEmbedding
 from pocketrec_device.install import Guard, accepted_bundles, held_plan, kept_plan, switch
 from pocketrec_device.status import SyncReport
 from pocketrec_device.transport import PlanRequest, ServiceClient
@@ -54,7 +59,10 @@ if TYPE_CHECKING:
     from pocketrec_device.state import DeviceState
     from pocketrec_device.store import Store
 
-__all__ = ["PlanWish", "synchronise"]
+__all__ = ["Embed", "PlanWish", "synchronise"]
+
+Embed: TypeAlias = Callable[[BundleFolder], NDArray[np.float32] | None]
+"""Returns the user embedding, (D,) float32, as a bundle's extractor has it, if there is one."""
 
 _MAX_DIRECTOR_BYTES = 16 * 2**10
 
@@ -89,6 +97,7 @@ def synchronise(
     *,
     clock: Callable[[], float],
     guard: Guard | None = None,
+    embed: Embed | None = None,
 ) -> tuple[Engine, SyncReport]:
     """Bring a store up to date and return the engine of what is current now.
 
@@ -99,6 +108,7 @@ def synchronise(
         settings: How to build the engine.
         clock: Unix seconds.
         guard: Asked before a pair that is not the current one goes live.
+        embed: Gives the user embedding to send for a subject's plan; None = never any.
 
     Raises:
         IncompatibleArtifactError: A plan is wished for that the backend cannot run.
@@ -115,13 +125,13 @@ def synchronise(
     state = store.load()
     had_token = state.server == client.target and bool(state.token)
     try:
-        return _Sync(store, client, settings, clock, guard).run(root, wish)
+        return _Sync(store, client, settings, clock, guard=guard, embed=embed).run(root, wish)
     except RejectedError as exc:
         if exc.code != "UNAUTHENTICATED" or not had_token:
             raise
     # The server has forgotten us: become known again, once.
     store.save(replace(store.load(), token=""))
-    return _Sync(store, client, settings, clock, guard).run(root, wish)
+    return _Sync(store, client, settings, clock, guard=guard, embed=embed).run(root, wish)
 
 
 class _Sync:
@@ -133,13 +143,16 @@ class _Sync:
         client: ServiceClient,
         settings: EngineSettings,
         clock: Callable[[], float],
+        *,
         guard: Guard | None,
+        embed: Embed | None,
     ) -> None:
         self._store = store
         self._client = client
         self._settings = settings
         self._clock = clock
         self._guard = guard
+        self._embed = embed
         self._parts_downloaded = self._parts_reused = 0
         self._bytes_downloaded = self._bytes_resumed = 0
 
@@ -239,6 +252,7 @@ class _Sync:
                 subject=wish.subject,
                 average_bits=wish.average_bits,
                 installed_version=floor if held else 0,
+                user_embedding=self._user_embedding(bundle, wish),
             )
         )
         if not data:
@@ -253,6 +267,11 @@ class _Sync:
         plan = accept_plan(data, keys=keys, rules=rules)
         state = state.with_plan_floor(bundle.model_digest, wish.subject, plan.version)
         return data, replace(state, time_floor_s=max(state.time_floor_s, plan.issued_at_s))
+
+    def _user_embedding(self, bundle: BundleFolder, wish: PlanWish) -> CodedEmbedding | None:
+        """Return what to tell about the user; nothing for the plan for everybody."""
+        z = self._embed(bundle) if self._embed is not None and wish.subject else None
+        return None if z is None else CodedEmbedding.of(z)
 
     def _fetch_small(self, target: TargetInfo, maximum_bytes: int) -> bytes:
         """Return a verified target that fits in memory."""

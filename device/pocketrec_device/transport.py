@@ -29,6 +29,7 @@ from pocketrec_proto.v1 import device_service_pb2 as messages
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
 
 if TYPE_CHECKING:
+    from pocketrec_device.extraction import CodedEmbedding
     from pocketrec_device.tls import Tls
 
 __all__ = [
@@ -103,6 +104,7 @@ class PlanRequest:
         subject: Pseudonym the app chose; empty = everybody.
         average_bits: Average bits per coded weight; 0 = the server's default.
         installed_version: The highest plan version accepted; 0 = none.
+        user_embedding: What is known about the user; None = nothing.
     """
 
     model_digest: bytes
@@ -110,6 +112,7 @@ class PlanRequest:
     subject: str
     average_bits: float
     installed_version: int
+    user_embedding: CodedEmbedding | None = None
 
 
 class ServiceClient:
@@ -207,6 +210,7 @@ class ServiceClient:
             subject=request.subject,
             average_bits=request.average_bits,
             installed_version=request.installed_version,
+            user_embedding=_embedding_message(request.user_embedding),
         )
         with self._translated("GetPlan"):
             response = self._stub.GetPlan(
@@ -236,6 +240,12 @@ class ServiceClient:
             yield
         except grpc.RpcError as exc:
             raise service_error(exc, f"{method} at {self.target}") from exc
+
+
+def _embedding_message(embedding: CodedEmbedding | None) -> messages.UserEmbedding | None:
+    if embedding is None:
+        return None
+    return messages.UserEmbedding(codes=embedding.codes, scale=embedding.scale)
 
 
 def service_error(exc: grpc.RpcError, call: str) -> ServiceError:

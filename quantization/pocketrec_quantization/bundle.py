@@ -13,13 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pocketrec.errors import ConfigError, IntegrityError, MalformedArtifactError
 from pocketrec.files import write_atomically
 from pocketrec_quantization.backbone import BackboneConfig
+from pocketrec_quantization.extract_graph import read_extract_graph
+from pocketrec_quantization.extract_vectors import ExtractVectors
+from pocketrec_quantization.extractor import Extractor
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ROW_BITS, ItemTable
 from pocketrec_quantization.limits import MAX_MANIFEST_BYTES
 from pocketrec_quantization.manifest import (
+    ExtractorInfo,
     ItemTableInfo,
     Manifest,
     PartInfo,
@@ -33,6 +40,8 @@ from pocketrec_quantization.vectors import TestVectors
 __all__ = [
     "CARD",
     "DEFAULT_PLAN",
+    "EXTRACT",
+    "EXTRACT_VECTORS",
     "FROZEN",
     "GRAPH_PARTS",
     "ITEMS",
@@ -46,6 +55,7 @@ __all__ = [
     "VECTORS",
     "BackboneConfig",
     "BundleFolder",
+    "ExtractorInfo",
     "ItemTableInfo",
     "Manifest",
     "PartInfo",
@@ -64,6 +74,8 @@ PREFILL = "prefill.onnx"
 STEP = "step.onnx"
 SCORE = "score.onnx"
 PROGRAM = "program.pte"
+EXTRACT = "extract.onnx"
+EXTRACT_VECTORS = "extract.vectors"
 
 GRAPH_PARTS = {"prefill": PREFILL, "step": STEP, "score": SCORE}
 """Name of a function to the part that holds its graph."""
@@ -234,11 +246,42 @@ class BundleFolder:
             MalformedArtifactError: They are malformed, or name items that do not exist.
         """
         vectors = TestVectors.from_bytes(self.read(VECTORS))
-        n_items = self.manifest.items.n_items
         for number, case in enumerate(vectors.cases):
-            if max(case.history.max(), case.candidates.max()) > n_items:
+            self._check_indices(VECTORS, number, case.history, case.candidates)
+        return vectors
+
+    def read_extractor(self) -> Extractor:
+        """Return the extractor that the graph ``extract`` computes.
+
+        Raises:
+            MalformedArtifactError: The graph is malformed, or of another dimension.
+            IncompatibleArtifactError: There is no such part, or it keeps another contract.
+        """
+        extractor = read_extract_graph(self.read(EXTRACT), EXTRACT)
+        dim = self.manifest.backbone.embedding_dim
+        if extractor.embedding_dim != dim:
+            raise MalformedArtifactError(
+                f"expected an extractor of {dim} dimensions, got {extractor.embedding_dim}",
+                field=EXTRACT,
+            )
+        return extractor
+
+    def read_extract_vectors(self) -> ExtractVectors:
+        """Return the extractor's test vectors.
+
+        Raises:
+            MalformedArtifactError: They are malformed, name items that do not exist, or
+                are of another dimension.
+            IncompatibleArtifactError: There is no such part.
+        """
+        vectors = ExtractVectors.from_bytes(self.read(EXTRACT_VECTORS))
+        dim = self.manifest.backbone.embedding_dim
+        for number, case in enumerate(vectors.cases):
+            self._check_indices(EXTRACT_VECTORS, number, case.history)
+            if case.z.shape != (dim,):
                 raise MalformedArtifactError(
-                    f"case {number}: expected item indices of 0..{n_items}", field=VECTORS
+                    f"case {number}: expected z of {dim} dimensions, got {case.z.shape}",
+                    field=EXTRACT_VECTORS,
                 )
         return vectors
 
@@ -259,3 +302,21 @@ class BundleFolder:
                 self.read_vectors()
             elif part.name not in REQUIRED_PARTS:
                 self.read(part.name)
+        self._verify_extractor()
+
+    def _verify_extractor(self) -> None:
+        names = {part.name for part in self.manifest.parts}
+        if self.manifest.extractor is not None:
+            self.read_extractor()
+            self.read_extract_vectors()
+        elif odd := names & {EXTRACT, EXTRACT_VECTORS}:
+            raise MalformedArtifactError(
+                f"expected the window of {min(odd)!r}, found none", field="manifest.extractor"
+            )
+
+    def _check_indices(self, part: str, number: int, *indices: NDArray[np.int32]) -> None:
+        n_items = self.manifest.items.n_items
+        if max(int(array.max()) for array in indices) > n_items:
+            raise MalformedArtifactError(
+                f"case {number}: expected item indices of 0..{n_items}", field=part
+            )

@@ -64,18 +64,19 @@ def bundle_verify(context: click.Context, folder: Path, json_path: str | None) -
     """Check every part of the bundle in FOLDER, and run its test vectors.
 
     Digests, formats and the parts' agreement with each other come first; then the test
-    vectors run through the reference executor. Ends with 1 when their scores do not come out.
+    vectors run through the reference executor, and those of the extractor through its
+    reference. Ends with 1 when what they hold does not come out.
     """
     bundle = BundleFolder.open(folder)
     bundle.verify()
-    vectors = _run_vectors(bundle)
-    worst = None if vectors is None else vectors["worst_error"]
+    vectors, extract_vectors = _run_vectors(bundle), _run_extract_vectors(bundle)
     result = {
         "digest": bundle.digest,
         "n_parts": len(bundle.manifest.parts),
         "total_bytes": sum(part.length_bytes for part in bundle.manifest.parts),
         "vectors": vectors,
-        "is_sound": vectors is None or (worst is not None and worst <= vectors["tolerance"]),
+        "extract_vectors": extract_vectors,
+        "is_sound": _come_out(vectors) and _come_out(extract_vectors),
     }
     emit(result, render=lambda console: draw_verdict(console, result), json_path=json_path)
     if not result["is_sound"]:
@@ -146,6 +147,30 @@ def _run_vectors(bundle: BundleFolder) -> dict[str, Any] | None:
         "worst_error": max(errors) if np.isfinite(errors).all() else None,
         "tolerance": vectors.tolerance_of(_REFERENCE),
     }
+
+
+def _run_extract_vectors(bundle: BundleFolder) -> dict[str, Any] | None:
+    if bundle.manifest.extractor is None:
+        return None
+    vectors, items = bundle.read_extract_vectors(), bundle.read_items()
+    extractor = bundle.read_extractor()
+    errors = [
+        float(np.abs(extractor.embed(items.embed(case.history)) - case.z).max())
+        for case in vectors.cases
+    ]
+    return {
+        "n_cases": len(vectors.cases),
+        "worst_error": max(errors),
+        "tolerance": vectors.tolerance,
+    }
+
+
+def _come_out(vectors: dict[str, Any] | None) -> bool:
+    """Whether no error is larger than allowed; not finite is, and none at all is not."""
+    if vectors is None:
+        return True
+    worst = vectors["worst_error"]
+    return worst is not None and bool(worst <= vectors["tolerance"])
 
 
 def _read_plan(path: Path) -> tuple[Plan, bytes | None]:

@@ -23,6 +23,7 @@ from pocketrec_quantization.item_table import ROW_BITS
 from pocketrec_quantization.layers import LayerTable, check_layers
 from pocketrec_quantization.limits import (
     MAX_ITEMS,
+    MAX_LAYER_SIDE,
     MAX_MANIFEST_BYTES,
     MAX_PART_BYTES,
     MAX_PARTS,
@@ -37,8 +38,10 @@ from pocketrec_quantization.wire import (
 )
 
 __all__ = [
+    "EXTRACTOR_KINDS",
     "MANIFEST_VERSION",
     "BackboneConfig",
+    "ExtractorInfo",
     "ItemTableInfo",
     "Manifest",
     "PartInfo",
@@ -53,6 +56,10 @@ MANIFEST_VERSION = (1, 1)
 
 _MINOR_OF_KIND = {"sasrec": 0, "caser": 1}
 
+EXTRACTOR_KINDS = ("gru",)
+"""Extractors this release knows."""
+
+_EXTRACTOR_MINOR = 1
 _DIGEST_BYTES = 32
 
 
@@ -80,6 +87,29 @@ class ItemTableInfo:
         check_integer(self.n_rows, field="n_rows", minimum=2, maximum=MAX_ITEMS + 1)
         check_integer(self.row_bits, field="row_bits", minimum=ROW_BITS, maximum=ROW_BITS)
         check_integer(self.version, field="items.version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractorInfo:
+    """What turns a history into a user embedding.
+
+    Args:
+        kind: ``gru``.
+        window: How many events it looks back at most.
+
+    Raises:
+        ConfigError: A field is outside its range.
+    """
+
+    kind: str
+    window: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in EXTRACTOR_KINDS:
+            raise ConfigError(
+                f"extractor.kind: expected one of {EXTRACTOR_KINDS}, got {self.kind!r:.80}"
+            )
+        check_integer(self.window, field="extractor.window", minimum=1, maximum=MAX_LAYER_SIDE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +150,10 @@ class Manifest:
         parts: At most 64, by name; the writer sorts them.
         license: SPDX identifier, or free text, of the terms the weights are under.
         producer: What made the bundle.
+        extractor: What makes user embeddings; None = nothing does.
         schema_major: Major version of the manifest's schema.
-        schema_minor: Minor version of the manifest's schema; ``schema_minor_of`` the
-            backbone at least.
+        schema_minor: Minor version of the manifest's schema; ``schema_minor_of`` what is in
+            it at least.
 
     Raises:
         ConfigError: A field is outside its range, or a part is named twice.
@@ -137,6 +168,7 @@ class Manifest:
     parts: tuple[PartInfo, ...] = ()
     license: str = ""
     producer: str = ""
+    extractor: ExtractorInfo | None = None
     schema_major: int = MANIFEST_VERSION[0]
     schema_minor: int = 0
 
@@ -144,11 +176,12 @@ class Manifest:
         check_name(self.model_name, field="model_name")
         for name in ("version", "created_at_s", "schema_major", "schema_minor"):
             check_integer(getattr(self, name), field=name)
-        least_minor = schema_minor_of(self.backbone)
+        least_minor = schema_minor_of(self.backbone, self.extractor)
         if self.schema_minor < least_minor:
             raise ConfigError(
                 f"schema_minor: expected at least {least_minor} for the backbone "
-                f"{self.backbone.kind!r}, got {self.schema_minor}"
+                f"{self.backbone.kind!r}{' and an extractor' if self.extractor else ''}, got "
+                f"{self.schema_minor}"
             )
         check_layers(self.layers)
         check_text(self.license, field="license", maximum=MAX_TEXT_LENGTH)
@@ -173,9 +206,10 @@ class Manifest:
         )
 
 
-def schema_minor_of(backbone: BackboneConfig) -> int:
-    """Return the minor version whose readers know a backbone's fields; older ones refuse it."""
-    return _MINOR_OF_KIND[backbone.kind]
+def schema_minor_of(backbone: BackboneConfig, extractor: ExtractorInfo | None = None) -> int:
+    """Return the minor version whose readers know what is in a bundle; older ones refuse it."""
+    minor = _MINOR_OF_KIND[backbone.kind]
+    return minor if extractor is None else max(minor, _EXTRACTOR_MINOR)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -207,6 +241,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         ],
         license=manifest.license,
         producer=manifest.producer,
+        extractor=_extractor_to_proto(manifest.extractor),
     )
     return serialize_message(message)
 
@@ -233,6 +268,11 @@ def decode_manifest(data: bytes) -> Manifest:
         raise IncompatibleArtifactError(
             f"this release runs the backbones {BACKBONE_KINDS}, the bundle has "
             f"{message.backbone.kind!r:.80}; update pocketrec"
+        )
+    if message.HasField("extractor") and message.extractor.kind not in EXTRACTOR_KINDS:
+        raise IncompatibleArtifactError(
+            f"this release runs the extractors {EXTRACTOR_KINDS}, the bundle has "
+            f"{message.extractor.kind!r:.80}; update pocketrec"
         )
     with reading("manifest"):
         return _from_message(message)
@@ -272,4 +312,17 @@ def _from_message(message: artifacts_pb2.BundleManifest) -> Manifest:
         ),
         license=message.license,
         producer=message.producer,
+        extractor=_extractor_from_message(message),
     )
+
+
+def _extractor_to_proto(extractor: ExtractorInfo | None) -> artifacts_pb2.ExtractorInfo | None:
+    if extractor is None:
+        return None
+    return artifacts_pb2.ExtractorInfo(kind=extractor.kind, window=extractor.window)
+
+
+def _extractor_from_message(message: artifacts_pb2.BundleManifest) -> ExtractorInfo | None:
+    if not message.HasField("extractor"):
+        return None
+    return ExtractorInfo(kind=message.extractor.kind, window=message.extractor.window)

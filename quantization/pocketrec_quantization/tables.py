@@ -22,7 +22,7 @@ _LAST_DATE_S = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 def draw_bundle(console: Console, result: Mapping[str, Any]) -> None:
     """Draw what ``bundle inspect`` found."""
-    backbone, items = result["backbone"], result["items"]
+    backbone, items, extractor = result["backbone"], result["items"], result["extractor"] or {}
     rows = [
         ("digest", result["digest"].hex()),
         ("model digest", result["model_digest"].hex()),
@@ -30,6 +30,7 @@ def draw_bundle(console: Console, result: Mapping[str, Any]) -> None:
         ("schema", f"{result['schema_major']}.{result['schema_minor']}"),
         ("backbone", ", ".join(f"{name} {value}" for name, value in backbone.items() if value)),
         ("items", ", ".join(f"{name} {value}" for name, value in items.items())),
+        ("extractor", ", ".join(f"{name} {value}" for name, value in extractor.items()) or "none"),
         ("coded weights", f"{result['n_weights']:,} in {result['n_channels']:,} channels"),
         ("license", result["license"]),
         ("producer", result["producer"]),
@@ -48,17 +49,19 @@ def draw_verdict(console: Console, result: Mapping[str, Any]) -> None:
     console.print(
         f"{result['n_parts']} parts, {result['total_bytes']:,} bytes: digests and formats are right"
     )
-    vectors = result["vectors"]
-    if vectors is None:
+    if result["vectors"] is None:
         console.print("no test vectors")
-        return
-    verdict = "come out" if result["is_sound"] else "[red]do not come out[/red]"
-    worst = vectors["worst_error"]
-    shown = "not finite" if worst is None else f"{worst:.2g}"
-    console.print(
-        f"{vectors['n_cases']} test vectors {verdict}: largest error {shown},"
-        f" tolerance {vectors['tolerance']:.2g}"
-    )
+    for name, vectors in (("test", result["vectors"]), ("extract", result["extract_vectors"])):
+        if vectors is None:
+            continue
+        worst = vectors["worst_error"]
+        is_right = worst is not None and worst <= vectors["tolerance"]
+        verdict = "come out" if is_right else "[red]do not come out[/red]"
+        shown = "not finite" if worst is None else f"{worst:.2g}"
+        console.print(
+            f"{vectors['n_cases']} {name} vectors {verdict}: largest error {shown},"
+            f" tolerance {vectors['tolerance']:.2g}"
+        )
 
 
 def draw_plan(console: Console, plan: Plan, result: Mapping[str, Any]) -> None:

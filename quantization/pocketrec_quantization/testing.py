@@ -15,11 +15,14 @@ import numpy as np
 from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_shapes
 from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.bundle import DEFAULT_PLAN, FROZEN, ITEMS, VECTORS
+from pocketrec_quantization.extract_vectors import ExtractCase, ExtractVectors
+from pocketrec_quantization.extractor import Extractor
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ROW_BITS, ItemTable
 from pocketrec_quantization.layers import LayerTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.manifest import ItemTableInfo, Manifest, schema_minor_of
+from pocketrec_quantization.personal import HypernetworkConfig, PersonalPlanner
 from pocketrec_quantization.plan import Plan, encode_plan, model_id
 from pocketrec_quantization.planners import RandomPlanner
 from pocketrec_quantization.quantizer import freeze_matrix
@@ -29,10 +32,13 @@ from pocketrec_quantization.vectors import TestVectors, VectorCase
 __all__ = [
     "TINY_CASER",
     "TINY_CONFIG",
+    "tiny_extract_vectors",
+    "tiny_extractor",
     "tiny_frozen",
     "tiny_items",
     "tiny_manifest",
     "tiny_parts",
+    "tiny_personal_planner",
     "tiny_plan",
     "tiny_vectors",
 ]
@@ -139,3 +145,53 @@ def tiny_manifest(config: BackboneConfig = TINY_CONFIG) -> Manifest:
         producer="pocketrec tests",
         schema_minor=schema_minor_of(config),
     )
+
+
+def tiny_extractor(embedding_dim: int = TINY_CONFIG.embedding_dim, *, seed: int = 0) -> Extractor:
+    """Return an extractor with random weights."""
+    rng, dim = np.random.default_rng(seed), embedding_dim
+    shapes = {
+        "weight_ih": (3 * dim, dim),
+        "weight_hh": (3 * dim, dim),
+        "bias_ih": (3 * dim,),
+        "bias_hh": (3 * dim,),
+    }
+    return Extractor.from_arrays(
+        {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    )
+
+
+def tiny_extract_vectors(extractor: Extractor, items: ItemTable) -> ExtractVectors:
+    """Return two cases, computed by the reference."""
+    cases = []
+    for length in (1, items.n_items):
+        history = np.arange(1, length + 1, dtype=np.int32)
+        cases.append(ExtractCase(history=history, z=extractor.embed(items.embed(history))))
+    return ExtractVectors(cases=tuple(cases), tolerance=1e-5)
+
+
+def tiny_personal_planner(
+    layers: LayerTable,
+    model_digest: bytes,
+    embedding_dim: int = TINY_CONFIG.embedding_dim,
+    *,
+    seed: int = 0,
+) -> PersonalPlanner:
+    """Return a planner of random networks: other embeddings get clearly other plans.
+
+    Args:
+        layers: The model's layers.
+        model_digest: The model's digest.
+        embedding_dim: D, of user embeddings.
+        seed: Equal seeds make equal planners.
+    """
+    rng = np.random.default_rng(seed)
+    config = HypernetworkConfig(embedding_dim=embedding_dim, hidden_dim=8, rank=2)
+    arrays = {
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in config.shapes(layers).items()
+    }
+    arrays["hidden/weight"] *= np.float32(3)
+    arrays["score/gain"] = np.ones_like(arrays["score/gain"])
+    arrays["score/shift"] = np.zeros_like(arrays["score/shift"])
+    return PersonalPlanner(layers=layers, model_digest=model_digest, config=config, arrays=arrays)

@@ -23,7 +23,7 @@ from pocketrec_quantization.checks import check_name, read_only, reading
 from pocketrec_quantization.limits import MAX_VECTOR_CASES
 from pocketrec_quantization.tensors import TensorReader, write_tensors
 
-__all__ = ["VECTORS_KIND", "TestVectors", "VectorCase"]
+__all__ = ["VECTORS_KIND", "TestVectors", "VectorCase", "read_decimal"]
 
 VECTORS_KIND = "pocketrec.vectors"
 """What a test vectors part declares to be."""
@@ -139,7 +139,7 @@ class TestVectors:
             with reading(f"case {number}"):
                 cases.append(VectorCase(history=history, candidates=candidates, scores=scores))
         tolerance = {
-            name.removeprefix(_TOLERANCE): _read_decimal(name, reader.text(name))
+            name.removeprefix(_TOLERANCE): read_decimal(name, reader.text(name))
             for name in reader.text_names(_TOLERANCE)
         }
         reader.finish()
@@ -147,7 +147,16 @@ class TestVectors:
             return cls(cases=tuple(cases), tolerance=tolerance)
 
 
-def _read_decimal(key: str, text: str) -> float:
+def read_decimal(key: str, text: str) -> float:
+    """Read a number in plain decimal notation, from 0.
+
+    Args:
+        key: Its name, for messages.
+        text: As it stands in the metadata.
+
+    Raises:
+        MalformedArtifactError: It is no such number.
+    """
     if len(text) > 32 or not _DECIMAL.fullmatch(text):
         raise MalformedArtifactError(f"expected a decimal number, got {text[:64]!r}", field=key)
     return float(text)

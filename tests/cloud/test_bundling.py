@@ -8,19 +8,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from pocketrec.errors import ConfigError, InfeasibleBudgetError, QuantizationError
+from pocketrec.errors import (
+    ConfigError,
+    IncompatibleArtifactError,
+    InfeasibleBudgetError,
+    QuantizationError,
+)
 from pocketrec_cloud import proving
-from pocketrec_cloud.bundling import CASES, FLOAT_TWIN, SENSITIVITY, BuildConfig, build_bundle
+from pocketrec_cloud.bundling import (
+    CASES,
+    FLOAT_TWIN,
+    PLANNER,
+    SENSITIVITY,
+    BuildConfig,
+    build_bundle,
+    freeze_backbone,
+)
 from pocketrec_cloud.export import coded_names, device_form
 from pocketrec_cloud.proving import score_tolerance
 from pocketrec_device.health import build_healthy_engine
 from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
-from pocketrec_quantization.bundle import CARD, DEFAULT_PLAN, PREFILL, SCORE, STEP, BackboneConfig
+from pocketrec_quantization.bundle import (
+    CARD,
+    DEFAULT_PLAN,
+    EXTRACT,
+    EXTRACT_VECTORS,
+    PREFILL,
+    SCORE,
+    STEP,
+    BackboneConfig,
+    ExtractorInfo,
+)
 from pocketrec_quantization.cases import EvaluationCases
 from pocketrec_quantization.float_twin import FloatTwin
 from pocketrec_quantization.planners import GlobalPlanner, sensitivity_from_bytes
 from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.testing import tiny_personal_planner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +52,9 @@ if TYPE_CHECKING:
 
     from tests.cloud.conftest import Built, Trained
 
+    from pocketrec_cloud.extractor import Extractor
     from pocketrec_quantization.bundle import BundleFolder
+    from pocketrec_quantization.personal import PersonalPlanner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,7 +64,12 @@ def build(tiny_training: Trained, tmp_path: Path) -> Callable[..., BundleFolder]
     """Builds the tiny model again."""
     config = BuildConfig(model_name="tiny", version=3, created_at_s=1_700_000_000)
 
-    def build(item_ids: tuple[str, ...] | None = None, **changes: Any) -> BundleFolder:
+    def build(
+        item_ids: tuple[str, ...] | None = None,
+        extractor: Extractor | None = None,
+        planner: PersonalPlanner | None = None,
+        **changes: Any,
+    ) -> BundleFolder:
         return build_bundle(
             tiny_training.result.model,
             tiny_training.split.dataset.item_ids if item_ids is None else item_ids,
@@ -46,6 +77,8 @@ def build(tiny_training: Trained, tmp_path: Path) -> Callable[..., BundleFolder]
             out=tmp_path,
             config=replace(config, **changes),
             facts={},
+            extractor=extractor,
+            planner=planner,
         )
 
     return build
@@ -208,6 +241,82 @@ class TestBuildBundle:
         with pytest.raises(QuantizationError, match="do not publish"):
             build()
         assert list(tmp_path.iterdir()) == []
+
+
+class TestPersonal:
+    @pytest.fixture
+    def extractor(self) -> Extractor:
+        """An extractor that was not trained, which does as well here."""
+        import torch
+
+        from pocketrec_cloud.extractor import Extractor
+
+        torch.manual_seed(0)
+        return Extractor(16)
+
+    @pytest.fixture
+    def planner(self, tiny_training: Trained) -> PersonalPlanner:
+        """A planner for the frozen part that the tiny model will have."""
+        frozen = freeze_backbone(tiny_training.result.model)
+        return tiny_personal_planner(frozen.layers, frozen.digest, 16)
+
+    def test_an_extractor_becomes_a_part(
+        self, build: Callable[..., BundleFolder], extractor: Extractor, tiny_training: Trained
+    ) -> None:
+        """From the bundle's rows it gives what it gave in training, but for their rounding."""
+        import torch
+
+        bundle = build(extractor=extractor, extract_window=20)
+
+        assert bundle.manifest.extractor == ExtractorInfo(kind="gru", window=20)
+        lengths = [len(case.history) for case in bundle.read_extract_vectors().cases]
+        assert lengths[:2] == [1, 20]
+        history = np.array([3, 1, 60, 7, 7, 12])
+        z = bundle.read_extractor().embed(bundle.read_items().embed(history))
+        with torch.no_grad():
+            model = tiny_training.result.model
+            x = model.item_embedding(torch.from_numpy(history)) * model.input_scale
+            trained = extractor(x[None], torch.tensor([6]))[0].numpy()
+        assert np.linalg.norm(z - trained) < 0.01 * np.linalg.norm(trained)
+        effect = json.loads(bundle.read(CARD))["extractor"]["int8_rows"]
+        assert 0 < effect["relative"] < 0.01
+
+    def test_a_planner_stays_beside_the_bundle(
+        self,
+        build: Callable[..., BundleFolder],
+        extractor: Extractor,
+        planner: PersonalPlanner,
+        tmp_path: Path,
+    ) -> None:
+        """The server gets it from the build folder; devices never do."""
+        bundle = build(extractor=extractor, planner=planner)
+
+        content = (tmp_path / PLANNER).read_bytes()
+        assert content == planner.to_bytes()
+        assert all(bundle.read(part.name) != content for part in bundle.manifest.parts)
+
+    def test_a_planner_of_other_weights_is_refused(
+        self,
+        build: Callable[..., BundleFolder],
+        extractor: Extractor,
+        planner: PersonalPlanner,
+        tmp_path: Path,
+    ) -> None:
+        """Nothing is written for a planner that no device could be planned with."""
+        stranger = replace(planner, model_digest=bytes(32), arrays=dict(planner.arrays))
+
+        with pytest.raises(IncompatibleArtifactError, match="model_digest"):
+            build(extractor=extractor, planner=stranger)
+        with pytest.raises(IncompatibleArtifactError, match="with an extractor"):
+            build(planner=planner)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_without_them_a_bundle_is_what_it_was(self, tiny_build: Built) -> None:
+        """No part, no field, and the schema of before."""
+        manifest = tiny_build.bundle.manifest
+
+        assert (manifest.extractor, manifest.schema_minor) == (None, 0)
+        assert not {EXTRACT, EXTRACT_VECTORS} & {part.name for part in manifest.parts}
 
 
 class TestScoreTolerance:

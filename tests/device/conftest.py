@@ -39,6 +39,7 @@ from pocketrec_quantization.bundle import (
     VECTORS,
     BackboneConfig,
     BundleFolder,
+    ExtractorInfo,
     ItemTableInfo,
     Manifest,
     write_bundle,
@@ -46,6 +47,7 @@ from pocketrec_quantization.bundle import (
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.layers import total_channels
+from pocketrec_quantization.personal import PersonalPlanner
 from pocketrec_quantization.plan import Plan, encode_plan
 from pocketrec_quantization.planners import sensitivity_to_bytes
 from pocketrec_quantization.reference import ReferenceBackend
@@ -116,6 +118,7 @@ def write_tiny_bundle(
     seed: int = 0,
     items: ItemTable | None = None,
     model_name: str = "demo",
+    extractor: ExtractorInfo | None = None,
     parts: dict[str, bytes] | None = None,
 ) -> BundleFolder:
     """Write a bundle; ``parts`` replaces or adds contents."""
@@ -129,6 +132,8 @@ def write_tiny_bundle(
             n_items=items.n_items, n_rows=items.n_rows, row_bits=8, version=items.version
         ),
         layers=model.frozen.layers,
+        extractor=extractor,
+        schema_minor=0 if extractor is None else 1,
     )
     contents = model.graphs | {
         FROZEN: model.frozen.to_bytes(),
@@ -219,7 +224,12 @@ class Deployment:
         """How to serve it."""
         return ServerConfig(store=self.folder / "store", keys=self.folder / "keys")
 
-    def publish(self, bundle: BundleFolder, clock: Callable[[], float] = time.time) -> None:
+    def publish(
+        self,
+        bundle: BundleFolder,
+        clock: Callable[[], float] = time.time,
+        planner: PersonalPlanner | None = None,
+    ) -> None:
         """Make a bundle the current one of its model."""
         n_channels = total_channels(bundle.manifest.layers)
         losses = np.sort(np.random.default_rng(0).random((n_channels, 3)), axis=1)[:, ::-1]
@@ -228,6 +238,7 @@ class Deployment:
             self.config.keys,
             bundle,
             sensitivity_to_bytes(losses.copy()),
+            planner=None if planner is None else planner.to_bytes(),
             clock=clock,
         )
 

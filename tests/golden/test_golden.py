@@ -18,12 +18,14 @@ import pytest
 from pocketrec.signing import SigningKey
 from pocketrec_quantization.backbone import coded_layers
 from pocketrec_quantization.bitpack import pack_codes, unpack_codes
+from pocketrec_quantization.extract_vectors import ExtractCase, ExtractVectors
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.layers import LayerShape
 from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable
 from pocketrec_quantization.manifest import (
     BackboneConfig,
+    ExtractorInfo,
     ItemTableInfo,
     Manifest,
     PartInfo,
@@ -207,6 +209,20 @@ VECTORS_BYTES = (
     b"\0\0\0\x3f"
 )
 
+EXTRACT_VECTORS = ExtractVectors(
+    cases=(ExtractCase(history=np.array([1, 2], np.int32), z=np.array([0.5, -1], np.float32)),),
+    tolerance=1e-6,
+)
+EXTRACT_VECTORS_BYTES = (
+    b"\xe0\0\0\0\0\0\0\0"
+    b'{"__metadata__":{"format":"pocketrec.extract_vectors","n_cases":"1",'
+    b'"tolerance":"1e-06","version":"1.0"},'
+    b'"history/0":{"dtype":"I32","shape":[2],"data_offsets":[0,8]},'
+    b'"z/0":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}  '
+    b"\x01\0\0\0\x02\0\0\0"
+    b"\0\0\0\x3f\0\0\x80\xbf"
+)
+
 SENSITIVITY = np.array([[3, 2, 1]], np.float64)
 SENSITIVITY_BYTES = (
     b"\x88\0\0\0\0\0\0\0"
@@ -309,6 +325,19 @@ def test_manifest() -> None:
     assert manifest_digest(MANIFEST_BYTES).hex() == digest
 
 
+def test_manifest_with_an_extractor() -> None:
+    """A higher minor version and one more field at the end; nothing else moves."""
+    manifest = replace(MANIFEST, extractor=ExtractorInfo(kind="gru", window=200), schema_minor=1)
+    data = (
+        b"\x08\x01\x10\x01"
+        + MANIFEST_BYTES.removeprefix(b"\x08\x01")
+        + b"\x62\x08\x0a\x03gru\x10\xc8\x01"
+    )
+
+    assert encode_manifest(manifest) == data
+    assert decode_manifest(data) == manifest
+
+
 def test_frozen_part() -> None:
     """The frozen part, its digest, and the weights it stands for."""
     read = FrozenModel.from_bytes(FROZEN_BYTES)
@@ -333,6 +362,12 @@ def test_vectors_part() -> None:
     """The test vectors part."""
     assert VECTORS.to_bytes() == VECTORS_BYTES
     assert TestVectors.from_bytes(VECTORS_BYTES).cases[0].scores.tolist() == [0.5]
+
+
+def test_extract_vectors_part() -> None:
+    """The extractor's test vectors part."""
+    assert EXTRACT_VECTORS.to_bytes() == EXTRACT_VECTORS_BYTES
+    assert ExtractVectors.from_bytes(EXTRACT_VECTORS_BYTES).cases[0].z.tolist() == [0.5, -1.0]
 
 
 def test_sensitivity_file() -> None:

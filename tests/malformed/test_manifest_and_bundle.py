@@ -19,7 +19,7 @@ from pocketrec.errors import (
 from pocketrec_proto.v1.artifacts_pb2 import BundleManifest, Layer, Part
 from pocketrec_quantization.bundle import FROZEN, BundleFolder, PartInfo, write_bundle
 from pocketrec_quantization.limits import MAX_MANIFEST_BYTES
-from pocketrec_quantization.manifest import decode_manifest, encode_manifest
+from pocketrec_quantization.manifest import MANIFEST_VERSION, decode_manifest, encode_manifest
 from pocketrec_quantization.testing import tiny_manifest, tiny_parts
 
 PART = PartInfo(name="frozen", sha256=bytes(32), length_bytes=1)
@@ -78,11 +78,31 @@ def test_unknown_major_version() -> None:
 
 def test_unknown_minor_version_is_readable() -> None:
     """A newer minor version may add fields."""
-    future = changed(schema_minor=2) + b"\xf2\x07\x03new"
+    minor = MANIFEST_VERSION[1] + 1
+    future = changed(schema_minor=minor) + b"\xf2\x07\x03new"
 
-    assert decode_manifest(future) == replace(MANIFEST, schema_minor=2)
+    assert decode_manifest(future) == replace(MANIFEST, schema_minor=minor)
     with pytest.raises(MalformedArtifactError, match="no unknown field"):
         decode_manifest(DATA + b"\xf2\x07\x03new")
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"extractor__kind": "gru", "extractor__window": 5}, "schema_minor"),
+        ({"extractor__kind": "gru", "schema_minor": 1}, "extractor.window"),
+    ],
+)
+def test_impossible_extractor(fields: dict[str, object], complaint: str) -> None:
+    """An extractor looks back at something, and older readers are not led to believe in it."""
+    with pytest.raises(MalformedArtifactError, match=complaint):
+        decode_manifest(changed(**fields))
+
+
+def test_unknown_extractor() -> None:
+    """An extractor of a later release is well formed, but not for this one."""
+    with pytest.raises(IncompatibleArtifactError, match="the bundle has 'mean'"):
+        decode_manifest(changed(schema_minor=1, extractor__kind="mean", extractor__window=5))
 
 
 def test_unknown_backbone() -> None:

@@ -88,17 +88,34 @@ def keys_renew(store: Path, keys: Path, json_path: str | None) -> None:
     required=True,
     help="What the planners need to know of this model; stays on the server.",
 )
+@click.option("--planner", type=_FILE, help="Its personal planner; stays on the server.")
 @json_option
 def bundle_publish(
-    bundle: Path, store: Path, keys: Path, sensitivity: Path, json_path: str | None
+    *,
+    bundle: Path,
+    store: Path,
+    keys: Path,
+    sensitivity: Path,
+    planner: Path | None,
+    json_path: str | None,
 ) -> None:
-    """Sign the folder BUNDLE and make it the current bundle of its model."""
-    record = publish_bundle(store, keys, BundleFolder.open(bundle), sensitivity.read_bytes())
+    """Sign the folder BUNDLE and make it the current bundle of its model.
+
+    With a personal planner, devices that send a user embedding get plans of their own.
+    """
+    record = publish_bundle(
+        store,
+        keys,
+        BundleFolder.open(bundle),
+        sensitivity.read_bytes(),
+        planner=None if planner is None else planner.read_bytes(),
+    )
     result = {
         "model": record.model_name,
         "version": record.version,
         "bundle_digest": record.bundle_digest,
         "model_digest": record.model_digest,
+        "is_personal": planner is not None,
     }
     emit(
         result,

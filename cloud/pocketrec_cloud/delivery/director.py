@@ -15,14 +15,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec.errors import ConfigError, IncompatibleArtifactError, RejectedError, StoreError
+from pocketrec.errors import (
+    ConfigError,
+    IncompatibleArtifactError,
+    InfeasibleBudgetError,
+    RejectedError,
+    StoreError,
+)
 from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.models import ModelCatalogue, PlannedModel
 from pocketrec_cloud.delivery.store import DeliveryStore, PlanRecord
 from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.levels import DEFAULT_LEVELS, WIDTHS
+from pocketrec_quantization.personal_fit import PERSONAL
 from pocketrec_quantization.plan import Plan, decode_plan, encode_plan, model_id
-from pocketrec_quantization.planners import Planner, UniformPlanner, UserEmbeddings
+from pocketrec_quantization.planners import Planner, UniformPlanner
 
 __all__ = ["Director", "PlanPolicy", "PlanRequest"]
 
@@ -37,11 +44,20 @@ _MAX_CLAIMED_VERSION = 2**32
 class PlanPolicy:
     """What a plan is like when the device does not say.
 
+    Args:
+        planner: Of requests about whose user nothing is known, or for models without a
+            personal planner.
+        is_personal: Whether a request with a user embedding gets the model's personal
+            planner.
+        average_bits: Bits per coded weight, scales apart.
+        ttl_s: Seconds until a plan expires.
+
     Raises:
         ConfigError: ``average_bits`` is not within 2..8, or ``ttl_s`` is below a minute.
     """
 
     planner: str = "global"
+    is_personal: bool = True
     average_bits: float = 3.0
     ttl_s: int = 7 * 24 * 3600
 
@@ -57,13 +73,15 @@ class PlanRequest:
     """What a device asks for.
 
     ``average_bits`` 0 and ``planner`` "" leave the choice to the policy;
-    ``user_embedding`` is (D,) float32 or None; ``installed_version`` 0 means none.
+    ``user_embedding`` is (D,) float32 or None, made by the extractor of ``bundle_digest``,
+    empty for the newest bundle; ``installed_version`` 0 means none.
     """
 
     subject: str
     model_digest: bytes
     average_bits: float = 0.0
     planner: str = ""
+    bundle_digest: bytes = b""
     user_embedding: NDArray[np.float32] | None = None
     installed_version: int = 0
 
@@ -99,12 +117,14 @@ class Director:
         """Return a signed plan container, or nothing when the installed plan is current.
 
         Raises:
-            RejectedError: The model or the planner is unknown, or the numbers make no sense.
+            RejectedError: The model, the bundle or the planner is unknown, or the numbers
+                make no sense.
             InfeasibleBudgetError: No plan is that small.
             ArtifactError: What was published is damaged.
             StoreError: The database fails, or too many requests compete for one subject.
         """
-        draft = self._draft(self._models.find(request.model_digest), request)
+        model = self._models.find(request.model_digest, request.bundle_digest)
+        draft = self._draft(model, request)
         for _ in range(_MAX_ATTEMPTS):
             latest = self._store.find_plan(request.subject, request.model_digest)
             if latest is not None and self._is_current(latest, draft):
@@ -123,13 +143,17 @@ class Director:
 
     def _draft(self, model: PlannedModel, request: PlanRequest) -> Plan:
         """Return the plan the subject should have now, without a version."""
-        name = request.planner or self._policy.planner
+        name = request.planner or self._default_planner(model, request)
         planner = model.planners.get(name)
         if planner is None:
             known = ", ".join(sorted(model.planners))
             raise RejectedError(f"expected a planner of {known}, got {name!r}", code=_INVALID)
         budget = self._budget_bytes(model, planner, request.average_bits)
-        codes = planner.plan(_batch(model, request.user_embedding), budget)[0]
+        user_embedding = _checked(request.user_embedding, model)
+        try:
+            codes = planner.plan([user_embedding], budget)[0]
+        except InfeasibleBudgetError as exc:
+            raise _infeasible(model, planner, request.average_bits, budget) from exc
         now_s = int(self._clock())
         return Plan(
             model_id=model_id(model.model_digest),
@@ -144,6 +168,15 @@ class Director:
             expires_at_s=now_s + self._policy.ttl_s,
             key_id=self._key_id,
         )
+
+    def _default_planner(self, model: PlannedModel, request: PlanRequest) -> str:
+        """Return the policy's choice: without an embedding, what is measured to be good for all.
+
+        A personal planner would plan for the population's mean then, which says no more
+        about this user, and which nobody measured on these weights.
+        """
+        is_known = request.user_embedding is not None and PERSONAL in model.planners
+        return PERSONAL if is_known and self._policy.is_personal else self._policy.planner
 
     def _budget_bytes(self, model: PlannedModel, planner: Planner, average_bits: float) -> int:
         if not 0 <= average_bits <= max(WIDTHS):
@@ -173,15 +206,37 @@ def _next_version(latest: PlanRecord | None, claimed: int) -> int:
     return max(stored, claimed if claimed <= _MAX_CLAIMED_VERSION else 0) + 1
 
 
-def _batch(model: PlannedModel, user_embedding: NDArray[np.float32] | None) -> UserEmbeddings:
-    """Return a batch of one user, known or not."""
-    if user_embedding is not None and user_embedding.shape != (model.embedding_dim,):
+def _checked(
+    user_embedding: NDArray[np.float32] | None, model: PlannedModel
+) -> NDArray[np.float32] | None:
+    """Return a user embedding of the model's dimension, if any."""
+    if user_embedding is None:
+        return None
+    if user_embedding.shape != (model.embedding_dim,):
         raise RejectedError(
-            f"expected a user embedding of {model.embedding_dim} dimensions, "
-            f"got shape {user_embedding.shape}",
+            f"user_embedding.codes: expected one byte for each of {model.embedding_dim} "
+            f"dimensions, got {user_embedding.size}; send what the bundle's extractor gives",
             code=_INVALID,
         )
-    return [user_embedding]
+    if not np.isfinite(user_embedding).all():
+        raise RejectedError(
+            "user_embedding: expected finite numbers, got NaN or infinity", code=_INVALID
+        )
+    return user_embedding
+
+
+def _infeasible(
+    model: PlannedModel, planner: Planner, average_bits: float, budget: int
+) -> InfeasibleBudgetError:
+    """Return the refusal of a budget, which says what is feasible."""
+    least = planner.bits if isinstance(planner, UniformPlanner) else DEFAULT_LEVELS.bits[1]
+    minimum, maximum = (budget_bytes(model.layers, bits) for bits in (least, max(WIDTHS)))
+    return InfeasibleBudgetError(
+        f"average_bits: expected {least} to {max(WIDTHS)} ({minimum} to {maximum} bytes), got "
+        f"{average_bits:g} ({budget} bytes)",
+        requested_bytes=budget,
+        minimum_bytes=minimum,
+    )
 
 
 def _record(plan: Plan, model_digest: bytes, container: bytes) -> PlanRecord:

@@ -237,17 +237,14 @@ def get_plan(
         check_text(request.subject, field="subject", maximum=MAX_SUBJECT_LENGTH)
         if request.planner:
             check_name(request.planner, field="planner")
-    if len(request.model_digest) != DIGEST_BYTES:
-        raise RejectedError(
-            f"expected a model_digest of {DIGEST_BYTES} bytes, got {len(request.model_digest)}",
-            code="INVALID_ARGUMENT",
-        )
+    _check_digests(request)
     plan = service.director.issue(
         PlanRequest(
             subject=request.subject,
             model_digest=request.model_digest,
             average_bits=request.average_bits,
             planner=request.planner,
+            bundle_digest=request.bundle_digest,
             user_embedding=_user_embedding(request),
             installed_version=request.installed_version,
         )
@@ -262,6 +259,22 @@ def _blaming_the_caller() -> Iterator[None]:
         yield
     except ConfigError as exc:
         raise RejectedError(str(exc), code="INVALID_ARGUMENT") from exc
+
+
+def _check_digests(request: pb.GetPlanRequest) -> None:
+    """Refuse what is no digest; whose extractor made an embedding has to be said."""
+    if len(request.model_digest) != DIGEST_BYTES:
+        raise RejectedError(
+            f"expected a model_digest of {DIGEST_BYTES} bytes, got {len(request.model_digest)}",
+            code="INVALID_ARGUMENT",
+        )
+    expected = {DIGEST_BYTES} if request.HasField("user_embedding") else {0, DIGEST_BYTES}
+    if len(request.bundle_digest) not in expected:
+        raise RejectedError(
+            f"bundle_digest: expected {DIGEST_BYTES} bytes, needed with a user_embedding, got "
+            f"{len(request.bundle_digest)}",
+            code="INVALID_ARGUMENT",
+        )
 
 
 def _token_sha256(token: str) -> bytes:

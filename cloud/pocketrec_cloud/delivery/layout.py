@@ -6,7 +6,9 @@
     STORE/
       metadata/   1.root.json  N.targets.json  N.snapshot.json  timestamp.json
       targets/    <sha256 hex>            every published file, named by its content
-      planners/   <model digest hex>.safetensors    sensitivities, never sent to a device
+      planners/   never sent to a device:
+                  <model digest hex>.safetensors            sensitivities
+                  <bundle digest hex>.planner.safetensors   its personal planner, if any
       pocketrec.db                        devices, models, plans
       publish.lock                        held while metadata is written
 
@@ -70,3 +72,7 @@ class StoreLayout:
     def sensitivity(self, model_digest: bytes) -> Path:
         """Path of the sensitivities measured for one frozen model."""
         return self.planners / f"{model_digest.hex()}.safetensors"
+
+    def personal_planner(self, bundle_digest: bytes) -> Path:
+        """Path of the personal planner of one bundle, whose extractor it reads."""
+        return self.planners / f"{bundle_digest.hex()}.planner.safetensors"

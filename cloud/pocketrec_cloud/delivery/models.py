@@ -7,12 +7,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.delivery.store import DeliveryStore, ModelRecord
 from pocketrec_quantization.bundle import decode_manifest
 from pocketrec_quantization.layers import LayerTable
+from pocketrec_quantization.personal import PersonalPlanner
+from pocketrec_quantization.personal_fit import PERSONAL, check_planner_fits
 from pocketrec_quantization.planners import Planner, named_planners, sensitivity_from_bytes
 
 __all__ = ["ModelCatalogue", "PlannedModel"]
@@ -42,11 +45,17 @@ class ModelCatalogue:
         self._lock = threading.Lock()
         self._loaded: OrderedDict[bytes, PlannedModel] = OrderedDict()
 
-    def find(self, model_digest: bytes) -> PlannedModel:
+    def find(self, model_digest: bytes, bundle_digest: bytes = b"") -> PlannedModel:
         """Return a model by the SHA-256 of its frozen part.
 
+        Args:
+            model_digest: 32 bytes.
+            bundle_digest: 32 bytes, the bundle whose extractor and personal planner
+                count; empty = the newest one with this frozen part.
+
         Raises:
-            RejectedError: No bundle with this frozen part was published.
+            RejectedError: No bundle with this frozen part was published, or the bundle
+                that was named is not one of them.
             ArtifactError: What was published is damaged.
             StoreError: The database fails.
             OSError: A file cannot be read.
@@ -58,6 +67,8 @@ class ModelCatalogue:
                 "fetch the current bundle first",
                 code="NOT_FOUND",
             )
+        if bundle_digest not in {b"", record.bundle_digest}:
+            record = self._named(bundle_digest, model_digest)
         # A new bundle of the same model may bring new sensitivities: key by the bundle.
         with self._lock:
             model = self._loaded.pop(record.bundle_digest, None) or self._load(record)
@@ -66,16 +77,33 @@ class ModelCatalogue:
                 self._loaded.popitem(last=False)
         return model
 
+    def _named(self, bundle_digest: bytes, model_digest: bytes) -> ModelRecord:
+        """Return an older bundle that devices may have been held back at."""
+        record = self._store.find_bundle(bundle_digest)
+        if record is None or record.model_digest != model_digest:
+            raise RejectedError(
+                f"bundle_digest: expected a published bundle with the frozen model "
+                f"{model_digest.hex()}, got {bundle_digest.hex()}; fetch the current bundle first",
+                code="INVALID_ARGUMENT",
+            )
+        return record
+
     def _load(self, record: ModelRecord) -> PlannedModel:
         manifest = decode_manifest(self._layout.target(record.bundle_digest.hex()).read_bytes())
         data = self._layout.sensitivity(record.model_digest).read_bytes()
+        planners = named_planners(
+            manifest.layers,
+            sensitivity_from_bytes(data),
+            seed=int.from_bytes(record.model_digest[:4], "big"),
+        )
+        file = self._layout.personal_planner(record.bundle_digest)
+        if file.exists():
+            personal = PersonalPlanner.from_bytes(file.read_bytes())
+            check_planner_fits(personal, manifest, record.model_digest)
+            planners = {**planners, PERSONAL: personal}
         return PlannedModel(
             model_digest=record.model_digest,
             layers=manifest.layers,
             embedding_dim=manifest.backbone.embedding_dim,
-            planners=named_planners(
-                manifest.layers,
-                sensitivity_from_bytes(data),
-                seed=int.from_bytes(record.model_digest[:4], "big"),
-            ),
+            planners=MappingProxyType(planners),
         )

@@ -34,6 +34,8 @@ from pocketrec_cloud.delivery.targets import (
 )
 from pocketrec_cloud.delivery.tuf_editor import LIFETIMES, TufEditor, Writer
 from pocketrec_quantization.bundle import BundleFolder, encode_manifest
+from pocketrec_quantization.personal import PersonalPlanner
+from pocketrec_quantization.personal_fit import check_planner_fits
 from pocketrec_quantization.planners import GlobalPlanner, sensitivity_from_bytes
 
 __all__ = ["create_repository", "publish_bundle", "refresh_timestamp", "renew_repository"]
@@ -87,6 +89,7 @@ def publish_bundle(
     bundle: BundleFolder,
     sensitivity: bytes,
     *,
+    planner: bytes | None = None,
     clock: Callable[[], float] = time.time,
     write: Writer = write_atomically,
 ) -> ModelRecord:
@@ -98,6 +101,8 @@ def publish_bundle(
         bundle: What devices get.
         sensitivity: What the planners need (``planners.sensitivity_to_bytes``); it stays
             on the server.
+        planner: A personal planner (``PersonalPlanner.to_bytes``), trained with this
+            bundle's weights and extractor; it stays on the server, too.
         clock: Unix seconds.
         write: Puts bytes at a path atomically.
 
@@ -106,13 +111,14 @@ def publish_bundle(
 
     Raises:
         RollbackError: The bundle's version is not above the published one.
-        ArtifactError: The bundle or the sensitivities are damaged.
+        IncompatibleArtifactError: The planner is not for this bundle.
+        ArtifactError: The bundle, the sensitivities or the planner are damaged.
         ConfigError: The sensitivities are for another model, or a key is absent.
         StoreError: There is no repository, or another process writes to it.
         OSError: A file cannot be written.
     """
     layout = StoreLayout(store)
-    record = _check_bundle(bundle, sensitivity)
+    record = _check_bundle(bundle, sensitivity, planner)
     with _locked(layout):
         editor = TufEditor(layout, KeyFolder(keys), _now(clock))
         published = read_publication(layout)
@@ -126,6 +132,8 @@ def publish_bundle(
                 path = part_target(part.sha256)
                 targets.targets[path] = put_content(layout, path, bundle.read(part.name), write)
         write(layout.sensitivity(record.model_digest), sensitivity)
+        if planner is not None:
+            write(layout.personal_planner(record.bundle_digest), planner)
         with closing(SqlStore.open(layout.database)) as database:
             database.record_model(record)
         editor.seal()
@@ -242,9 +250,12 @@ def _director_json(keys: KeyFolder) -> bytes:
     return json.dumps(content).encode()
 
 
-def _check_bundle(bundle: BundleFolder, sensitivity: bytes) -> ModelRecord:
+def _check_bundle(bundle: BundleFolder, sensitivity: bytes, planner: bytes | None) -> ModelRecord:
     """Refuse what no device or planner could use, before anything is written."""
     bundle.verify()
+    if planner is not None:
+        personal = PersonalPlanner.from_bytes(planner)
+        check_planner_fits(personal, bundle.manifest, bundle.model_digest)
     GlobalPlanner(bundle.manifest.layers, sensitivity_from_bytes(sensitivity))
     return ModelRecord(
         bundle_digest=bundle.digest,

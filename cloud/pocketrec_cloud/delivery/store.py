@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -76,6 +76,9 @@ class DeliveryStore(Protocol):
 
     def find_model(self, model_digest: bytes) -> ModelRecord | None:
         """Return the bundle of highest version that carries a frozen model, or None."""
+
+    def find_bundle(self, bundle_digest: bytes) -> ModelRecord | None:
+        """Return a bundle that was published, or None."""
 
     def find_plan(self, subject: str, model_digest: bytes) -> PlanRecord | None:
         """Return a subject's newest plan for a model, or None."""
@@ -182,9 +185,11 @@ class SqlStore:
             .order_by(_MODELS.c.version.desc())
             .limit(1)
         )
-        with self._transaction() as connection:
-            row = connection.execute(query).mappings().first()
-        return None if row is None else ModelRecord(**row)
+        return self._find_record(query)
+
+    def find_bundle(self, bundle_digest: bytes) -> ModelRecord | None:
+        """Return a bundle that was published, or None."""
+        return self._find_record(sa.select(_MODELS).where(_MODELS.c.bundle_digest == bundle_digest))
 
     def find_plan(self, subject: str, model_digest: bytes) -> PlanRecord | None:
         """Return a subject's newest plan for a model, or None."""
@@ -201,6 +206,11 @@ class SqlStore:
         with self._transaction() as connection:
             result = connection.execute(_PLANS.update().where(same).values(_columns(plan)))
         return result.rowcount == 1
+
+    def _find_record(self, query: sa.Select[Any]) -> ModelRecord | None:
+        with self._transaction() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else ModelRecord(**row)
 
     def _insert_plan(self, plan: PlanRecord) -> bool:
         try:

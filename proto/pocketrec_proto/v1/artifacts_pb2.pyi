@@ -291,6 +291,32 @@ class ItemTableInfo(_message.Message):
 Global___ItemTableInfo: _TypeAlias = ItemTableInfo  # noqa: Y015
 
 @_typing.final
+class ExtractorInfo(_message.Message):
+    """What turns a user's history into the user embedding, if a bundle has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"gru"."""
+    window: _builtins.int
+    """How many events it looks back at most."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        window: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtractorInfo: _TypeAlias = ExtractorInfo  # noqa: Y015
+
+@_typing.final
 class BundleManifest(_message.Message):
     """manifest.pb of a bundle: names every part by digest. The SHA-256 of this file is
     the bundle digest.
@@ -309,6 +335,7 @@ class BundleManifest(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
     PRODUCER_FIELD_NUMBER: _builtins.int
+    EXTRACTOR_FIELD_NUMBER: _builtins.int
     schema_major: _builtins.int
     schema_minor: _builtins.int
     model_name: _builtins.str
@@ -327,6 +354,10 @@ class BundleManifest(_message.Message):
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]: ...
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]: ...
+    @_builtins.property
+    def extractor(self) -> Global___ExtractorInfo:
+        """Absent when there is none. Since 1.1."""
+
     def __init__(
         self,
         *,
@@ -341,10 +372,11 @@ class BundleManifest(_message.Message):
         parts: _abc.Iterable[Global___Part] | None = ...,
         license: _builtins.str = ...,
         producer: _builtins.str = ...,
+        extractor: Global___ExtractorInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "items", b"items"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "extractor", b"extractor", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "created_at_s", b"created_at_s", "items", b"items", "layers", b"layers", "license", b"license", "model_name", b"model_name", "parts", b"parts", "producer", b"producer", "schema_major", b"schema_major", "schema_minor", b"schema_minor", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "created_at_s", b"created_at_s", "extractor", b"extractor", "items", b"items", "layers", b"layers", "license", b"license", "model_name", b"model_name", "parts", b"parts", "producer", b"producer", "schema_major", b"schema_major", "schema_minor", b"schema_minor", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -178,7 +178,7 @@ class UserEmbedding(_message.Message):
     CODES_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
     codes: _builtins.bytes
-    """int8, one byte per dimension."""
+    """int8, one byte per dimension of the bundle's extractor."""
     scale: _builtins.float
     """value = code * scale."""
     def __init__(
@@ -209,7 +209,9 @@ class GetPlanRequest(_message.Message):
     model_digest: _builtins.bytes
     """SHA-256 of the frozen part the plan must fit (32 bytes)."""
     bundle_digest: _builtins.bytes
-    """SHA-256 of the manifest the device runs (32 bytes)."""
+    """SHA-256 of the manifest the device runs (32 bytes): whose extractor made the user
+    embedding, so needed with one.
+    """
     subject: _builtins.str
     """Pseudonym chosen by the app; at most 128 characters."""
     average_bits: _builtins.float
@@ -220,7 +222,7 @@ class GetPlanRequest(_message.Message):
     """Version the device holds; 0 = none."""
     @_builtins.property
     def user_embedding(self) -> Global___UserEmbedding:
-        """Absent when the bundle carries no extractor."""
+        """Absent when the bundle carries no extractor, or nothing is known about the user."""
 
     def __init__(
         self,

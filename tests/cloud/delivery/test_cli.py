@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
-from pocketrec.errors import ConfigError, RollbackError, StoreError
+from pocketrec.errors import (
+    ConfigError,
+    IncompatibleArtifactError,
+    RollbackError,
+    StoreError,
+)
 from pocketrec_cloud.delivery.cli import bundle_publish, keys_init, keys_renew, serve
 from pocketrec_cloud.delivery.publication import read_publication
+from pocketrec_cloud.onnx_graphs import write_extract_graph
+from pocketrec_quantization.bundle import (
+    EXTRACT,
+    EXTRACT_VECTORS,
+    BundleFolder,
+    ExtractorInfo,
+    write_bundle,
+)
+from pocketrec_quantization.testing import (
+    tiny_extract_vectors,
+    tiny_extractor,
+    tiny_personal_planner,
+)
 
 if TYPE_CHECKING:
     import click
@@ -80,8 +99,51 @@ class TestBundlePublish:
             "version": 1,
             "bundle_digest": bundle.digest.hex(),
             "model_digest": bundle.model_digest.hex(),
+            "is_personal": False,
         }
         assert "demo/manifest.pb" in read_publication(empty.layout).files
+
+    def test_planner_of_another_bundle_is_refused(
+        self, empty: Deployment, sensitivity: Path, tmp_path: Path
+    ) -> None:
+        """The command looks at the planner before it publishes anything."""
+        bundle = empty.bundle()
+        planner = tmp_path / "planner.safetensors"
+        planner.write_bytes(tiny_personal_planner(bundle.manifest.layers, bytes(32)).to_bytes())
+        options = ["--sensitivity", sensitivity, "--planner", planner]
+
+        with pytest.raises(IncompatibleArtifactError, match="expected model_digest"):
+            run(bundle_publish, bundle.path, *folders(empty), *options)
+        assert "demo/manifest.pb" not in read_publication(empty.layout).files
+
+    def test_planner_is_published_beside_its_bundle(
+        self, empty: Deployment, sensitivity: Path, tmp_path: Path
+    ) -> None:
+        """It stays in the server's folder, under the bundle's digest, and is no target."""
+        plain = empty.bundle()
+        extractor = tiny_extractor()
+        parts = {part.name: plain.read(part.name) for part in plain.manifest.parts}
+        parts[EXTRACT] = write_extract_graph(extractor)
+        parts[EXTRACT_VECTORS] = tiny_extract_vectors(extractor, plain.read_items()).to_bytes()
+        manifest = replace(
+            plain.manifest,
+            parts=(),
+            extractor=ExtractorInfo(kind="gru", window=9),
+            schema_minor=1,
+        )
+        write_bundle(tmp_path / "personal", manifest, parts)
+        bundle = BundleFolder.open(tmp_path / "personal")
+        content = tiny_personal_planner(manifest.layers, bundle.model_digest).to_bytes()
+        planner = tmp_path / "planner.safetensors"
+        planner.write_bytes(content)
+        options = ["--sensitivity", sensitivity, "--planner", planner]
+
+        result = run(bundle_publish, bundle.path, *folders(empty), *options)
+
+        assert result["is_personal"] is True
+        assert empty.layout.personal_planner(bundle.digest).read_bytes() == content
+        digest = hashlib.sha256(content).hexdigest()
+        assert not empty.layout.target(digest).exists()
 
     def test_older_bundle_is_refused(self, deployment: Deployment, sensitivity: Path) -> None:
         """The command fails with the same error as the function."""

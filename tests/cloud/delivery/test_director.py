@@ -125,6 +125,23 @@ class TestPlans:
         with pytest.raises(RejectedError, match="of 4 dimensions"):
             director.issue(replace(request_, user_embedding=np.zeros(5, np.float32)))
 
+    def test_embedding_that_is_not_finite_is_refused(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """No planner is asked about NaN."""
+        embedding = np.array([0, np.nan, 0, 0], np.float32)
+
+        with pytest.raises(RejectedError, match="expected finite numbers"):
+            director.issue(replace(request_, user_embedding=embedding))
+
+    def test_embedding_without_a_personal_planner_gets_the_global_plan(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """A model that was published without one plans for everybody alike."""
+        request = replace(request_, user_embedding=np.ones(4, np.float32))
+
+        assert decode_plan(director.issue(request)).planner == "global"
+
 
 @pytest.mark.parametrize(
     "fields", [{"average_bits": 1.9}, {"average_bits": float("nan")}, {"ttl_s": 59}]

@@ -233,7 +233,9 @@ class TestGetPlan:
     def test_user_embedding_is_taken(self, service: DeliveryService, bundle: BundleFolder) -> None:
         """An int8 embedding of the model's size is understood."""
         embedding = pb.UserEmbedding(codes=np.arange(-2, 2, dtype=np.int8).tobytes(), scale=0.5)
-        request = pb.GetPlanRequest(model_digest=bundle.model_digest, user_embedding=embedding)
+        request = pb.GetPlanRequest(
+            model_digest=bundle.model_digest, bundle_digest=bundle.digest, user_embedding=embedding
+        )
 
         assert handlers.get_plan(service, request, "device").plan
 
@@ -245,6 +247,12 @@ class TestGetPlan:
             ({"planner": "x" * 65}, "planner: expected"),
             ({"model_digest": b"short"}, "model_digest of 32 bytes, got 5"),
             ({"average_bits": float("nan")}, "average_bits between"),
+            ({"bundle_digest": b"short"}, "bundle_digest: expected 32 bytes"),
+            ({"bundle_digest": b"?" * 32}, "bundle_digest: expected a published bundle"),
+            (
+                {"bundle_digest": b"", "user_embedding": pb.UserEmbedding(codes=b"four", scale=1)},
+                "needed with a user_embedding",
+            ),
             ({"user_embedding": pb.UserEmbedding(codes=b"x")}, "user_embedding.scale above 0"),
             ({"user_embedding": pb.UserEmbedding(codes=b"x", scale=3e38)}, "scale above 0"),
             ({"user_embedding": pb.UserEmbedding(scale=1)}, "of 4 dimensions"),
@@ -259,7 +267,10 @@ class TestGetPlan:
         message: str,
     ) -> None:
         """Whatever a device sends is bounded before it is used."""
-        fields: dict[str, object] = {"model_digest": bundle.model_digest} | changes
+        fields: dict[str, object] = {
+            "model_digest": bundle.model_digest,
+            "bundle_digest": bundle.digest,
+        } | changes
         request = pb.GetPlanRequest(**fields)  # type: ignore[arg-type]
 
         code, text = refusal_of(handlers.get_plan, service, request, "device")

@@ -76,6 +76,15 @@ class TestModels:
 
         assert store.find_model(b"m" * 32) == MODEL
 
+    def test_every_published_bundle_is_found(self, store: SqlStore) -> None:
+        """An older bundle stays known by its own digest."""
+        newer = replace(MODEL, bundle_digest=b"c" * 32, version=2)
+        store.record_model(MODEL)
+        store.record_model(newer)
+
+        assert store.find_bundle(b"b" * 32) == MODEL
+        assert store.find_bundle(b"?" * 32) is None
+
     def test_unknown_model_is_none(self, store: SqlStore) -> None:
         """Nothing is found for a digest that was never published."""
         assert store.find_model(b"?" * 32) is None
