@@ -21,7 +21,7 @@ from pocketrec_cloud.graph_checks import ExecuTorchFunctions, OnnxFunctions
 from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_cloud.proving import score_tolerance
 from pocketrec_device.backends import build_backend
-from pocketrec_device.session import SessionState, StateBuffers
+from pocketrec_device.attention_state import StateBuffers
 from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.attention_bias import stack_relative_bias
 from pocketrec_quantization.bundle import (
@@ -150,7 +150,7 @@ class TestGraphs:
         """Event by event, also once the ring wraps, the state is that of the whole history."""
         items = history(2 * WINDOW + 3)
         x = bundle.read_items().embed(items)
-        session = SessionState(onnxruntime)
+        session = onnxruntime.new_state()
 
         for n_events in range(1, len(items) + 1):
             session.observe(x[n_events - 1 : n_events])
@@ -334,7 +334,7 @@ class TestOtherExports:
         )
         items = history(WINDOW)
         x = bundle.read_items().embed(items)
-        session = SessionState(backend)
+        session = backend.new_state()
 
         for n_events in (WINDOW - 2, WINDOW - 1, WINDOW):  # a prefill, then steps
             session.observe(x[session.n_events : n_events])

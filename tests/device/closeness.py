@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec_device.health import ROUNDING_TOLERANCE
-from pocketrec_device.session import StateBuffers
+from pocketrec_device.attention_state import StateBuffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

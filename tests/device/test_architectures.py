@@ -10,7 +10,6 @@ import pytest
 
 from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_device.backends import build_backend
-from pocketrec_device.session import SessionState
 from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.bundle import (
     DEFAULT_PLAN,
@@ -75,7 +74,7 @@ def test_long_histories_compute_like_the_reference(
     items = bundle.read_items()
     close = Closeness(backend, items)
     x = items.embed(np.random.default_rng(1).integers(1, 7, window + 2))
-    session = SessionState(backend)
+    session = backend.new_state()
 
     for n_events in (window, 1, 64, window - 1, window):
         session.reset()
@@ -129,7 +128,7 @@ def test_any_architecture_steps_like_the_reference(
     expected = [reference.full_history(x[:n_events]).h for n_events in range(1, len(x) + 1)]
 
     for n_first in {0, 1, config.window - 1, config.window}:
-        session = SessionState(backend)
+        session = backend.new_state()
         session.observe(x[:n_first])
         for event, h in zip(x[n_first:], expected[n_first:], strict=True):
             session.step(event)

@@ -22,7 +22,6 @@ from pocketrec.errors import (
 )
 from pocketrec_device.backends import BACKENDS, build_backend
 from pocketrec_device.backends.base import refuse_fallbacks
-from pocketrec_device.session import SessionState
 from pocketrec_device.settings import COMPUTE_CHOICES, SWAP_CHOICES, EngineSettings
 from pocketrec_quantization.bundle import (
     DEFAULT_PLAN,
@@ -214,7 +213,7 @@ class TestContract:
     ) -> None:
         """Steps give what attention over the whole history gives, also after the ring wraps."""
         x = events(3 * config.window + 2)
-        session = SessionState(backend)
+        session = backend.new_state()
 
         for n_events in range(1, len(x) + 1):
             session.observe(x[n_events - 1 : n_events])
@@ -230,7 +229,7 @@ class TestContract:
     ) -> None:
         """A prefill, then steps beyond two turns of the ring, give what all at once gives."""
         x = events(17)
-        session, whole = SessionState(backend), SessionState(backend)
+        session, whole = backend.new_state(), backend.new_state()
 
         for begin, end in zip((0, *cuts), (*cuts, len(x)), strict=True):
             session.observe(x[begin:end])
@@ -243,7 +242,7 @@ class TestContract:
         self, backend: Backend, reference: ReferenceBackend, close: Closeness
     ) -> None:
         """After a reset nothing of the last user is left, whatever the lengths."""
-        session = SessionState(backend)
+        session = backend.new_state()
 
         for n_events in (5, 3, 1, 4, 5, 7):
             x = events(n_events + 2, seed=n_events)
@@ -255,7 +254,7 @@ class TestContract:
 
     def test_an_old_state_stays_readable(self, backend: Backend) -> None:
         """What a reader took is never written to again, by no call of the session."""
-        session = SessionState(backend)
+        session = backend.new_state()
         taken: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
 
         for n_events in (1, 3, 1, 5):
@@ -268,8 +267,8 @@ class TestContract:
 
     def test_sessions_do_not_disturb_each_other(self, backend: Backend) -> None:
         """Two sessions that take turns on one backend end as if each were alone."""
-        together = SessionState(backend), SessionState(backend)
-        alone = SessionState(backend), SessionState(backend)
+        together = backend.new_state(), backend.new_state()
+        alone = backend.new_state(), backend.new_state()
         histories = events(12), events(12, seed=1)
 
         for session, x in zip(alone, histories, strict=True):
@@ -287,7 +286,7 @@ class TestContract:
 
     def test_wrong_shapes_are_backend_errors(self, backend: Backend) -> None:
         """An array that does not fit is refused as ours, not as the library's."""
-        session = SessionState(backend)
+        session = backend.new_state()
 
         with pytest.raises(BackendError):
             session.observe(np.zeros((2, 3), np.float32))

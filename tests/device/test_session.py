@@ -30,7 +30,7 @@ def backend(bundle: BundleFolder, model: TinyModel) -> Backend:
 @pytest.fixture
 def state(backend: Backend) -> SessionState:
     """An empty state."""
-    return SessionState(backend)
+    return backend.new_state()
 
 
 def events(n_events: int) -> NDArray[np.float32]:
@@ -127,7 +127,7 @@ class TestObserve:
     @pytest.mark.parametrize("n_events", [1, 2, 4, 5, 6, 13])
     def test_does_not_depend_on_how_events_are_cut(self, backend: Backend, n_events: int) -> None:
         """All at once, one by one and in two calls lead to the same state."""
-        whole, single, halves = (SessionState(backend) for _ in range(3))
+        whole, single, halves = (backend.new_state() for _ in range(3))
 
         whole.observe(events(n_events))
         for event in events(n_events):
@@ -197,7 +197,7 @@ class TestObserve:
         """When inference fails half-way, the events before are kept, and later ones count."""
         state.observe(events(n_before))
         h = state.h
-        untroubled = SessionState(backend)
+        untroubled = backend.new_state()
         untroubled.copy_from(state)
         watched = Watched(state)
         watched.is_failing = True
@@ -228,7 +228,7 @@ class TestObserve:
         for n_events in (1, 3):
             state.reset()
             state.observe(events(n_events))
-            fresh = SessionState(backend)
+            fresh = backend.new_state()
             fresh.observe(events(n_events))
             np.testing.assert_array_equal(state.h, fresh.h)
 
@@ -256,7 +256,7 @@ class TestCopy:
     @pytest.mark.parametrize("n_events", [0, 1, 4, 5, 8])
     def test_goes_on_like_the_original(self, backend: Backend, n_events: int) -> None:
         """A copy takes in events as its original does, over whatever it held before."""
-        original, copy = SessionState(backend), SessionState(backend)
+        original, copy = backend.new_state(), backend.new_state()
         original.observe(events(n_events))
         copy.observe(events(7)[::-1])
 
@@ -269,7 +269,7 @@ class TestCopy:
 
     def test_is_on_its_own_afterwards(self, backend: Backend) -> None:
         """Events of the copy do not reach the original."""
-        original, copy, alone = (SessionState(backend) for _ in range(3))
+        original, copy, alone = (backend.new_state() for _ in range(3))
         original.observe(events(3))
         alone.observe(events(3))
         copy.copy_from(original)
