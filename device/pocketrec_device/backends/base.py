@@ -3,7 +3,8 @@
 
 A backend is one frozen model under one plan, ready to compute. It holds no history: that
 lies in buffers which it is bound to, so one backend serves any number of sessions and
-threads. What the buffers are depends on the kind of backbone. Letters: T events, L window, D embedding dim, H heads (docs/notation.md).
+threads. What the buffers are depends on the kind of backbone. Letters: T events, L window,
+D embedding dim, H heads (docs/notation.md).
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ __all__ = [
     "BoundState",
     "BoundWindow",
     "LayerReport",
+    "WindowBackend",
     "layer_reports",
     "read_relative_bias",
     "refuse_fallbacks",
-    "WindowBackend",
 ]
 
 
