@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pocketrec_cloud.onnx_graphs import write_graphs
+from pocketrec_device.attention_state import AttentionState
 from pocketrec_device.backends import build_backend
 from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.bundle import (
@@ -84,6 +85,7 @@ def test_long_histories_compute_like_the_reference(
         close.of_states(session.h, expected.h)
         if backend.takes_histories:  # one event at a time, rows lie elsewhere in the ring
             rows = slice(0 if n_events == window else 1, None)
+            assert isinstance(session, AttentionState)
             cached = session._buffers.cache[:, :, rows][:, :, :n_events]
             close.of_arrays(cached[:, 0], expected.keys)
             close.of_arrays(cached[:, 1], expected.values)

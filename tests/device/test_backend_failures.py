@@ -63,6 +63,7 @@ class TestFailing:
 
         backend = build_backend(bundle, model.plan(), EngineSettings())
         session = backend.new_state()
+        assert isinstance(session, AttentionState)
         session.observe(events(3))
         h, cache = session.h, session._buffers.cache[:, :, 1:].copy()
         bound = session._bound

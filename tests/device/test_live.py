@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -96,7 +96,7 @@ class TestSwaps:
 class _Failing:
     """A bound state that fails at a certain step."""
 
-    def __init__(self, session: SessionState, at: int) -> None:
+    def __init__(self, session: Any, at: int) -> None:
         self.inner, self.left = session._bound, at
         session._bound = self
 

@@ -335,12 +335,18 @@ class TestWindow:
         x = events(n_before + n_new)
         state.observe(x[:n_before])
         counted = Failing(state)
-        step, calls = counted.step, []
-        monkeypatch.setattr(counted, "step", lambda: (calls.append(1), step()))
+        step, n_calls = counted.step, 0
+
+        def count() -> None:
+            nonlocal n_calls
+            n_calls += 1
+            step()
+
+        monkeypatch.setattr(counted, "step", count)
 
         state.observe(x[n_before:])
 
-        assert len(calls) == 1
+        assert n_calls == 1
         assert state.n_events == len(x)
         kept = x[-5:]
         np.testing.assert_array_equal(state._buffers.window[5 - len(kept) :], kept)

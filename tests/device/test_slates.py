@@ -5,16 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.device.conftest import CONFIGS, write_tiny_bundle
 
 from pocketrec.errors import ConfigError, StoreError
 from pocketrec_device import Ranking, Runtime
-
-if TYPE_CHECKING:
-    pass
 
 EVERYTHING = tuple("abcdefghijkl")
 HISTORY = tuple("abcabcab")
