@@ -243,7 +243,7 @@ class TestFolder:
         start("old", max_epochs=1)
         path = tmp_path / "old" / "last.safetensors"
         tensors_of_run, header = read_tensors(path)
-        del header["kind"]
+        del header["backbone_kind"]
         write_tensors(path, tensors_of_run, header)
 
         assert len(start("old", resume=True, max_epochs=2).history) == 2

@@ -18,6 +18,7 @@ from pocketrec.errors import (
     MalformedArtifactError,
     MissingExtraError,
 )
+from pocketrec_device.attention_state import AttentionState
 from pocketrec_device.backends import BACKENDS, build_backend
 from pocketrec_device.lowering.lowered_graph import Template
 from pocketrec_device.settings import EngineSettings

@@ -346,7 +346,12 @@ def test_sensitivity_file() -> None:
 
 @pytest.mark.parametrize(
     ("title", "content"),
-    [("signed plan", SIGNED_PLAN_BYTES), ("manifest", MANIFEST_BYTES), ("items", ITEMS_BYTES)],
+    [
+        ("signed plan", SIGNED_PLAN_BYTES),
+        ("manifest", MANIFEST_BYTES),
+        ("caser manifest", CASER_MANIFEST_BYTES),
+        ("items", ITEMS_BYTES),
+    ],
 )
 def test_documented_examples_are_these(title: str, content: bytes) -> None:
     """The worked examples of docs/format.md hold the golden bytes, annotated."""

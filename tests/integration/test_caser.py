@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -129,8 +131,9 @@ def test_a_device_ranks_with_it(build: Path, tmp_path: Path, backend: str) -> No
     assert answer["scores"] == sorted(answer["scores"], reverse=True)
 
 
-def test_it_is_measured_beside_its_float_twin(build: Path) -> None:
+def test_it_is_measured_beside_its_float_twin(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Quality, bytes and time, on the bundle's own graphs."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # measured in processes
     result = run_json(
         *("bench", "run", "--bundle", build / "bundle", "--repeat", 1, "--min-seconds", 0.05),
         *("--float-twin", build / "float.safetensors", "--cases", build / "cases.safetensors"),
