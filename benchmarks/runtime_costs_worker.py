@@ -155,7 +155,6 @@ def _swap_parts(
 
     from pocketrec_device.backends import build_backend
     from pocketrec_device.engine import build_engine
-    from pocketrec_device.session import SessionState
     from pocketrec_quantization.plan import check_applies, decode_plan
 
     engine = build_engine(bundle, plans[0], settings)
@@ -174,7 +173,7 @@ def _swap_parts(
         marks.append(time.perf_counter_ns())
         backend = build_backend(bundle, plan, settings, like=backend)
         marks.append(time.perf_counter_ns())
-        session = SessionState(backend)
+        session = backend.new_state()
         marks.append(time.perf_counter_ns())
         session.observe(engine.items.embed(engine.items.indices_of(history)))
         marks.append(time.perf_counter_ns())
@@ -230,12 +229,11 @@ def _medians_in_turns(
 
 
 def _measure_kernels(job: dict[str, Any], model: Path) -> dict[str, Any]:
-    from pocketrec_device.session import SessionState
 
     engine = _engine(job, model)
     window = job["shape"]["window"]
     x = engine.items.embed(engine.items.indices_of(engine.items.item_ids[:window]))
-    session = SessionState(engine.backend)
+    session = engine.backend.new_state()
 
     def prefill() -> None:
         session.reset()
@@ -252,12 +250,11 @@ def _measure_weights(job: dict[str, Any], model: Path) -> dict[str, Any]:
     What was freed may stay with the process; ``trimmed_bytes`` is without it.
     """
     from pocketrec_device.memory import release_freed_memory
-    from pocketrec_device.session import SessionState
 
     engine = _engine(job, model)
     window = job["shape"]["window"]
     x = engine.items.embed(engine.items.indices_of(engine.items.item_ids[:window]))
-    session = SessionState(engine.backend)
+    session = engine.backend.new_state()
     session.observe(x)
     session.step(x[0])
     gc.collect()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketrec.errors import QuantizationError
-from pocketrec_cloud.graph_checks import open_session
+from pocketrec_cloud.graph_runners import open_session
 from pocketrec_quantization.extract_vectors import ExtractCase, ExtractVectors
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pocketrec_quantization.item_table import ItemTable
     from pocketrec_quantization.vectors import TestVectors, VectorCase
 
-__all__ = ["ExecuTorchFunctions", "Functions", "OnnxFunctions", "check_functions", "open_session"]
+__all__ = ["ExecuTorchFunctions", "Functions", "OnnxFunctions", "check_functions"]
 
 
 class Functions(Protocol):

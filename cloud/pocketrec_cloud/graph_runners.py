@@ -15,7 +15,7 @@ from pocketrec_quantization.graph_contract import stack_weights, stacked_layers
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Array", "ExecuTorchProgram", "OnnxGraphs"]
+__all__ = ["Array", "ExecuTorchProgram", "OnnxGraphs", "open_session"]
 
 Array: TypeAlias = NDArray[np.float32]
 
@@ -31,7 +31,7 @@ class OnnxGraphs:
     name = "onnxruntime"
 
     def __init__(self, graphs: Mapping[str, bytes], weights: Mapping[str, Array]) -> None:
-        self._sessions = {name: _session(graph) for name, graph in graphs.items()}
+        self._sessions = {name: open_session(graph) for name, graph in graphs.items()}
         self._weights = {
             name: {
                 entry.name: stack_weights(entry.name, weights)
@@ -79,7 +79,8 @@ class ExecuTorchProgram:
         return [output.numpy().copy() for output in self._methods[method].execute(inputs)]
 
 
-def _session(graph: bytes) -> Any:
+def open_session(graph: bytes) -> Any:
+    """Return a graph in ONNX Runtime, exactly as it is."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

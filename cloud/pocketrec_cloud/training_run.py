@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EpochRecord", "TrainingConfig", "TrainingRun"]
 
-FIRST_KIND = "sasrec"
-"""What a run is of that was saved when there was one kind only."""
+_FIRST_KIND = "sasrec"  # what a run is of that was saved when there was one kind only
 
 _STOPPING_RULES = frozenset({"max_epochs", "patience", "max_minutes"})
 
@@ -155,7 +154,7 @@ class TrainingRun:
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{k}": v for k, v in moments.items()}
         metadata: dict[str, object] = {
-            "kind": self.model.config.kind,
+            "backbone_kind": self.model.config.kind,
             "backbone": asdict(self.model.config),
             "training": asdict(config),
             "history": [asdict(record) for record in self.history],
@@ -174,7 +173,7 @@ class TrainingRun:
             MalformedArtifactError: The file is damaged.
         """
         tensors, header = read_tensors(path)
-        _refuse_another(header.get("kind", FIRST_KIND), self.model.config.kind, path)
+        _refuse_another(header.get("backbone_kind", _FIRST_KIND), self.model.config.kind, path)
         _refuse_another(header.get("backbone"), asdict(self.model.config), path)
         _refuse_another(
             _without_stopping_rules(header.get("training")),

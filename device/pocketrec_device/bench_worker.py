@@ -141,7 +141,6 @@ def _ranks(engine: Engine, path: Path, seed: int) -> list[int]:
     import numpy as np
 
     from pocketrec.metrics import rank_of_target
-    from pocketrec_device.session import SessionState
     from pocketrec_quantization.cases import EvaluationCases
 
     cases = EvaluationCases.from_bytes(path.read_bytes())
@@ -151,7 +150,7 @@ def _ranks(engine: Engine, path: Path, seed: int) -> list[int]:
     ranks = []
     for case in range(cases.n_cases):
         history, target = cases.history(case), cases.targets[case : case + 1].astype(np.int64)
-        session = SessionState(engine.backend)
+        session = engine.backend.new_state()
         session.observe(engine.items.embed(history[-window:]))
         scores = everything.scores(session.h)
         own = scores[target]

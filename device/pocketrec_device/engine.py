@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 from pocketrec_device.backends import Backend, build_backend
 from pocketrec_device.backends.base import refuse_fallbacks
 from pocketrec_device.extraction import UserExtractor, build_extractor
-from pocketrec_device.session import SessionState
 from pocketrec_device.settings import EngineSettings
 from pocketrec_device.state import Pair
 from pocketrec_quantization.bundle import BundleFolder, Manifest
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pocketrec_device.session import SessionState
     from pocketrec_quantization.item_table import GatheredRows
 
 __all__ = ["Engine", "EngineSettings", "Items", "build_engine", "change_preset"]
@@ -108,7 +108,7 @@ class Engine:
         Raises:
             BackendError: Inference failed.
         """
-        session = SessionState(self.backend)
+        session = self.backend.new_state()
         indices = self.items.indices_of(history)
         session.observe(self.items.embed(indices[indices > 0]))
         return session

@@ -20,7 +20,6 @@ from pocketrec.errors import BackendError, HealthCheckError
 from pocketrec_device.engine import Engine, EngineSettings, build_engine
 from pocketrec_device.extraction import check_extractor
 from pocketrec_device.ranking import Candidates, rank
-from pocketrec_device.session import SessionState
 from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder
 from pocketrec_quantization.vectors import TestVectors, VectorCase
 
@@ -138,7 +137,7 @@ def _scores(engine: Engine, case: VectorCase, *, n_stepped: int) -> NDArray[np.f
     x = engine.items.embed(case.history)
     n_first = len(x) - n_stepped
     try:
-        session = SessionState(engine.backend)
+        session = engine.backend.new_state()
         session.observe(x[:n_first])
         session.observe(x[n_first:])
     except BackendError as exc:

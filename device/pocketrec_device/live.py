@@ -23,13 +23,13 @@ import numpy as np
 from pocketrec.errors import StoreError
 from pocketrec_device.extraction import embed_under
 from pocketrec_device.ranking import rank, rank_slate
-from pocketrec_device.session import SessionState
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pocketrec_device.engine import Engine
     from pocketrec_device.ranking import Candidates, Ranking
+    from pocketrec_device.session import SessionState
     from pocketrec_quantization.bundle import BundleFolder
     from pocketrec_quantization.item_table import GatheredRows
 
@@ -126,7 +126,7 @@ class _Running:
 
     def borrow(self) -> SessionState:
         """Return a state that nobody works on; what it holds is of no use."""
-        return self.scratch.pop() if self.scratch else SessionState(self.engine.backend)
+        return self.scratch.pop() if self.scratch else self.engine.backend.new_state()
 
 
 class LiveSession:

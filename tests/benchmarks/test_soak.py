@@ -22,7 +22,6 @@ from pocketrec.errors import ConfigError
 from pocketrec_device.engine import Engine
 from pocketrec_device.live import LiveSession, _Running
 from pocketrec_device.ranking import Ranking
-from pocketrec_device.session import SessionState
 
 SETTINGS = SoakSettings(calls=4000, swap_every=100, warm_up=1000, max_growth_bytes=50_000_000)
 
@@ -95,7 +94,7 @@ def _engine_before_session(self: LiveSession, engine: Engine) -> None:
 def _old_cache(self: LiveSession, engine: Engine) -> None:
     """Keep keys and values that the old plan made."""
     with self._lock:
-        session = SessionState(engine.backend)
+        session = engine.backend.new_state()
         if self._running is not None:
             session.copy_from(self._running.session)
         self._running = _Running(engine, session)

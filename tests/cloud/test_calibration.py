@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
 from pocketrec_cloud import calibration
+from pocketrec_cloud.backbones.caser import Caser, CaserConfig
 from pocketrec_cloud.backbones.sasrec import SASRec
 from pocketrec_cloud.batches import pad
 from pocketrec_cloud.calibration import collect_statistics, measure_sensitivity
@@ -32,7 +33,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def model(tiny_training: Trained) -> SASRec:
     """The tiny trained backbone as devices compute it."""
-    return device_form(tiny_training.result.model)
+    model = device_form(tiny_training.result.model)
+    assert isinstance(model, SASRec)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +140,32 @@ class TestCollectStatistics:
         power = collect_statistics(model, [items])["blocks.1.ffn2"].gradient_power[channel]
 
         assert power == pytest.approx(gradient**2, rel=1e-2)
+
+    def test_filters_count_every_place(self) -> None:
+        """Of one event in a window of two: moments are means over places, powers sums.
+
+        The rows a filter of height 1 sees are zeros and the event, so the moments are half
+        of x x^T. Only the stronger place has a gradient, and it is that of the bias.
+        """
+        torch.manual_seed(0)
+        shape = CaserConfig(n_items=9, embedding_dim=3, window=2, max_height=1, n_horizontal=2)
+        model = device_form(Caser(shape).eval())
+        items, channel, shift = np.array([7, 8], np.int32), 1, 1e-3
+
+        def loss(offset: float) -> float:
+            moved = with_weights(model, {}).double()
+            with torch.inference_mode():
+                moved.get_parameter("horizontal.1.bias")[channel] += offset
+                hidden = moved(torch.tensor([[7]]))[0]
+                return softmax_loss(hidden, torch.tensor([8]), moved.item_embedding.weight).item()
+
+        gradient = (loss(shift) - loss(0)) / shift
+        found = collect_statistics(model, [items])["horizontal.1"]
+
+        x = model.item_embedding.weight[7].detach().double().numpy()
+        np.testing.assert_allclose(found.input_moments, np.outer(x, x) / 2, rtol=1e-5)
+        assert found.gradient_power[channel] == pytest.approx(gradient**2, rel=1e-2)
+        assert found.gradient_power[channel] > 0
 
     def test_padding_is_ignored(
         self,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
+from pocketrec_cloud.backbones.caser import Caser, CaserConfig
 from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
 from pocketrec_cloud.checkpoint import load_backbone, read_tensors, save_backbone, write_tensors
 
@@ -47,6 +48,21 @@ def test_a_backbone_survives_the_journey(path: Path, model: SASRec) -> None:
     assert item_ids == ITEM_IDS
     assert header["ndcg@10"] == 0.5
     assert not read.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(read.state_dict()[name], value)
+
+
+def test_a_caser_survives_the_journey(tmp_path: Path) -> None:
+    """Its kind is in the header, and comes back as that kind."""
+    config = CaserConfig(n_items=3, embedding_dim=4, window=3, max_height=2)
+    model = Caser(config)
+    save_backbone(tmp_path / "file", model, ITEM_IDS, {})
+
+    read, _, header = load_backbone(tmp_path / "file")
+
+    assert header["kind"] == "caser"
+    assert isinstance(read, Caser)
+    assert read.config == config
     for name, value in model.state_dict().items():
         assert torch.equal(read.state_dict()[name], value)
 

@@ -198,7 +198,7 @@ class TestBundleBuild:
         )
 
         assert result.exit_code == ExitCode.ARTIFACT
-        assert "kind 'sasrec'" in result.stderr
+        assert "kind in ['caser', 'sasrec']" in result.stderr
 
 
 class TestPlanMake:

@@ -20,8 +20,9 @@ from pocketrec_cloud.export import coded_names, device_form, with_weights
 from pocketrec_cloud.graph_checks import ExecuTorchFunctions, OnnxFunctions
 from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_cloud.proving import score_tolerance
+from pocketrec_device.attention_state import StateBuffers
 from pocketrec_device.backends import build_backend
-from pocketrec_device.session import SessionState, StateBuffers
+from pocketrec_device.backends.onnx import OnnxAttentionBackend
 from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.attention_bias import stack_relative_bias
 from pocketrec_quantization.bundle import (
@@ -38,7 +39,6 @@ from pocketrec_quantization.reference import ReferenceBackend
 if TYPE_CHECKING:
     from tests.cloud.conftest import Built, Trained
 
-    from pocketrec_device.backends import Backend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,9 +60,12 @@ def reference(bundle: BundleFolder) -> ReferenceBackend:
 
 
 @pytest.fixture(scope="module")
-def onnxruntime(bundle: BundleFolder) -> Backend:
+def onnxruntime(bundle: BundleFolder) -> OnnxAttentionBackend:
     """The graphs under the default plan."""
-    return build_backend(bundle, bundle.read_default_plan(), EngineSettings(compute="fp32"))
+    settings = EngineSettings(compute="fp32")
+    backend = build_backend(bundle, bundle.read_default_plan(), settings)
+    assert isinstance(backend, OnnxAttentionBackend)
+    return backend
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,7 @@ def adapted(tiny_training: Trained, bundle: BundleFolder) -> SASRec:
     """Torch under the default plan, embeddings as the device has them."""
     weights = bundle.read_frozen().adapt(bundle.read_default_plan().widths)
     model = with_weights(device_form(tiny_training.result.model), weights)
+    assert isinstance(model, SASRec)
     items = bundle.read_items()
     with torch.no_grad():
         everything = np.arange(items.n_items + 1)
@@ -117,7 +121,7 @@ class TestGraphs:
     @pytest.mark.parametrize("n_events", [1, 2, WINDOW])
     def test_prefill_agrees_everywhere(
         self,
-        onnxruntime: Backend,
+        onnxruntime: OnnxAttentionBackend,
         functions: OnnxFunctions,
         reference: ReferenceBackend,
         adapted: SASRec,
@@ -142,7 +146,7 @@ class TestGraphs:
 
     def test_steps_from_an_empty_state_agree_beyond_the_window(
         self,
-        onnxruntime: Backend,
+        onnxruntime: OnnxAttentionBackend,
         reference: ReferenceBackend,
         adapted: SASRec,
         bundle: BundleFolder,
@@ -150,7 +154,7 @@ class TestGraphs:
         """Event by event, also once the ring wraps, the state is that of the whole history."""
         items = history(2 * WINDOW + 3)
         x = bundle.read_items().embed(items)
-        session = SessionState(onnxruntime)
+        session = onnxruntime.new_state()
 
         for n_events in range(1, len(items) + 1):
             session.observe(x[n_events - 1 : n_events])
@@ -334,7 +338,7 @@ class TestOtherExports:
         )
         items = history(WINDOW)
         x = bundle.read_items().embed(items)
-        session = SessionState(backend)
+        session = backend.new_state()
 
         for n_events in (WINDOW - 2, WINDOW - 1, WINDOW):  # a prefill, then steps
             session.observe(x[session.n_events : n_events])

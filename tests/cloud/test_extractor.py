@@ -77,7 +77,7 @@ class TestThreeOfAKind:
 
         from pocketrec_cloud.extractor import Extractor
         from pocketrec_cloud.extractor_proving import extract_tolerance
-        from pocketrec_cloud.graph_checks import open_session
+        from pocketrec_cloud.graph_runners import open_session
 
         torch.manual_seed(0)
         module, lengths = Extractor(dim), [1, 2, 7, 40]

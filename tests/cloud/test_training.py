@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from pocketrec.errors import ConfigError, MalformedArtifactError
+from pocketrec_cloud.backbones.caser import CaserConfig
 from pocketrec_cloud.backbones.sasrec import SASRecConfig
 from pocketrec_cloud.checkpoint import read_tensors, write_tensors
 from pocketrec_cloud.data.dataset import SequenceDataset
@@ -228,6 +229,24 @@ class TestFolder:
 
         with pytest.raises(ConfigError, match="expected to resume"):
             start(resume=True, **changes)
+
+    def test_a_run_of_another_kind_is_not_resumed(self, start: Any) -> None:
+        """Nor is a run of the same numbers but of another backbone."""
+        start(max_epochs=1)
+        shape = CaserConfig(n_items=SHAPE.n_items, window=4, max_height=2)
+
+        with pytest.raises(ConfigError, match="expected to resume a run of caser, found sasrec"):
+            start(resume=True, shape=shape)
+
+    def test_a_run_from_before_there_were_kinds_goes_on(self, start: Any, tmp_path: Path) -> None:
+        """What was saved without a kind is a SASRec."""
+        start("old", max_epochs=1)
+        path = tmp_path / "old" / "last.safetensors"
+        tensors_of_run, header = read_tensors(path)
+        del header["backbone_kind"]
+        write_tensors(path, tensors_of_run, header)
+
+        assert len(start("old", resume=True, max_epochs=2).history) == 2
 
     @pytest.mark.parametrize("damage", ["model", "history", "optimizer"])
     def test_a_damaged_run_is_refused(self, start: Any, tmp_path: Path, damage: str) -> None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketrec_device.attention_state import StateBuffers
 from pocketrec_device.health import ROUNDING_TOLERANCE
-from pocketrec_device.session import StateBuffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pocketrec_device.backends import Backend
+    from pocketrec_device.backends.base import AttentionBackend
     from pocketrec_quantization.item_table import ItemTable
 
 TOLERANCE = 2e-5
@@ -51,7 +52,7 @@ class Bound(NamedTuple):
     prefill: Callable[[NDArray[np.float32], int], None]
 
 
-def bind(backend: Backend) -> Bound:
+def bind(backend: AttentionBackend) -> Bound:
     """Bind a backend to random buffers, with the biases of a full ring."""
     buffers = StateBuffers.allocate(backend.backbone)
     rng = np.random.default_rng(0)

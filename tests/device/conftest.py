@@ -32,10 +32,8 @@ from pocketrec_device.store import Store
 from pocketrec_quantization.bundle import (
     DEFAULT_PLAN,
     FROZEN,
+    GRAPH_PARTS,
     ITEMS,
-    PREFILL,
-    SCORE,
-    STEP,
     VECTORS,
     BackboneConfig,
     BundleFolder,
@@ -47,10 +45,11 @@ from pocketrec_quantization.bundle import (
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.layers import total_channels
+from pocketrec_quantization.manifest import schema_minor_of
 from pocketrec_quantization.personal import PersonalPlanner
 from pocketrec_quantization.plan import Plan, encode_plan
 from pocketrec_quantization.planners import sensitivity_to_bytes
-from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.references import reference_of
 from pocketrec_quantization.testing import tiny_frozen, tiny_plan
 from pocketrec_quantization.vectors import TestVectors, VectorCase
 
@@ -58,6 +57,10 @@ NOW_S = 1_800_000_000
 CONFIG = BackboneConfig(
     kind="sasrec", embedding_dim=8, n_blocks=2, n_heads=2, window=5, ffn_multiplier=2
 )
+CASER = BackboneConfig(
+    kind="caser", embedding_dim=8, window=5, max_height=3, n_horizontal=6, n_vertical=3
+)
+CONFIGS = {config.kind: config for config in (CONFIG, CASER)}
 ITEM_IDS = tuple("abcdefghijkl")
 
 
@@ -67,6 +70,12 @@ class TinyModel:
 
     frozen: FrozenModel
     graphs: dict[str, bytes]
+    config: BackboneConfig = CONFIG
+
+    @property
+    def program_fixture(self) -> str:
+        """The fixture that makes an ExecuTorch program of the model."""
+        return {"sasrec": "program", "caser": "caser_program"}[self.config.kind]
 
     def plan(self, **changes: object) -> Plan:
         """8 bits everywhere, for everybody, unless changed."""
@@ -81,12 +90,12 @@ class TinyModel:
 
 
 @cache
-def tiny_model(seed: int) -> TinyModel:
+def tiny_model(seed: int, config: BackboneConfig = CONFIG) -> TinyModel:
     """Return the model of a seed."""
-    frozen = tiny_frozen(CONFIG, seed=seed)
-    graphs = write_graphs(frozen.dense, CONFIG)
-    parts = {PREFILL: graphs["prefill"], STEP: graphs["step"], SCORE: graphs["score"]}
-    return TinyModel(frozen=frozen, graphs=parts)
+    frozen = tiny_frozen(config, seed=seed)
+    graphs = write_graphs(frozen.dense, config)
+    parts = {GRAPH_PARTS[name]: graph for name, graph in graphs.items()}
+    return TinyModel(frozen=frozen, graphs=parts, config=config)
 
 
 @cache
@@ -99,12 +108,12 @@ def tiny_items(version: int, item_ids: tuple[str, ...] = ITEM_IDS) -> ItemTable:
 
 def tiny_vectors(model: TinyModel, items: ItemTable) -> TestVectors:
     """Return three cases as the reference computes them."""
-    reference = ReferenceBackend.from_model(model.frozen, model.plan().widths, CONFIG)
+    reference = reference_of(model.frozen, model.plan().widths, model.config)
     candidates = np.arange(1, 6, dtype=np.int32)
     cases = []
     for history in ([3], [1, 2, 3], [5, 4, 3, 2, 1]):
         indices = np.array(history, np.int32)
-        h = reference.prefill(items.embed(indices)).h
+        h = reference.state_after(items.embed(indices))
         scores = reference.score(h, items.embed(candidates))
         cases.append(VectorCase(history=indices, candidates=candidates, scores=scores))
     tolerance = {"numpy": 1e-4, "onnxruntime": 1e-3, "executorch": 1e-3}
@@ -120,20 +129,21 @@ def write_tiny_bundle(
     model_name: str = "demo",
     extractor: ExtractorInfo | None = None,
     parts: dict[str, bytes] | None = None,
+    config: BackboneConfig = CONFIG,
 ) -> BundleFolder:
     """Write a bundle; ``parts`` replaces or adds contents."""
-    model, items = tiny_model(seed), items or tiny_items(1)
+    model, items = tiny_model(seed, config), items or tiny_items(1)
     manifest = Manifest(
         model_name=model_name,
         version=version,
         created_at_s=NOW_S,
-        backbone=CONFIG,
+        backbone=config,
         items=ItemTableInfo(
             n_items=items.n_items, n_rows=items.n_rows, row_bits=8, version=items.version
         ),
         layers=model.frozen.layers,
         extractor=extractor,
-        schema_minor=0 if extractor is None else 1,
+        schema_minor=schema_minor_of(config, extractor),
     )
     contents = model.graphs | {
         FROZEN: model.frozen.to_bytes(),
@@ -170,6 +180,25 @@ def program(model: TinyModel) -> bytes:
         n_items=12, embedding_dim=8, n_blocks=2, n_heads=2, window=5, ffn_multiplier=2
     )
     network = SASRec(shape).eval()
+    network.input_scale = 1.0
+    weights = model.frozen.adapt(model.mixed_plan().widths)
+    return export_executorch(with_weights(network, {**model.frozen.dense, **weights}))
+
+
+@pytest.fixture(scope="session")
+def caser_program() -> bytes:
+    """The same of the tiny Caser."""
+    pytest.importorskip("executorch", reason="needs the extra 'executorch'")
+    pytest.importorskip("torch", reason="needs the extra 'executorch'")
+    from pocketrec_cloud.backbones.caser import Caser, CaserConfig
+    from pocketrec_cloud.executorch_program import export_executorch
+    from pocketrec_cloud.export import with_weights
+
+    shape = CaserConfig(
+        n_items=12, embedding_dim=8, window=5, max_height=3, n_horizontal=6, n_vertical=3
+    )
+    model = tiny_model(0, CASER)
+    network = Caser(shape).eval()
     network.input_scale = 1.0
     weights = model.frozen.adapt(model.mixed_plan().widths)
     return export_executorch(with_weights(network, {**model.frozen.dense, **weights}))

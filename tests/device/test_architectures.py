@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pocketrec_cloud.onnx_graphs import write_graphs
+from pocketrec_device.attention_state import AttentionState
 from pocketrec_device.backends import build_backend
-from pocketrec_device.session import SessionState
 from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.bundle import (
     DEFAULT_PLAN,
@@ -75,7 +75,7 @@ def test_long_histories_compute_like_the_reference(
     items = bundle.read_items()
     close = Closeness(backend, items)
     x = items.embed(np.random.default_rng(1).integers(1, 7, window + 2))
-    session = SessionState(backend)
+    session = backend.new_state()
 
     for n_events in (window, 1, 64, window - 1, window):
         session.reset()
@@ -85,6 +85,7 @@ def test_long_histories_compute_like_the_reference(
         close.of_states(session.h, expected.h)
         if backend.takes_histories:  # one event at a time, rows lie elsewhere in the ring
             rows = slice(0 if n_events == window else 1, None)
+            assert isinstance(session, AttentionState)
             cached = session._buffers.cache[:, :, rows][:, :, :n_events]
             close.of_arrays(cached[:, 0], expected.keys)
             close.of_arrays(cached[:, 1], expected.values)
@@ -129,7 +130,7 @@ def test_any_architecture_steps_like_the_reference(
     expected = [reference.full_history(x[:n_events]).h for n_events in range(1, len(x) + 1)]
 
     for n_first in {0, 1, config.window - 1, config.window}:
-        session = SessionState(backend)
+        session = backend.new_state()
         session.observe(x[:n_first])
         for event, h in zip(x[n_first:], expected[n_first:], strict=True):
             session.step(event)

@@ -18,9 +18,9 @@ from pocketrec.errors import (
     MalformedArtifactError,
     MissingExtraError,
 )
+from pocketrec_device.attention_state import AttentionState
 from pocketrec_device.backends import BACKENDS, build_backend
 from pocketrec_device.lowering.lowered_graph import Template
-from pocketrec_device.session import SessionState
 from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.bundle import (
     DEFAULT_PLAN,
@@ -63,7 +63,8 @@ class TestFailing:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         backend = build_backend(bundle, model.plan(), EngineSettings())
-        session = SessionState(backend)
+        session = backend.new_state()
+        assert isinstance(session, AttentionState)
         session.observe(events(3))
         h, cache = session.h, session._buffers.cache[:, :, 1:].copy()
         bound = session._bound
@@ -83,7 +84,7 @@ class TestFailing:
         np.testing.assert_array_equal(session._buffers.cache[:, :, 1:], cache)
         bound._session = working  # type: ignore[attr-defined]
         session.step(events(4)[3])
-        whole = SessionState(backend)
+        whole = backend.new_state()
         whole.observe(events(4))
         np.testing.assert_allclose(session.h, whole.h, atol=TOLERANCE)
 
@@ -92,7 +93,7 @@ class TestFailing:
     ) -> None:
         """So it is in a prefill, which leaves an empty state."""
         backend = build_backend(bundle, model.plan(), EngineSettings())
-        session = SessionState(backend)
+        session = backend.new_state()
         honest = backend.binding  # type: ignore[attr-defined]
 
         def failing(function: str) -> tuple[object, object]:
@@ -123,7 +124,7 @@ class TestFailing:
         parts = {DEFAULT_PLAN: encode_plan(model.mixed_plan(), None), PROGRAM: program}
         settings = EngineSettings(backend="executorch")
         backend = build_backend(make_bundle(parts=parts), model.mixed_plan(), settings)
-        session = SessionState(backend)
+        session = backend.new_state()
         session.observe(events(3))
         h = session.h
         methods = backend._methods  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pocketrec.errors import BackendError, HealthCheckError
-from pocketrec_device.backends.onnx import OnnxBackend
+from pocketrec_device.backends.onnx import OnnxAttentionBackend
 from pocketrec_device.engine import Engine, build_engine
 from pocketrec_device.health import ROUNDING_TOLERANCE, build_healthy_engine, check_vectors
 from pocketrec_device.settings import EngineSettings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tests.device.conftest import TinyModel
 
-    from pocketrec_device.session import StateBuffers
+    from pocketrec_device.attention_state import StateBuffers
     from pocketrec_quantization.bundle import BundleFolder
 
 EXACT = ("fp32", "auto")
@@ -118,7 +118,7 @@ def test_what_is_not_a_number_fails(
 ) -> None:
     """NaN compares as false with everything, and must not pass for close."""
     engine = engine_of(compute)
-    monkeypatch.setattr(OnnxBackend, "bind", lambda _, buffers: _Broken(buffers))
+    monkeypatch.setattr(OnnxAttentionBackend, "bind", lambda _, buffers: _Broken(buffers))
 
     with pytest.raises(HealthCheckError, match="got nan"):
         check_vectors(engine, bundle.read_vectors())
@@ -129,7 +129,7 @@ def test_a_backend_that_fails_is_unhealthy(
 ) -> None:
     """An error while the vectors are computed keeps a bundle out."""
     engine, error = engine_of("fp32"), BackendError("on purpose")
-    monkeypatch.setattr(OnnxBackend, "bind", lambda _, buffers: _Broken(buffers, error))
+    monkeypatch.setattr(OnnxAttentionBackend, "bind", lambda _, buffers: _Broken(buffers, error))
 
     with pytest.raises(HealthCheckError, match="cannot be computed: on purpose"):
         check_vectors(engine, bundle.read_vectors())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from pocketrec.errors import (
     BackendError,
 )
+from pocketrec_device.backends.onnx import OnnxAttentionBackend
 from pocketrec_device.engine import Engine, build_engine
 from pocketrec_device.live import LiveSession
 from pocketrec_device.session import SessionState
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tests.device.conftest import TinyModel
 
-    from pocketrec_device.backends import Backend
     from pocketrec_quantization.bundle import BundleFolder
 
 from tests.device.sessions import EVERYTHING, HISTORY, SETTINGS, fresh, pointwise, sequential
@@ -96,7 +96,7 @@ class TestSwaps:
 class _Failing:
     """A bound state that fails at a certain step."""
 
-    def __init__(self, session: SessionState, at: int) -> None:
+    def __init__(self, session: Any, at: int) -> None:
         self.inner, self.left = session._bound, at
         session._bound = self
 
@@ -172,14 +172,16 @@ def test_events_are_counted_for_good(session: LiveSession, engines: tuple[Engine
 class TestScratch:
     @pytest.fixture
     def made(self, monkeypatch: pytest.MonkeyPatch) -> list[SessionState]:
-        """Every state to work on that is made from now on."""
+        """Every state that is made from now on."""
         states: list[SessionState] = []
 
-        def make(backend: Backend) -> SessionState:
-            states.append(SessionState(backend))
+        honest = OnnxAttentionBackend.new_state
+
+        def make(backend: OnnxAttentionBackend) -> SessionState:
+            states.append(honest(backend))
             return states[-1]
 
-        monkeypatch.setattr("pocketrec_device.live.SessionState", make)
+        monkeypatch.setattr(OnnxAttentionBackend, "new_state", make)
         return states
 
     def test_states_are_used_again(self, session: LiveSession, made: list[SessionState]) -> None:
@@ -215,4 +217,4 @@ class TestScratch:
             session.adopt(engines[1])
 
         assert sequential(session) == sequential(fresh(engines[1]))
-        assert len(made) == 6  # two of each session's
+        assert len(made) == 8  # two to work on for each of three, and two from a history

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.device.conftest import CONFIGS, tiny_model, write_tiny_bundle
 
 from pocketrec.errors import BackendError
+from pocketrec_device.attention_state import StateBuffers
 from pocketrec_device.backends import build_backend
 from pocketrec_device.session import SessionState
 from pocketrec_device.settings import EngineSettings
@@ -15,22 +18,28 @@ from pocketrec_quantization.attention_bias import stack_relative_bias
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from tests.device.conftest import TinyModel
 
     from pocketrec_device.backends import Backend
-    from pocketrec_quantization.bundle import BundleFolder
+
+
+@pytest.fixture(params=CONFIGS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every kind of backbone there is."""
+    return str(request.param)
 
 
 @pytest.fixture
-def backend(bundle: BundleFolder, model: TinyModel) -> Backend:
+def backend(kind: str, tmp_path: Path) -> Backend:
     """The reference."""
-    return build_backend(bundle, model.plan(), EngineSettings(backend="numpy"))
+    bundle = write_tiny_bundle(tmp_path / "bundle", config=CONFIGS[kind])
+    plan = tiny_model(0, CONFIGS[kind]).plan()
+    return build_backend(bundle, plan, EngineSettings(backend="numpy"))
 
 
 @pytest.fixture
 def state(backend: Backend) -> SessionState:
     """An empty state."""
-    return SessionState(backend)
+    return backend.new_state()
 
 
 def events(n_events: int) -> NDArray[np.float32]:
@@ -38,25 +47,23 @@ def events(n_events: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)[:n_events]
 
 
-class Watched:
-    """A bound state that takes note of what each step is given, and fails when told to."""
+class Failing:
+    """What a state is bound to, until it is told to fail."""
 
-    def __init__(self, state: SessionState) -> None:
+    def __init__(self, state: Any) -> None:
         self.inner, self.buffers = state._bound, state._buffers
         self.is_failing = False
-        self.biases: list[NDArray[np.float32]] = []
-        self.rows: list[NDArray[np.float32]] = []
         state._bound = self
 
     def step(self) -> None:
         """Step, or leave rubbish where a step may write and fail."""
-        if self.is_failing:
+        if not self.is_failing:
+            self.inner.step()
+            return
+        self.buffers.h[:] = np.nan
+        if isinstance(self.buffers, StateBuffers):
             self.buffers.cache[:, :, 0] = np.nan
-            self.buffers.h[:] = np.nan
-            raise BackendError("on purpose")
-        self.biases.append(self.buffers.bias[:, 0, :, 0].copy())
-        self.inner.step()
-        self.rows.append(self.buffers.cache[:, :, 0].copy())
+        raise BackendError("on purpose")
 
     def prefill(self, x: NDArray[np.float32], row: int) -> None:
         """Take in a history, or fail half-way."""
@@ -66,15 +73,36 @@ class Watched:
         self.inner.prefill(x, row)
 
 
-class TestBias:
-    """What a step is told about the rows it attends over."""
+class Watched:
+    """Takes note of what each step is given, and of the row that it writes."""
+
+    def __init__(self, state: Any) -> None:
+        self.inner, self.buffers = state._bound, state._buffers
+        self.biases: list[NDArray[np.float32]] = []
+        self.rows: list[NDArray[np.float32]] = []
+        state._bound = self
+
+    def step(self) -> None:
+        """Step, and remember its bias and its row."""
+        self.biases.append(self.buffers.bias[:, 0, :, 0].copy())
+        self.inner.step()
+        self.rows.append(self.buffers.cache[:, :, 0].copy())
+
+
+class TestAttention:
+    """What is remembered as keys and values, and what a step is told about their rows."""
+
+    @pytest.fixture
+    def kind(self) -> str:
+        """Of the kinds there are, this one."""
+        return "sasrec"
 
     @pytest.mark.parametrize("n_prefilled", [0, 2, 4, 5])
     def test_counts_the_events_since_each_row_was_written(
-        self, state: SessionState, model: TinyModel, n_prefilled: int
+        self, state: Any, n_prefilled: int
     ) -> None:
         """Every row's bias is that of the event it holds, however the history began."""
-        relative = stack_relative_bias(model.frozen.dense, 2)
+        relative = stack_relative_bias(tiny_model(0).frozen.dense, 2)
         state.observe(events(n_prefilled))
         cache = state._buffers.cache
         watched = Watched(state)
@@ -97,7 +125,7 @@ class TestBias:
             event_of[int(new_row)] = event
             np.testing.assert_array_equal(cache[:, :, new_row], watched.rows[-1])
 
-    def test_the_oldest_event_makes_way(self, state: SessionState) -> None:
+    def test_the_oldest_event_makes_way(self, state: Any) -> None:
         """A full ring keeps the last L - 1 events."""
         watched = Watched(state)
         for event in events(11):
@@ -108,7 +136,7 @@ class TestBias:
         for row in watched.rows[-4:]:
             assert (kept == row[:, :, None]).all(axis=(0, 1, 3)).sum() == 1
 
-    def test_memory_stays_in_place(self, state: SessionState) -> None:
+    def test_memory_stays_in_place(self, state: Any) -> None:
         """A step allocates no cache and no biases: a backend is bound to them once."""
         buffers = state._buffers
         arrays = (buffers.x, buffers.cache, buffers.bias, buffers.h)
@@ -122,12 +150,31 @@ class TestBias:
         assert arrays == (buffers.x, buffers.cache, buffers.bias, buffers.h)
         assert [array.ctypes.data for array in arrays] == before
 
+    def test_events_before_a_failing_one_are_kept(
+        self, state: SessionState, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of several events, those that were computed count."""
+        failing = Failing(state)
+        state.step(events(1)[0])
+        step, numbers = failing.step, iter(range(9))
+
+        def fail_at_the_third() -> None:
+            failing.is_failing = next(numbers) == 2
+            step()
+
+        monkeypatch.setattr(failing, "step", fail_at_the_third)
+
+        with pytest.raises(BackendError, match="on purpose"):
+            state.observe(events(6)[1:])
+
+        assert state.n_events == 3
+
 
 class TestObserve:
     @pytest.mark.parametrize("n_events", [1, 2, 4, 5, 6, 13])
     def test_does_not_depend_on_how_events_are_cut(self, backend: Backend, n_events: int) -> None:
         """All at once, one by one and in two calls lead to the same state."""
-        whole, single, halves = (SessionState(backend) for _ in range(3))
+        whole, single, halves = (backend.new_state() for _ in range(3))
 
         whole.observe(events(n_events))
         for event in events(n_events):
@@ -197,17 +244,17 @@ class TestObserve:
         """When inference fails half-way, the events before are kept, and later ones count."""
         state.observe(events(n_before))
         h = state.h
-        untroubled = SessionState(backend)
+        untroubled = backend.new_state()
         untroubled.copy_from(state)
-        watched = Watched(state)
-        watched.is_failing = True
+        failing = Failing(state)
+        failing.is_failing = True
 
         with pytest.raises(BackendError, match="on purpose"):
             state.observe(events(n_before + 3)[n_before:])
 
         assert state.n_events == n_before
         assert state.h is h
-        watched.is_failing = False
+        failing.is_failing = False
         for each in (state, untroubled):
             each.observe(events(n_before + 3)[n_before:])
         np.testing.assert_array_equal(state.h, untroubled.h)
@@ -216,47 +263,28 @@ class TestObserve:
         self, backend: Backend, state: SessionState
     ) -> None:
         """Whatever a failed prefill left behind, the next history is computed as if first."""
-        watched = Watched(state)
-        watched.is_failing = True
+        failing = Failing(state)
+        failing.is_failing = True
 
         with pytest.raises(BackendError, match="on purpose"):
             state.observe(events(3))
 
         assert state.n_events == 0
         assert not state.h.any()
-        watched.is_failing = False
+        failing.is_failing = False
         for n_events in (1, 3):
             state.reset()
             state.observe(events(n_events))
-            fresh = SessionState(backend)
+            fresh = backend.new_state()
             fresh.observe(events(n_events))
             np.testing.assert_array_equal(state.h, fresh.h)
-
-    def test_events_before_a_failing_one_are_kept(
-        self, state: SessionState, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Of several events, those that were computed count."""
-        watched = Watched(state)
-        state.step(events(1)[0])
-        step = watched.step
-
-        def fail_at_the_third() -> None:
-            watched.is_failing = len(watched.rows) == 3
-            step()
-
-        monkeypatch.setattr(watched, "step", fail_at_the_third)
-
-        with pytest.raises(BackendError, match="on purpose"):
-            state.observe(events(6)[1:])
-
-        assert state.n_events == 3
 
 
 class TestCopy:
     @pytest.mark.parametrize("n_events", [0, 1, 4, 5, 8])
     def test_goes_on_like_the_original(self, backend: Backend, n_events: int) -> None:
         """A copy takes in events as its original does, over whatever it held before."""
-        original, copy = SessionState(backend), SessionState(backend)
+        original, copy = backend.new_state(), backend.new_state()
         original.observe(events(n_events))
         copy.observe(events(7)[::-1])
 
@@ -269,7 +297,7 @@ class TestCopy:
 
     def test_is_on_its_own_afterwards(self, backend: Backend) -> None:
         """Events of the copy do not reach the original."""
-        original, copy, alone = (SessionState(backend) for _ in range(3))
+        original, copy, alone = (backend.new_state() for _ in range(3))
         original.observe(events(3))
         alone.observe(events(3))
         copy.copy_from(original)
@@ -279,3 +307,58 @@ class TestCopy:
             each.observe(events(5)[3:])
 
         np.testing.assert_array_equal(original.h, alone.h)
+
+
+class TestWindow:
+    """What is remembered of the last events, where a backbone sees no others."""
+
+    @pytest.fixture
+    def kind(self) -> str:
+        """Of the kinds there are, this one."""
+        return "caser"
+
+    def test_holds_the_last_events_oldest_first(self, state: Any) -> None:
+        """Zeros stand before the first event, and what has left the window is gone."""
+        for n_events, event in enumerate(events(8), start=1):
+            state.step(event)
+
+            kept = events(n_events)[-5:]
+            np.testing.assert_array_equal(state._buffers.window[5 - len(kept) :], kept)
+            assert not state._buffers.window[: 5 - len(kept)].any()
+
+    @pytest.mark.parametrize("n_before", [0, 1, 3, 5, 7])
+    @pytest.mark.parametrize("n_new", [2, 5, 9])
+    def test_any_number_of_events_is_one_call(
+        self, state: Any, monkeypatch: pytest.MonkeyPatch, n_before: int, n_new: int
+    ) -> None:
+        """Only the state after the last event is computed."""
+        x = events(n_before + n_new)
+        state.observe(x[:n_before])
+        counted = Failing(state)
+        step, n_calls = counted.step, 0
+
+        def count() -> None:
+            nonlocal n_calls
+            n_calls += 1
+            step()
+
+        monkeypatch.setattr(counted, "step", count)
+
+        state.observe(x[n_before:])
+
+        assert n_calls == 1
+        assert state.n_events == len(x)
+        kept = x[-5:]
+        np.testing.assert_array_equal(state._buffers.window[5 - len(kept) :], kept)
+
+    def test_memory_stays_in_place(self, state: Any) -> None:
+        """A backend is bound to the window once."""
+        buffers = state._buffers
+        before = buffers.window.ctypes.data, buffers.h.ctypes.data
+
+        state.observe(events(9))
+        state.reset()
+        state.step(events(1)[0])
+
+        assert state._buffers is buffers
+        assert (buffers.window.ctypes.data, buffers.h.ctypes.data) == before

@@ -5,24 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from tests.device.conftest import CONFIGS, write_tiny_bundle
 
 from pocketrec.errors import ConfigError, StoreError
 from pocketrec_device import Ranking, Runtime
-
-if TYPE_CHECKING:
-    from pocketrec_quantization.bundle import BundleFolder
 
 EVERYTHING = tuple("abcdefghijkl")
 HISTORY = tuple("abcabcab")
 
 
-@pytest.fixture(scope="module")
-def installed(bundle: BundleFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the tiny bundle; tests only read it."""
-    path = tmp_path_factory.mktemp("slates") / "store"
+@pytest.fixture(scope="module", params=CONFIGS)
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a tiny bundle of every kind of backbone; tests only read it."""
+    folder = tmp_path_factory.mktemp("slates")
+    bundle = write_tiny_bundle(folder / "bundle", config=CONFIGS[request.param])
+    path = folder / "store"
     with Runtime.create(path, model="demo", backend="numpy") as runtime:
         runtime.bootstrap(bundle.path)
     return path

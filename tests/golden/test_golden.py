@@ -142,6 +142,29 @@ MANIFEST_BYTES = bytes.fromhex(
     "5a09706f636b6574726563"
 )
 
+CASER_MANIFEST = replace(
+    MANIFEST,
+    schema_minor=1,
+    backbone=BackboneConfig(
+        kind="caser", embedding_dim=4, window=5, max_height=3, n_horizontal=2, n_vertical=1
+    ),
+)
+CASER_MANIFEST_BYTES = bytes.fromhex(
+    "08011001"
+    "1a0464656d6f"
+    "2003"
+    "2880e2cfaa06"
+    "32110a05636173657210042805380340024801"
+    "3a080802100318082001"
+    "42070a016110031804"
+    "42070a016210021808"
+    "4a2d0a0666726f7a656e"
+    "1220000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+    "18e807"
+    "52074343302d312e30"
+    "5a09706f636b6574726563"
+)
+
 FROZEN = FrozenModel(
     matrices={
         "a": FrozenMatrix(
@@ -338,6 +361,15 @@ def test_manifest_with_an_extractor() -> None:
     assert decode_manifest(data) == manifest
 
 
+def test_caser_manifest() -> None:
+    """The manifest of a Caser: its own fields of the backbone, and minor version 1."""
+    digest = "772551ecac95a1972302aa9cb583f72873a9b96eeb84a1c404a3bf08de81e7a9"
+
+    assert encode_manifest(CASER_MANIFEST) == CASER_MANIFEST_BYTES
+    assert decode_manifest(CASER_MANIFEST_BYTES) == CASER_MANIFEST
+    assert manifest_digest(CASER_MANIFEST_BYTES).hex() == digest
+
+
 def test_frozen_part() -> None:
     """The frozen part, its digest, and the weights it stands for."""
     read = FrozenModel.from_bytes(FROZEN_BYTES)
@@ -378,7 +410,12 @@ def test_sensitivity_file() -> None:
 
 @pytest.mark.parametrize(
     ("title", "content"),
-    [("signed plan", SIGNED_PLAN_BYTES), ("manifest", MANIFEST_BYTES), ("items", ITEMS_BYTES)],
+    [
+        ("signed plan", SIGNED_PLAN_BYTES),
+        ("manifest", MANIFEST_BYTES),
+        ("caser manifest", CASER_MANIFEST_BYTES),
+        ("items", ITEMS_BYTES),
+    ],
 )
 def test_documented_examples_are_these(title: str, content: bytes) -> None:
     """The worked examples of docs/format.md hold the golden bytes, annotated."""

@@ -16,7 +16,7 @@ from pocketrec_quantization.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from pocketrec_quantization.testing import TINY_CONFIG, tiny_manifest
+from pocketrec_quantization.testing import TINY_CASER, TINY_CONFIG, tiny_manifest
 
 PART = PartInfo(name="frozen", sha256=bytes(32), length_bytes=1)
 MANIFEST = replace(tiny_manifest(), parts=(PART,))
@@ -102,12 +102,53 @@ def test_impossible_item_tables_are_refused(changes: dict[str, Any]) -> None:
         ({"n_heads": 3}, "n_heads: expected a divisor"),
         ({"window": 0}, "window"),
         ({"n_blocks": 2**17}, "n_blocks"),
+        ({"n_vertical": 1}, "n_vertical: expected 0..0"),
     ],
 )
 def test_impossible_backbones_are_refused(changes: dict[str, Any], complaint: str) -> None:
     """An architecture is known by name, and its heads divide its dimensions."""
     with pytest.raises(ConfigError, match=complaint):
         replace(TINY_CONFIG, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"max_height": 6}, "max_height: expected at most the window 5, got 6"),
+        ({"max_height": 0}, "max_height"),
+        ({"n_horizontal": 0}, "n_horizontal"),
+        ({"n_vertical": 0}, "n_vertical"),
+        ({"n_heads": 2}, "n_heads: expected 0..0"),
+    ],
+)
+def test_impossible_casers_are_refused(changes: dict[str, Any], complaint: str) -> None:
+    """A filter fits into the window, there are some of each sort, and no heads."""
+    with pytest.raises(ConfigError, match=complaint):
+        replace(TINY_CASER, **changes)
+
+
+def test_a_caser_says_that_it_is_newer() -> None:
+    """Readers of 1.0 would take its fields for damage; 1.1 tells them to update."""
+    manifest = tiny_manifest(TINY_CASER)
+
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+    assert (manifest.schema_minor, MANIFEST.schema_minor) == (1, 0)
+    with pytest.raises(ConfigError, match=r"schema_minor: expected at least 1 for .* 'caser'"):
+        replace(manifest, schema_minor=0)
+
+
+def test_a_caser_knows_its_tensors() -> None:
+    """Horizontal filters by height, vertical ones, the last layer; only biases are dense."""
+    layers, dense = coded_layers(TINY_CASER), dense_shapes(TINY_CASER)
+
+    assert [(layer.name, layer.n_channels, layer.n_elements) for layer in layers] == [
+        ("horizontal.1", 3, 4),
+        ("horizontal.2", 3, 8),
+        ("horizontal.3", 3, 12),
+        ("vertical", 2, 5),
+        ("fc", 4, 2 * 4 + 3 * 3),
+    ]
+    assert dense == {f"{layer.name}.bias": (layer.n_channels,) for layer in layers}
 
 
 def test_a_backbone_knows_its_tensors() -> None:

@@ -35,7 +35,7 @@ print(at_import, len(calls))
         "pocketrec_device.lowering.capabilities",
         "pocketrec_device.lowering.probe",
         "pocketrec_device.lowering.tuning",
-        "pocketrec_cloud.graph_checks",
+        "pocketrec_cloud.graph_runners",
     ],
 )
 def test_telemetry_is_off(user: str) -> None:

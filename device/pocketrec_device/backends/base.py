@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every backend offers: a bound state that advances, a name, and an honest report.
+"""What every backend offers: states that advance, a name, and an honest report.
 
 A backend is one frozen model under one plan, ready to compute. It holds no history: that
 lies in buffers which it is bound to, so one backend serves any number of sessions and
-threads. Letters: T events, L window, D embedding dim, H heads (docs/notation.md).
+threads. What the buffers are depends on the kind of backbone. Letters: T events, L window,
+D embedding dim, H heads (docs/notation.md).
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pocketrec_device.session import StateBuffers
+    from pocketrec_device.attention_state import StateBuffers
+    from pocketrec_device.session import SessionState
+    from pocketrec_device.window_state import WindowBuffers
     from pocketrec_quantization.attention_bias import RingBias
     from pocketrec_quantization.bundle import BackboneConfig
     from pocketrec_quantization.plan import Plan
 
 __all__ = [
+    "AttentionBackend",
     "Backend",
     "BoundState",
+    "BoundWindow",
     "LayerReport",
+    "WindowBackend",
     "layer_reports",
     "read_relative_bias",
     "refuse_fallbacks",
@@ -56,7 +62,7 @@ class LayerReport:
 
 
 class BoundState(Protocol):
-    """A backend's hold on the buffers of one session."""
+    """A backend's hold on the keys and values of one session."""
 
     def step(self) -> None:
         """Take in the event in ``buffers.x``.
@@ -87,6 +93,18 @@ class BoundState(Protocol):
         ...
 
 
+class BoundWindow(Protocol):
+    """A backend's hold on the window of one session."""
+
+    def step(self) -> None:
+        """Read ``buffers.window``, write ``buffers.h``.
+
+        Raises:
+            BackendError: Inference failed; the window is as before.
+        """
+        ...
+
+
 class Backend(Protocol):
     """One model under one plan, ready to compute."""
 
@@ -112,8 +130,24 @@ class Backend(Protocol):
 
     @property
     def takes_histories(self) -> bool:
-        """Whether ``prefill`` works; otherwise histories are taken in event by event."""
+        """Whether a history is taken in at once; otherwise event by event."""
         ...
+
+    def new_state(self) -> SessionState:
+        """Return the state of an empty history.
+
+        Raises:
+            BackendError: The library refuses its buffers.
+        """
+        ...
+
+    def report(self) -> tuple[LayerReport, ...]:
+        """Return, per coded matrix, what was asked, what is kept, and what computes."""
+        ...
+
+
+class AttentionBackend(Backend, Protocol):
+    """A backend whose states are keys and values."""
 
     @property
     def ring(self) -> RingBias:
@@ -128,8 +162,16 @@ class Backend(Protocol):
         """
         ...
 
-    def report(self) -> tuple[LayerReport, ...]:
-        """Return, per coded matrix, what was asked, what is kept, and what computes."""
+
+class WindowBackend(Backend, Protocol):
+    """A backend whose states are the last events."""
+
+    def bind(self, buffers: WindowBuffers) -> BoundWindow:
+        """Return what computes the state of ``buffers``, which stay where they are.
+
+        Raises:
+            BackendError: The library refuses the buffers.
+        """
         ...
 
 

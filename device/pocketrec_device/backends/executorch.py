@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketrec.errors import BackendError, IncompatibleArtifactError
+from pocketrec_device.attention_state import AttentionState
 from pocketrec_device.backends.base import LayerReport, layer_reports, read_relative_bias
 from pocketrec_device.extras import require_libraries
+from pocketrec_device.window_state import WindowState
 from pocketrec_quantization.attention_bias import RingBias
 from pocketrec_quantization.bundle import PROGRAM, BundleFolder
 from pocketrec_quantization.plan import Plan
@@ -27,29 +29,31 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pocketrec_device.attention_state import StateBuffers
     from pocketrec_device.backends.base import Backend
-    from pocketrec_device.session import StateBuffers
     from pocketrec_device.settings import EngineSettings
+    from pocketrec_device.window_state import WindowBuffers
 
-__all__ = ["ExecuTorchBackend", "build"]
-
-_METHODS = ("prefill", "step")
+__all__ = ["ExecuTorchBackend", "ExecuTorchWindowBackend", "build"]
 
 
 def build(
     bundle: BundleFolder, plan: Plan, settings: EngineSettings, *, like: Backend | None = None
-) -> ExecuTorchBackend:
+) -> ExecuTorchBackend | ExecuTorchWindowBackend:
     """See ``backends.build_backend``; nothing is shared."""
     del settings, like
+    if bundle.manifest.backbone.kind == "caser":
+        return ExecuTorchWindowBackend(bundle, plan)
     return ExecuTorchBackend(bundle, plan)
 
 
-class ExecuTorchBackend:
-    """One bundle under its default plan, in ExecuTorch.
+class _Program:
+    """The program of a bundle and its default plan, whatever the kind of backbone.
 
     Args:
         bundle: Where the program is.
         plan: Must be the default plan. The program's own thread pool decides on threads.
+        methods: Those to load.
 
     Raises:
         MissingExtraError: executorch or torch is not installed.
@@ -61,19 +65,17 @@ class ExecuTorchBackend:
     is_exact = True
     takes_histories = True
 
-    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
+    def __init__(self, bundle: BundleFolder, plan: Plan, methods: tuple[str, ...]) -> None:
         _refuse_other_plans(bundle, plan)
         self._plan = plan
         self.backbone = bundle.manifest.backbone
-        dense = bundle.read_frozen().dense
-        self.ring = RingBias(read_relative_bias(dense, self.backbone))
         self._torch, runtime = _import_executorch()
         # The methods of a program share one arena of memory: one call at a time.
         self._lock = threading.Lock()
         try:
             # Methods read the program's bytes, and only the program keeps those alive.
             self._program = runtime.Runtime.get().load_program(bundle.read(PROGRAM))
-            self._methods = {name: self._program.load_method(name) for name in _METHODS}
+            self._methods = {name: self._program.load_method(name) for name in methods}
         except (RuntimeError, KeyError) as exc:
             raise IncompatibleArtifactError(
                 f"executorch {self.version} cannot load the bundle's program: {exc}; build the "
@@ -84,10 +86,6 @@ class ExecuTorchBackend:
     def version(self) -> str:
         """Version of executorch."""
         return version("executorch")
-
-    def bind(self, buffers: StateBuffers) -> _ExecuTorchState:
-        """See ``Backend.bind``."""
-        return _ExecuTorchState(self, buffers)
 
     def report(self) -> tuple[LayerReport, ...]:
         """See ``Backend.report``: the exporter baked float32 weights in."""
@@ -113,6 +111,50 @@ class ExecuTorchBackend:
             return self._torch.zeros(array.shape)
         # torch refuses to wrap read-only arrays without a warning: copy those.
         return self._torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+class ExecuTorchBackend(_Program):
+    """One SASRec under its default plan, in ExecuTorch; arguments as the others' are."""
+
+    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
+        super().__init__(bundle, plan, ("prefill", "step"))
+        dense = bundle.read_frozen().dense
+        self.ring = RingBias(read_relative_bias(dense, self.backbone))
+
+    def new_state(self) -> AttentionState:
+        """See ``Backend.new_state``."""
+        return AttentionState(self)
+
+    def bind(self, buffers: StateBuffers) -> _ExecuTorchState:
+        """See ``AttentionBackend.bind``."""
+        return _ExecuTorchState(self, buffers)
+
+
+class ExecuTorchWindowBackend(_Program):
+    """One Caser under its default plan, in ExecuTorch; arguments as the others' are."""
+
+    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
+        super().__init__(bundle, plan, ("step",))
+
+    def new_state(self) -> WindowState:
+        """See ``Backend.new_state``."""
+        return WindowState(self)
+
+    def bind(self, buffers: WindowBuffers) -> _ExecuTorchWindow:
+        """See ``WindowBackend.bind``."""
+        return _ExecuTorchWindow(self, buffers)
+
+
+class _ExecuTorchWindow:
+    """Copies buffers in and out: a program's outputs lie in memory of its own."""
+
+    def __init__(self, backend: ExecuTorchWindowBackend, buffers: WindowBuffers) -> None:
+        self._backend = backend
+        self._buffers = buffers
+
+    def step(self) -> None:
+        (h,) = self._backend.run("step", self._buffers.window)
+        self._buffers.h[:] = h
 
 
 class _ExecuTorchState:

@@ -7,33 +7,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketrec_device.attention_state import AttentionState
 from pocketrec_device.backends.base import LayerReport, layer_reports, read_relative_bias
+from pocketrec_device.window_state import WindowState
 from pocketrec_quantization.attention_bias import RingBias
 from pocketrec_quantization.bundle import BundleFolder
+from pocketrec_quantization.caser_reference import CaserReference
 from pocketrec_quantization.checks import reading
 from pocketrec_quantization.reference import ReferenceBackend
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pocketrec_device.attention_state import StateBuffers
     from pocketrec_device.backends.base import Backend
-    from pocketrec_device.session import StateBuffers
     from pocketrec_device.settings import EngineSettings
+    from pocketrec_device.window_state import WindowBuffers
     from pocketrec_quantization.plan import Plan
 
-__all__ = ["NumpyBackend", "build"]
+__all__ = ["NumpyBackend", "NumpyWindowBackend", "build"]
 
 
 def build(
     bundle: BundleFolder, plan: Plan, settings: EngineSettings, *, like: Backend | None = None
-) -> NumpyBackend:
+) -> NumpyBackend | NumpyWindowBackend:
     """See ``backends.build_backend``; nothing is shared."""
     del settings, like
+    if bundle.manifest.backbone.kind == "caser":
+        return NumpyWindowBackend(bundle, plan)
     return NumpyBackend(bundle, plan)
 
 
-class NumpyBackend:
-    """One bundle under one plan, in NumPy.
+class _NumpyKind:
+    """What does not depend on the kind of backbone.
 
     Args:
         bundle: Where the frozen weights are.
@@ -51,18 +57,57 @@ class NumpyBackend:
     def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
         self._plan = plan
         self.backbone = bundle.manifest.backbone
+
+    def report(self) -> tuple[LayerReport, ...]:
+        """See ``Backend.report``."""
+        return layer_reports(self._plan, computed="float32", kernel="numpy matmul, in float64")
+
+
+class NumpyBackend(_NumpyKind):
+    """One SASRec under one plan, in NumPy; arguments as the others' are."""
+
+    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
+        super().__init__(bundle, plan)
         frozen = bundle.read_frozen()
         self.ring = RingBias(read_relative_bias(frozen.dense, self.backbone))
         with reading("manifest.backbone"):
             self._reference = ReferenceBackend.from_model(frozen, plan.widths, self.backbone)
 
+    def new_state(self) -> AttentionState:
+        """See ``Backend.new_state``."""
+        return AttentionState(self)
+
     def bind(self, buffers: StateBuffers) -> _NumpyState:
-        """See ``Backend.bind``."""
+        """See ``AttentionBackend.bind``."""
         return _NumpyState(self._reference, buffers)
 
-    def report(self) -> tuple[LayerReport, ...]:
-        """See ``Backend.report``."""
-        return layer_reports(self._plan, computed="float32", kernel="numpy matmul, in float64")
+
+class NumpyWindowBackend(_NumpyKind):
+    """One Caser under one plan, in NumPy; arguments as the others' are."""
+
+    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
+        super().__init__(bundle, plan)
+        frozen = bundle.read_frozen()
+        weights = {**frozen.dense, **frozen.adapt(plan.widths)}
+        with reading("manifest.backbone"):
+            self._reference = CaserReference(weights, self.backbone)
+
+    def new_state(self) -> WindowState:
+        """See ``Backend.new_state``."""
+        return WindowState(self)
+
+    def bind(self, buffers: WindowBuffers) -> _NumpyWindow:
+        """See ``WindowBackend.bind``."""
+        return _NumpyWindow(self._reference, buffers)
+
+
+class _NumpyWindow:
+    def __init__(self, reference: CaserReference, buffers: WindowBuffers) -> None:
+        self._reference = reference
+        self._buffers = buffers
+
+    def step(self) -> None:
+        self._buffers.h[0] = self._reference.step(self._buffers.window)
 
 
 class _NumpyState:

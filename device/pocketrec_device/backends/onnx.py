@@ -1,41 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """The default backend: ONNX Runtime on the CPU.
 
-A *program* is a bundle's graphs, lowered; a *backend* is a program under one plan.
-Everything a step reads and writes is bound once, so a step is one call without copies.
+A *program* is a bundle's graphs, lowered; a *backend* is a program under one plan, of one
+class per kind of backbone. Everything a step reads and writes is bound once, so a step is
+one call without copies.
 """
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pocketrec.errors import BackendError
+from pocketrec_device.attention_state import AttentionState
 from pocketrec_device.backends.base import LayerReport
 from pocketrec_device.backends.onnx_program import Function, OnnxProgram
+from pocketrec_device.backends.onnx_states import OnnxAttention, OnnxWindow
 from pocketrec_device.lowering.channels import ChannelSource, FloatSource
 from pocketrec_device.lowering.kernels import KERNELS
 from pocketrec_device.memory import release_freed_memory
+from pocketrec_device.window_state import WindowState
 from pocketrec_quantization.graph_contract import stacked_layers
 from pocketrec_quantization.layers import split_by_layer
 from pocketrec_quantization.levels import count_widths
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+    from pocketrec_device.attention_state import StateBuffers
+    from pocketrec_device.backends.attention_histories import AttentionHistories
     from pocketrec_device.backends.base import Backend
-    from pocketrec_device.lowering.kernels import Tensors
     from pocketrec_device.lowering.lowered_graph import MadeTensors
-    from pocketrec_device.session import StateBuffers
+    from pocketrec_device.session import SessionState
     from pocketrec_device.settings import EngineSettings
+    from pocketrec_device.window_state import WindowBuffers
     from pocketrec_quantization.bundle import BundleFolder
     from pocketrec_quantization.plan import Plan
 
-__all__ = ["OnnxBackend", "build"]
+__all__ = ["OnnxAttentionBackend", "OnnxBackend", "OnnxWindowBackend", "build"]
 
 
 def build(
@@ -54,8 +58,8 @@ def build(
     return OnnxBackend.of_plan(program, plan)
 
 
-class OnnxBackend:
-    """One program under one plan; ``of_plan`` makes it.
+class OnnxBackend(ABC):
+    """One program under one plan; ``of_plan`` makes one of the backbone's kind.
 
     Args:
         program: Shared by all plans of a bundle.
@@ -71,10 +75,8 @@ class OnnxBackend:
     def __init__(self, program: OnnxProgram, plan: Plan, source: ChannelSource) -> None:
         self.program = program
         self.backbone = program.backbone
-        self.ring = program.ring
-        self.takes_histories = program.takes_histories
         self._plan = plan
-        self._source = source if program.takes_histories else None
+        self._source = source if program.has_prefill else None
         self._lock = threading.Lock()
         self._functions: dict[str, Function] = {}
         made: MadeTensors = {}
@@ -88,7 +90,7 @@ class OnnxBackend:
         Raises:
             BackendError: A session cannot be made.
         """
-        backend = cls(program, plan, program.weights_under(plan))
+        backend = cls._of(program, plan, program.weights_under(plan))
         if not program.takes_histories:
             release_freed_memory()
         return backend
@@ -104,7 +106,22 @@ class OnnxBackend:
             plan: For reports only.
             weights: ``"<layer>.weight"`` to (C, N) float32.
         """
-        return cls(program, plan, FloatSource(weights))
+        return cls._of(program, plan, FloatSource(weights))
+
+    @staticmethod
+    def _of(program: OnnxProgram, plan: Plan, source: ChannelSource) -> OnnxBackend:
+        if program.attention is None:
+            return OnnxWindowBackend(program, plan, source)
+        return OnnxAttentionBackend(program, plan, source, program.attention)
+
+    @property
+    @abstractmethod
+    def takes_histories(self) -> bool:
+        """See ``Backend.takes_histories``."""
+
+    @abstractmethod
+    def new_state(self) -> SessionState:
+        """See ``Backend.new_state``."""
 
     @property
     def version(self) -> str:
@@ -119,10 +136,6 @@ class OnnxBackend:
             for function in self._functions.values()
             for kernel in function.lowered.kernels.values()
         )
-
-    def bind(self, buffers: StateBuffers) -> _OnnxState:
-        """See ``Backend.bind``."""
-        return _OnnxState(self, buffers)
 
     def binding(self, name: str) -> tuple[Any, Any]:
         """Return a function's session, and a binding that has the plan's values.
@@ -177,73 +190,53 @@ def _kernel_text(kernel: str) -> str:
     return _KERNEL_TEXTS[kernel]
 
 
-class _OnnxState:
-    """The bindings of one session's buffers."""
+class OnnxAttentionBackend(OnnxBackend):
+    """A SASRec under one plan.
 
-    def __init__(self, backend: OnnxBackend, buffers: StateBuffers) -> None:
-        self._backend = backend
-        self._program = backend.program
-        self._buffers = buffers
-        self._blocks = range(len(buffers.cache))
-        self._session, self._step = backend.binding("step")
-        make = self._program.values
-        h = make({"h": buffers.h})["h"]
-        inputs: Tensors = {"x": buffers.x}
-        outputs: Tensors = {}
-        for block in self._blocks:
-            keys, values = buffers.cache[block]
-            inputs |= {f"blocks.{block}.keys": keys[None], f"blocks.{block}.values": values[None]}
-            inputs[f"blocks.{block}.bias"] = buffers.bias[block]
-            outputs[f"blocks.{block}.new_keys"] = keys[None, :1]
-            outputs[f"blocks.{block}.new_values"] = values[None, :1]
-        for name, value in make(inputs).items():
-            self._step.bind_ortvalue_input(name, value)
-        for name, value in make(outputs).items():
-            self._step.bind_ortvalue_output(name, value)
-        self._step.bind_ortvalue_output("h", h)
-        self._h = h
-        self._prefill: _PrefillBinding | None = None
+    Args:
+        program: Shared by all plans of a bundle.
+        plan: For reports.
+        source: The plan's weights.
+        histories: The program's.
 
-    def step(self) -> None:
-        try:
-            self._session.run_with_iobinding(self._step)
-        except self._program.errors as exc:
-            raise BackendError(f"onnxruntime could not compute a step: {exc}") from exc
+    Raises:
+        BackendError: A session cannot be made.
+    """
 
-    def prefill(self, x: NDArray[np.float32], row: int) -> None:
-        bound = self._prefill
-        if bound is None or (len(bound.x), bound.row) != (len(x), row):
-            bound = self._prefill = self._bind_prefill(len(x), row)
-        np.copyto(bound.x, x)
-        try:
-            bound.session.run_with_iobinding(bound.binding)
-        except self._program.errors as exc:
-            raise BackendError(f"onnxruntime could not compute a history: {exc}") from exc
+    def __init__(
+        self,
+        program: OnnxProgram,
+        plan: Plan,
+        source: ChannelSource,
+        histories: AttentionHistories,
+    ) -> None:
+        super().__init__(program, plan, source)
+        self.histories = histories
+        self.ring = histories.ring
 
-    def _bind_prefill(self, n_events: int, row: int) -> _PrefillBinding:
-        session, binding = self._backend.binding(self._program.function_of(n_events))
-        x = np.zeros((n_events, self._buffers.x.shape[1]), np.float32)
-        biases = self._program.bias_of(n_events)
-        outputs: Tensors = {}
-        rows = slice(row, row + n_events)
-        for block in self._blocks:
-            keys, values = self._buffers.cache[block]
-            outputs[f"blocks.{block}.keys"] = keys[None, rows]
-            outputs[f"blocks.{block}.values"] = values[None, rows]
-        for name, value in self._program.values({"x": x, **biases}).items():
-            binding.bind_ortvalue_input(name, value)
-        for name, value in self._program.values(outputs).items():
-            binding.bind_ortvalue_output(name, value)
-        binding.bind_ortvalue_output("h", self._h)
-        return _PrefillBinding(x=x, row=row, biases=biases, session=session, binding=binding)
+    @property
+    def takes_histories(self) -> bool:
+        """See ``Backend.takes_histories``."""
+        return self.program.has_prefill
+
+    def new_state(self) -> AttentionState:
+        """See ``Backend.new_state``."""
+        return AttentionState(self)
+
+    def bind(self, buffers: StateBuffers) -> OnnxAttention:
+        """See ``AttentionBackend.bind``."""
+        return OnnxAttention(self, buffers)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _PrefillBinding:
-    """A binding for histories of one length, and the arrays whose memory it uses."""
+class OnnxWindowBackend(OnnxBackend):
+    """A Caser under one plan; arguments as those of ``OnnxBackend``."""
 
-    x: NDArray[np.float32]
-    row: int
-    biases: Tensors
-    session: Any
-    binding: Any
+    takes_histories = True
+
+    def new_state(self) -> WindowState:
+        """See ``Backend.new_state``."""
+        return WindowState(self)
+
+    def bind(self, buffers: WindowBuffers) -> OnnxWindow:
+        """See ``WindowBackend.bind``."""
+        return OnnxWindow(self, buffers)

@@ -6,28 +6,25 @@ sessions are shared and nothing is rebuilt. Where they are constants, a plan has
 of its own, and ONNX Runtime may lay the values out as it likes best.
 
 ``compute="packed"`` is for small memory. Every function would hold the packed weights once
-more, and so would the 8-bit codes from which plans are made; so there is a step only, which
-takes histories in event by event, and the codes are read from the bundle for each plan.
+more, and so would the 8-bit codes from which plans are made; so there is a step only, with
+which attention takes histories in event by event, and the codes are read from the bundle for
+each plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
 from pocketrec.telemetry import import_onnxruntime
+from pocketrec_device.backends.attention_histories import AttentionHistories
 from pocketrec_device.backends.base import read_relative_bias
 from pocketrec_device.backends.onnx_errors import foreign_errors, load_error
 from pocketrec_device.lowering.channels import ChannelSource, FrozenStore
 from pocketrec_device.lowering.kernels import KERNELS
 from pocketrec_device.lowering.lowered_graph import Template
-from pocketrec_device.lowering.rewrites import chunk_bounds
 from pocketrec_device.lowering.tuning import Tuning, choose_kernels, time_session
-from pocketrec_quantization.attention_bias import RingBias, prefill_bias
 from pocketrec_quantization.bundle import PREFILL, STEP, BundleFolder
 from pocketrec_quantization.graph_contract import stacked_layers
 
@@ -82,26 +79,23 @@ class OnnxProgram:
             raise MalformedArtifactError(
                 "expected the layers of the manifest, found others", field="frozen"
             )
-        self._relative_bias = read_relative_bias(frozen.dense, self.backbone)
-        self.ring = RingBias(self._relative_bias)
         self._threads = threads
         self._compute = compute
         self._swap = swap
         self._tuning = Tuning.for_this_device(threads, tuning_file)
-        self._bounds = chunk_bounds(self.backbone.window)
-        self.takes_histories = compute != "packed"
+        is_small = compute == "packed"
         self._templates = {"step": Template(bundle.read(STEP), STEP)}
-        if self.takes_histories:
-            self._templates["full"] = Template(bundle.read(PREFILL), PREFILL, self._bounds)
-            if len(self._bounds) > 2:
-                self._templates["partial"] = Template(bundle.read(PREFILL), PREFILL)
+        self.attention: AttentionHistories | None = None
+        if self.backbone.kind == "sasrec":
+            self.attention = AttentionHistories(read_relative_bias(frozen.dense, self.backbone))
+            if not is_small:
+                self._templates |= self.attention.templates(bundle.read(PREFILL))
         products = [p for template in self._templates.values() for p in template.products]
         _check_products(products, frozen.layers)
         self._product_names = [product.name for product in products]
         self._bundle = bundle
-        self._kept_store = self._read_store(frozen) if self.takes_histories else None
+        self._kept_store = None if is_small else self._read_store(frozen)
         self._shared: dict[str, tuple[LoweredGraph, Any]] = {}
-        self._full_bias: Tensors | None = None
 
     @property
     def version(self) -> str:
@@ -118,21 +112,20 @@ class OnnxProgram:
         return store.under(plan.widths)
 
     @property
+    def has_prefill(self) -> bool:
+        """Whether there are functions that take in a whole history."""
+        return "full" in self._templates
+
+    @property
     def functions(self) -> tuple[str, ...]:
         """The functions that every backend starts with."""
-        full = self.function_of(self.backbone.window)
-        return ("step", full) if self.takes_histories else ("step",)
-
-    def function_of(self, n_events: int) -> str:
-        """Return the name of the function that takes in a history of so many events."""
-        is_full = n_events == self.backbone.window or "partial" not in self._templates
-        return "full" if is_full else "partial"
+        return ("step", "full") if self.has_prefill else ("step",)
 
     def function(self, name: str, source: ChannelSource, made: MadeTensors) -> Function:
         """Return a function under a plan.
 
         Args:
-            name: ``"step"``, or what ``function_of`` returns.
+            name: ``"step"``, or what ``AttentionHistories.function_of`` returns.
             source: The plan's weights.
             made: Values that other functions take under the same plan; added to.
 
@@ -149,26 +142,6 @@ class OnnxProgram:
             session = self._session(lowered.with_inputs())
             self._shared[name] = (lowered, session)
         return Function(lowered, session, tensors)
-
-    def bias_of(self, n_events: int) -> Tensors:
-        """Return what a history takes as bias, by name of the graph's input."""
-        if n_events == self.backbone.window and self._full_bias is not None:
-            return self._full_bias
-        is_cut = self.function_of(n_events) == "full" and len(self._bounds) > 2
-        bounds = self._bounds if is_cut else (0, n_events)
-        biases: Tensors = {}
-        for block, relative in enumerate(self._relative_bias):
-            name = f"blocks.{block}.bias"
-            bias = prefill_bias(relative, n_events)[None]
-            if block == self.backbone.n_blocks - 1:
-                biases[name] = np.ascontiguousarray(bias[:, :, -1:])
-                continue
-            for number, (start, end) in enumerate(pairwise(bounds)):
-                part = np.ascontiguousarray(bias[:, :, start:end, :end])
-                biases[f"{name}.{number}" if is_cut else name] = part
-        if n_events == self.backbone.window:
-            self._full_bias = biases  # the usual history of a cold start
-        return biases
 
     def values(self, tensors: Tensors) -> dict[str, Any]:
         """Return arrays as values that sessions can be bound to; their memory is shared."""
@@ -197,6 +170,9 @@ class OnnxProgram:
             return False  # these are fast as constants only
         backbone = self.backbone
         sizes = f"D {backbone.embedding_dim}, L {backbone.window}, blocks {backbone.n_blocks}"
+        if self.attention is None:
+            own = ("kind", "max_height", "n_horizontal", "n_vertical")
+            sizes += "".join(f", {each} {getattr(backbone, each)}" for each in own)
         times_us = self._tuning.measured(
             f"{name}, {sizes}",
             {

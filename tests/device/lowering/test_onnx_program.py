@@ -16,7 +16,6 @@ from pocketrec_device.backends import build_backend
 from pocketrec_device.backends.onnx import OnnxBackend
 from pocketrec_device.backends.onnx_program import OnnxProgram
 from pocketrec_device.lowering.tuning import Tuning
-from pocketrec_device.session import SessionState
 from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.layers import split_by_layer
 from pocketrec_quantization.reference import ReferenceBackend
@@ -67,7 +66,7 @@ def history() -> NDArray[np.float32]:
 def assert_computes(backend: OnnxBackend, plan: Plan, model: TinyModel) -> None:
     """Compare a history with the reference: a prefill and steps."""
     reference = ReferenceBackend.from_model(model.frozen, plan.widths, backend.backbone)
-    session = SessionState(backend)
+    session = backend.new_state()
     session.observe(history())
     expected = reference.full_history(history()).h
     if backend.is_exact:
@@ -149,7 +148,7 @@ class TestSharing:
         n_made = len(made)
 
         for n_events in (1, 3, 5, 8):
-            SessionState(backend).observe(history()[:n_events])
+            backend.new_state().observe(history()[:n_events])
 
         assert len(made) == n_made
 
@@ -286,15 +285,16 @@ class TestHistories:
         """No second copy of the weights for histories, which are taken in event by event."""
         backend = OnnxBackend.of_plan(OnnxProgram(bundle, compute="packed"), model.mixed_plan())
 
-        SessionState(backend).observe(history())
+        backend.new_state().observe(history())
 
         assert not backend.takes_histories
         assert len(made) == 1
 
     def test_full_biases_are_made_once(self, bundle: BundleFolder) -> None:
         """The usual history of a cold start shares its biases; others make their own."""
-        program = OnnxProgram(bundle, compute="fp32", swap="adapter")
+        histories = OnnxProgram(bundle, compute="fp32", swap="adapter").attention
 
-        assert program.bias_of(5) is program.bias_of(5)
-        assert program.bias_of(3) is not program.bias_of(3)
-        assert program.function_of(3) == program.function_of(5) == "full"  # too short to cut
+        assert histories is not None
+        assert histories.bias_of(5) is histories.bias_of(5)
+        assert histories.bias_of(3) is not histories.bias_of(3)
+        assert histories.function_of(3) == histories.function_of(5) == "full"  # too short to cut
