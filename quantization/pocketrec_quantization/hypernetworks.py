@@ -108,7 +108,7 @@ class Hypernetworks(nn.Module):
             user_embeddings: (U, D) float32.
         """
         centre = user_embeddings.mean(0)
-        self.hidden.bias += self.hidden.weight @ (centre - self.input_mean)
+        self.hidden.bias.add_(self.hidden.weight @ (centre - self.input_mean))
         self.input_mean.copy_(centre)
         if self.is_standardised:
             raw = torch.cat(

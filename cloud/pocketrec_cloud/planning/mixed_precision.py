@@ -79,7 +79,7 @@ class MixedLinear(nn.Module):
         n_channels = self.bias.shape[0]
         outputs = functional.linear(x, self.readings)  # (B, ..., 3 C)
         shape = (self.mix.shape[0], *([1] * (x.ndim - 2)), n_channels)
-        mixed = self.bias
+        mixed: Tensor = self.bias
         for number in range(len(STORED_WIDTHS)):
             own = outputs[..., number * n_channels : (number + 1) * n_channels]
             mixed = mixed + own * self.mix[..., number].reshape(shape)

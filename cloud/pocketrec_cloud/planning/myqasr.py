@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
 
 __all__ = ["Granularity", "MyQasrPlanner"]
 
@@ -64,7 +64,7 @@ class MyQasrPlanner:
         width, sensitivities per channel, and spending the budget by ``allocate``.
     """
 
-    model: SASRec
+    model: Backbone
     layers: LayerTable
     granularity: Granularity = Granularity.LAYER
 
@@ -149,7 +149,7 @@ class _Probe:
 
 
 @contextmanager
-def _probes(model: SASRec, real: Tensor) -> Iterator[Mapping[str, _Probe]]:
+def _probes(model: Backbone, real: Tensor) -> Iterator[Mapping[str, _Probe]]:
     layers = {name: model.get_submodule(name) for name in coded_names(model)}
     probes = {
         name: _Probe(layer, real) for name, layer in layers.items() if isinstance(layer, nn.Linear)

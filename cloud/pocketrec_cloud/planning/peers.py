@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
 
 __all__ = ["calibration_batches", "gptq_weights", "rtn_weights"]
 
@@ -42,7 +42,7 @@ _WHOLE_CHANNEL = -1  # the library's word for one scale per output channel
 
 
 def rtn_weights(
-    model: SASRec, bits: int, *, mse_search: bool = False
+    model: Backbone, bits: int, *, mse_search: bool = False
 ) -> dict[str, NDArray[np.float32]]:
     """Round every coded matrix to nearest, as neural-compressor does.
 
@@ -75,7 +75,7 @@ def rtn_weights(
 
 
 def gptq_weights(
-    model: SASRec, bits: int, calibration: Sequence[Tensor], *, mse_search: bool = False
+    model: Backbone, bits: int, calibration: Sequence[Tensor], *, mse_search: bool = False
 ) -> dict[str, NDArray[np.float32]]:
     """Quantize every coded matrix with the GPTQ of neural-compressor.
 
@@ -183,7 +183,7 @@ class _Detour(nn.Module):
 class _Stages(nn.Module):
     """The coded matrices of a backbone's copy, one stage each, as the stack that GPTQ expects."""
 
-    def __init__(self, model: SASRec) -> None:
+    def __init__(self, model: Backbone) -> None:
         super().__init__()
         self._names = coded_names(model)
         backbone = copy.deepcopy(model).eval()

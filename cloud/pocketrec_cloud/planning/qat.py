@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_cloud.training import Progress, TrainingConfig
 
 __all__ = ["train_quantized"]
 
 
 def train_quantized(
-    model: SASRec,
+    model: Backbone,
     sequences: Sequence[NDArray[np.int32]],
     config: TrainingConfig,
     *,
     bits: int,
     progress: Progress,
-) -> SASRec:
+) -> Backbone:
     """Fine-tune a pretrained backbone with its coded matrices at one width.
 
     Everything trains. A channel's scale is the quantizer's, found anew from the float

@@ -91,7 +91,7 @@ class OnnxBackend(ABC):
             BackendError: A session cannot be made.
         """
         backend = cls._of(program, plan, program.weights_under(plan))
-        if not program.takes_histories:
+        if program.is_packed:
             release_freed_memory()
         return backend
 

@@ -102,6 +102,11 @@ class OnnxProgram:
         """Version of onnxruntime."""
         return str(self._ort.__version__)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether every product is packed, for small memory."""
+        return self._compute == "packed"
+
     def weights_under(self, plan: Plan) -> ChannelSource:
         """Return the weights under a plan of this model.
 

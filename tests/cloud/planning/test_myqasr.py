@@ -27,7 +27,9 @@ WINDOW = 8
 @pytest.fixture(scope="module")
 def model(tiny_training: Trained) -> SASRec:
     """The tiny trained backbone."""
-    return tiny_training.result.model
+    found = tiny_training.result.model
+    assert isinstance(found, SASRec)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,9 @@ class Convolving(SASRec):
 @pytest.fixture(scope="module")
 def model(tiny_training: Trained) -> SASRec:
     """The tiny trained backbone."""
-    return tiny_training.result.model
+    found = tiny_training.result.model
+    assert isinstance(found, SASRec)
+    return found
 
 
 @pytest.fixture(scope="module")
