@@ -191,7 +191,7 @@ def tiny_personal_planner(
         name: rng.normal(size=shape).astype(np.float32)
         for name, shape in config.shapes(layers).items()
     }
-    arrays["hidden/weight"] *= np.float32(6)
+    arrays["hidden/weight"] *= np.float32(10)
     arrays["score/gain"] = np.ones_like(arrays["score/gain"])
     arrays["score/shift"] = np.zeros_like(arrays["score/shift"])
     return PersonalPlanner(layers=layers, model_digest=model_digest, config=config, arrays=arrays)

@@ -140,6 +140,6 @@ def test_it_is_measured_beside_its_float_twin(build: Path, monkeypatch: pytest.M
     )
 
     records = {record["variant"]: record for record in result["records"]}
-    assert records.keys() == {"float32", "default"}
+    assert records.keys() == {"float32", "global"}
     assert records["float32"]["quality"]["ndcg@10_change"] == 0
-    assert 0 <= records["default"]["quality"]["ndcg@10"] <= 1
+    assert 0 <= records["global"]["quality"]["ndcg@10"] <= 1
