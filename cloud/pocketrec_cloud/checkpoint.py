@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
     from pocketrec_cloud.backbones.base import Backbone, BackboneShape
 
-__all__ = ["load_backbone", "read_tensors", "save_backbone", "write_tensors"]
+__all__ = [
+    "backbone_of",
+    "backbone_state",
+    "load_backbone",
+    "read_tensors",
+    "save_backbone",
+    "write_tensors",
+]
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, object]) -> None:
@@ -76,13 +83,25 @@ def save_backbone(
         item_ids: External ids in the order of their indices, V of them.
         metadata: Further facts to keep, such as the validation metric.
     """
-    header = {
+    tensors, header = backbone_state(model, item_ids)
+    write_tensors(path, tensors, {**header, **metadata})
+
+
+def backbone_state(
+    model: Backbone, item_ids: tuple[str, ...]
+) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Return the tensors and the header entries from which ``backbone_of`` makes a model.
+
+    Args:
+        model: The backbone.
+        item_ids: External ids in the order of their indices, V of them.
+    """
+    header: dict[str, object] = {
         "kind": model.config.kind,
         "config": asdict(model.config),
         "item_ids": list(item_ids),
-        **metadata,
     }
-    write_tensors(path, model.state_dict(), header)
+    return dict(model.state_dict()), header
 
 
 def load_backbone(path: Path) -> tuple[Backbone, tuple[str, ...], dict[str, object]]:
@@ -99,6 +118,23 @@ def load_backbone(path: Path) -> tuple[Backbone, tuple[str, ...], dict[str, obje
         IncompatibleArtifactError: It holds another kind of backbone, or other tensors.
     """
     tensors, header = read_tensors(path)
+    return *backbone_of(tensors, header, path), header
+
+
+def backbone_of(
+    tensors: dict[str, Tensor], header: dict[str, object], path: Path
+) -> tuple[Backbone, tuple[str, ...]]:
+    """Return the model, in evaluation mode, and the item ids of what ``backbone_state`` gave.
+
+    Args:
+        tensors: By name.
+        header: With its entries, and possibly others.
+        path: Where they are from.
+
+    Raises:
+        MalformedArtifactError: An entry is absent or impossible.
+        IncompatibleArtifactError: It is another kind of backbone, or has other tensors.
+    """
     if header.get("kind") not in KINDS:
         raise IncompatibleArtifactError(
             f"{path}: expected a backbone of a kind in {sorted(KINDS)}, found "
@@ -107,7 +143,7 @@ def load_backbone(path: Path) -> tuple[Backbone, tuple[str, ...], dict[str, obje
     config, item_ids = _read_header(header, path)
     model = make_backbone(config)
     _load_state(model, tensors, path)
-    return model.eval(), item_ids, header
+    return model.eval(), item_ids
 
 
 def _read_header(header: dict[str, object], path: Path) -> tuple[BackboneShape, tuple[str, ...]]:

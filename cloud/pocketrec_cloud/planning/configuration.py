@@ -42,7 +42,8 @@ class PlannerTraining:
         hidden_dim: Of the hypernetworks.
         rank: Of the element-level importances.
         terms: Factors of a score; see ``personal``.
-        is_standardised: See ``Hypernetworks``.
+        is_standardised: See ``Hypernetworks``; without it, plans come out the same for
+            everybody (``docs/results/planner.md``).
         high_share: See ``allocate_scores``.
         n_validation_users: Evaluations rank at most so many users, always the same ones.
         seed: Of everything random.
@@ -72,7 +73,7 @@ class PlannerTraining:
     hidden_dim: int = 32
     rank: int = 4
     terms: tuple[str, ...] = TERMS
-    is_standardised: bool = False
+    is_standardised: bool = True
     high_share: float = 0.5
     n_validation_users: int = 4_000
     seed: int = 0

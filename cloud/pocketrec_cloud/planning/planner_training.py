@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,17 +30,10 @@ if TYPE_CHECKING:
     from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.planning.configuration import PlannerTraining
+    from pocketrec_cloud.training import Progress
     from pocketrec_quantization.levels import LevelTable
 
-__all__ = ["PlannerProgress", "PlannerResult", "train_planner"]
-
-
-class PlannerProgress(Protocol):
-    """Whoever watches a training."""
-
-    def epoch(self, record: EpochRecord) -> None:
-        """An epoch is done."""
-        ...
+__all__ = ["PlannerResult", "train_planner"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +61,7 @@ def train_planner(
     *,
     strategy: str = "personal",
     device: str = "cpu",
-    progress: PlannerProgress | None = None,
+    progress: Progress | None = None,
 ) -> PlannerResult:
     """Train until validation NDCG@10 under one's own plan stops improving.
 
@@ -80,7 +73,7 @@ def train_planner(
         strategy: Of ``planned.STRATEGIES``: ``personal``, or a control that trains the same
             parameters under other plans.
         device: Where to train, as torch names it.
-        progress: Told of every epoch.
+        progress: Told of every batch and epoch.
 
     Returns:
         The planner of the best evaluation.
@@ -88,7 +81,7 @@ def train_planner(
     torch.manual_seed(config.seed)
     planned = PlannedBackbone.start(backbone, strategy, config)
     modules = planned.modules.to(device)
-    run = _Run(split, planned, config)
+    run = _Run(split, planned, config, progress)
     contest = Contest.of(split, "validation", n_users=config.n_validation_users, seed=config.seed)
     best_state: dict[str, Tensor] = {}
     history: list[EpochRecord] = []
@@ -114,9 +107,13 @@ class _Run:
     """One training's moving parts."""
 
     def __init__(
-        self, split: LeaveOneOut, planned: PlannedBackbone, config: PlannerTraining
+        self,
+        split: LeaveOneOut,
+        planned: PlannedBackbone,
+        config: PlannerTraining,
+        progress: Progress | None,
     ) -> None:
-        self._planned, self._config = planned, config
+        self._planned, self._config, self._progress = planned, config, progress
         self._sequences = split.train_sequences()
         own = [*planned.extractor.parameters(), *planned.hypernetworks.parameters()]
         self._optimizer = torch.optim.Adam(
@@ -135,7 +132,7 @@ class _Run:
         modules = planned.modules.train()
         temperature = self._temperature(number)
         total = torch.zeros((), device=planned.device)
-        n_targets = 0
+        n_targets, n_users = 0, 0
         for batch in cut_batches(
             self._sequences,
             window=planned.mixed.model.config.window,
@@ -166,6 +163,10 @@ class _Run:
             n_real = int((batch.targets > 0).sum())
             total += loss.detach() * n_real
             n_targets += n_real
+            n_users += batch.inputs.shape[0]
+            if self._progress is not None:
+                done = n_users / len(self._sequences)
+                self._progress.batch(epoch=number, done=done, loss=loss.item())
         seconds = time.monotonic() - started
         return EpochRecord(epoch=number, loss=total.item() / max(n_targets, 1), seconds=seconds)
 
