@@ -153,8 +153,8 @@ def test_its_program_ranks_alike(
 ) -> None:
     """The ExecuTorch program passes the health check, and ranks as the reference does."""
     pytest.importorskip("executorch", reason="needs the extra 'executorch'")
-    words = ("--data", data, "--checkpoint", training[1], "--out", tmp_path, "--executorch")
-    run_json("bundle", "build", *words)
+    source = ("--data", data, "--checkpoint", training[1])
+    run_json("bundle", "build", *source, "--out", tmp_path, "--executorch")
     items = BundleFolder.open(tmp_path / "bundle").read_items().item_ids
     answers = {}
 
