@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 import torch
@@ -15,11 +15,12 @@ import torch
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError, IncompatibleArtifactError
 from pocketrec.files import write_atomically
+from pocketrec_cloud.backbones.base import Backbone
 from pocketrec_cloud.bundling import SENSITIVITY, BuildConfig, build_bundle
 from pocketrec_cloud.checkpoint import load_backbone
-from pocketrec_cloud.data.readers import Columns, InteractionFormat, read_interactions
-from pocketrec_cloud.data.report import render_report
-from pocketrec_cloud.data.split import LeaveOneOut, leave_one_out
+from pocketrec_cloud.data.options import data_options, read_split
+from pocketrec_cloud.extractor import Extractor
+from pocketrec_cloud.planning.planner_checkpoint import load_planner
 from pocketrec_cloud.presets import PRESETS, preset
 from pocketrec_cloud.results import draw_parts, draw_plan, draw_training, training_record
 from pocketrec_cloud.training import train as train_backbone
@@ -27,6 +28,7 @@ from pocketrec_cloud.training_display import training_display
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.levels import DEFAULT_LEVELS
+from pocketrec_quantization.personal import PersonalPlanner
 from pocketrec_quantization.plan import Plan, encode_plan, model_id, plan_sizes
 from pocketrec_quantization.planners import (
     Planner,
@@ -35,42 +37,14 @@ from pocketrec_quantization.planners import (
     sensitivity_from_bytes,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 __all__ = ["bundle_build", "plan_make", "train"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which interactions to read, and how."""
-    formats = [str(name) for name in InteractionFormat]
-    options = [
-        click.option("--data", type=_FILE, required=True, help="File of interactions."),
-        click.option("--format", "data_format", type=click.Choice(formats), default="auto"),
-        click.option("--user-column", help="Name of the user column, for CSV and Parquet."),
-        click.option("--item-column", help="Name of the item column."),
-        click.option("--time-column", help="Name of the time column."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _read(data: Path, data_format: str, **columns: str | None) -> LeaveOneOut:
-    """Read the interactions, show what became of them, and split them."""
-    named = {name: value for name, value in columns.items() if value is not None}
-    dataset, report = read_interactions(
-        data, format=data_format, columns=Columns(**named) if named else None
-    )
-    stderr_console().print(render_report(report))
-    return leave_one_out(dataset)
-
-
 @click.command()
-@_data_options
+@data_options
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the checkpoints.")
 @click.option(
     "--preset",
@@ -105,7 +79,7 @@ def train(
     json_path: str | None,
 ) -> None:
     """Train a backbone on interactions, and test the best one once."""
-    split = _read(data, data_format, user=user_column, item=item_column, time=time_column)
+    split = read_split(data, data_format, user=user_column, item=item_column, time=time_column)
     chosen = preset(preset_name)
     config = replace(
         chosen.training,
@@ -130,8 +104,9 @@ def train(
 
 
 @click.command()
-@_data_options
-@click.option("--checkpoint", type=_FILE, required=True, help="best.safetensors of a training.")
+@data_options
+@click.option("--checkpoint", type=_FILE, help="best.safetensors of a training.")
+@click.option("--planner", type=_FILE, help="Of `planner train`, in place of a checkpoint.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the bundle and its company.")
 @click.option("--name", default="demo", show_default=True, help="Model line.")
 @click.option("--version", type=click.IntRange(1), default=1, show_default=True)
@@ -146,7 +121,8 @@ def bundle_build(
     user_column: str | None,
     item_column: str | None,
     time_column: str | None,
-    checkpoint: Path,
+    checkpoint: Path | None,
+    planner: Path | None,
     out: Path,
     name: str,
     version: int,
@@ -155,13 +131,14 @@ def bundle_build(
     executorch: bool,
     json_path: str | None,
 ) -> None:
-    """Quantize, plan and export a trained backbone as a bundle."""
-    model, item_ids, header = load_backbone(checkpoint)
-    split = _read(data, data_format, user=user_column, item=item_column, time=time_column)
-    if item_ids != split.dataset.item_ids:
+    """Quantize, plan and export a trained backbone, or a planner with its own, as a bundle."""
+    source = _source(checkpoint, planner)
+    split = read_split(data, data_format, user=user_column, item=item_column, time=time_column)
+    if source.item_ids != split.dataset.item_ids:
         raise IncompatibleArtifactError(
-            f"{checkpoint}: expected the catalogue of {data} ({split.dataset.n_items} items), "
-            f"found another one ({len(item_ids)}): name the file it was trained on"
+            f"{planner or checkpoint}: expected the catalogue of {data} "
+            f"({split.dataset.n_items} items), found another one ({len(source.item_ids)}): name "
+            "the file it was trained on"
         )
     config = BuildConfig(
         model_name=name,
@@ -171,9 +148,17 @@ def bundle_build(
         license=license_name,
         has_program=executorch,
     )
-    facts = {"validation_ndcg@10": header.get("ndcg@10"), "trained_epochs": header.get("epoch")}
     with stderr_console().status("quantizing, measuring sensitivity, exporting, checking"):
-        bundle = build_bundle(model, item_ids, split, out=out, config=config, facts=facts)
+        bundle = build_bundle(
+            source.model,
+            source.item_ids,
+            split,
+            out=out,
+            config=config,
+            facts=source.facts,
+            extractor=source.extractor,
+            planner=source.planner,
+        )
     parts = {part.name: part.length_bytes for part in bundle.manifest.parts}
     result = {
         "folder": bundle.path,
@@ -182,6 +167,34 @@ def bundle_build(
         "parts": parts,
     }
     emit(result, render=lambda console: draw_parts(console, parts, bundle), json_path=json_path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Source:
+    """What a bundle is built from."""
+
+    model: Backbone
+    item_ids: tuple[str, ...]
+    facts: Mapping[str, object]
+    extractor: Extractor | None = None
+    planner: PersonalPlanner | None = None
+
+
+def _source(checkpoint: Path | None, planner: Path | None) -> _Source:
+    if planner is not None and checkpoint is None:
+        trained = load_planner(planner)
+        return _Source(
+            model=trained.model,
+            item_ids=trained.item_ids,
+            facts={"planner": dict(trained.facts)},
+            extractor=trained.extractor,
+            planner=trained.planner,
+        )
+    if checkpoint is None or planner is not None:
+        raise ConfigError("expected --checkpoint or --planner: name one of them")
+    model, item_ids, header = load_backbone(checkpoint)
+    facts = {"validation_ndcg@10": header.get("ndcg@10"), "trained_epochs": header.get("epoch")}
+    return _Source(model=model, item_ids=item_ids, facts=facts)
 
 
 @click.command()

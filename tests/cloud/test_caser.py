@@ -171,6 +171,23 @@ def test_the_device_form_scores_alike() -> None:
     torch.testing.assert_close(same, scores)
 
 
+@pytest.mark.parametrize("changes", [{}, {"window": 1, "max_height": 1}, {"window": 7}])
+def test_training_computes_the_same(changes: dict[str, int]) -> None:
+    """Sharing responses between windows changes neither states nor gradients."""
+    items = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8, 9], [3, 1, 4, 1, 5, 0, 0, 0, 0]])
+    results = []
+    for is_training in (True, False):
+        model = backbone(dropout=0.0, **changes).train(is_training)
+        found = model(items)
+        torch.autograd.backward(found.square().sum())
+        gradients = {name: value.grad for name, value in model.named_parameters()}
+        results.append((found.detach(), gradients))
+
+    (shared, shared_gradients), (own, own_gradients) = results
+    torch.testing.assert_close(shared, own)
+    torch.testing.assert_close(shared_gradients, own_gradients, rtol=1e-4, atol=1e-4)
+
+
 def test_dropout_only_disturbs_training() -> None:
     """In evaluation mode the same history always leads to the same state."""
     model = backbone(dropout=0.5)

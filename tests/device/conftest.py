@@ -168,7 +168,7 @@ def other_model() -> TinyModel:
 
 
 @pytest.fixture(scope="session")
-def program(model: TinyModel) -> bytes:
+def program() -> bytes:
     """An ExecuTorch program of the tiny model under its mixed plan; takes a minute."""
     pytest.importorskip("executorch", reason="needs the extra 'executorch'")
     pytest.importorskip("torch", reason="needs the extra 'executorch'")
@@ -179,6 +179,7 @@ def program(model: TinyModel) -> bytes:
     shape = SASRecConfig(
         n_items=12, embedding_dim=8, n_blocks=2, n_heads=2, window=5, ffn_multiplier=2
     )
+    model = tiny_model(0)
     network = SASRec(shape).eval()
     network.input_scale = 1.0
     weights = model.frozen.adapt(model.mixed_plan().widths)

@@ -143,3 +143,26 @@ def test_it_is_measured_beside_its_float_twin(build: Path, monkeypatch: pytest.M
     assert records.keys() == {"float32", "global"}
     assert records["float32"]["quality"]["ndcg@10_change"] == 0
     assert 0 <= records["global"]["quality"]["ndcg@10"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.executorch
+@pytest.mark.filterwarnings("ignore")  # its own imports use what is deprecated
+def test_its_program_ranks_alike(
+    data: Path, training: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """The ExecuTorch program passes the health check, and ranks as the reference does."""
+    pytest.importorskip("executorch", reason="needs the extra 'executorch'")
+    source = ("--data", data, "--checkpoint", training[1])
+    run_json("bundle", "build", *source, "--out", tmp_path, "--executorch")
+    items = BundleFolder.open(tmp_path / "bundle").read_items().item_ids
+    answers = {}
+
+    for backend in ("numpy", "executorch"):
+        store = ("--store", tmp_path / backend)
+        words = (*store, "--model", "demo", "--backend", backend)
+        run_json("device", "bootstrap", tmp_path / "bundle", *words)
+        asked = ("--history", ",".join(items[:12]), "--candidates", ",".join(items[20:30]))
+        answers[backend] = run_json("device", "rerank", *store, "--backend", backend, *asked)
+
+    assert answers["executorch"]["items"] == answers["numpy"]["items"]

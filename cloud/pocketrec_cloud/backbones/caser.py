@@ -143,8 +143,9 @@ class Caser(Backbone):
             ConfigError: Users are missing, or there is no table for them.
         """
         events = functional.pad(self._embed(items), (0, 0, self.config.window - 1, 0))
-        states = self._encode(events.unfold(1, self.config.window, 1))
-        return states + self._of_users(users)
+        windows = events.unfold(1, self.config.window, 1)
+        pooled = self._pool_shared(events) if self.training else self._pool(windows)
+        return self._join(windows, pooled) + self._of_users(users)
 
     def last_states(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Tensor:
         """Return the state after each history's last event; no other one is computed.
@@ -163,7 +164,8 @@ class Caser(Backbone):
         window = self.config.window
         at = lengths[:, None] - window + torch.arange(window, device=items.device)
         recent = items.gather(1, at.clamp(min=0)).masked_fill(at < 0, 0)
-        states = self._encode(self._embed(recent).transpose(1, 2)[:, None])
+        windows = self._embed(recent).transpose(1, 2)[:, None]
+        states = self._join(windows, self._pool(windows))
         return (states + self._of_users(users))[:, 0]
 
     def fold_input_scale(self) -> None:
@@ -188,13 +190,33 @@ class Caser(Backbone):
         embedded: Tensor = self.item_embedding(items)
         return embedded * self.input_scale
 
-    def _encode(self, windows: Tensor) -> Tensor:
-        """Turn windows of events, (B, T, D, L), into states: (B, T, D)."""
+    def _pool(self, windows: Tensor) -> list[Tensor]:
+        """Return each filter's largest response in windows (B, T, D, L): (B, T, n_horizontal)."""
         pooled = []
         for height, filters in self.horizontal.items():
             stretches = windows.unfold(3, int(height), 1)  # (B, T, D, P, h)
             responses = filters(stretches.permute(0, 1, 3, 4, 2).flatten(-2))
             pooled.append(responses.max(dim=2).values)
+        return pooled
+
+    def _pool_shared(self, events: Tensor) -> list[Tensor]:
+        """Return the same of all windows in (B, T + L - 1, D).
+
+        Windows that overlap share their responses, which makes a training several times
+        faster. Hooks of a calibration see every window's own instead, see ``_pool``.
+        """
+        pooled = []
+        for height, filters in self.horizontal.items():
+            n_stretches = events.shape[1] - int(height) + 1
+            rows = [events[:, first : first + n_stretches] for first in range(int(height))]
+            responses = filters(torch.cat(rows, dim=-1))  # (B, T + L - h, n_horizontal)
+            n_places = self.config.window - int(height) + 1
+            largest = functional.max_pool1d(responses.transpose(1, 2), n_places, stride=1)
+            pooled.append(largest.transpose(1, 2))
+        return pooled
+
+    def _join(self, windows: Tensor, pooled: list[Tensor]) -> Tensor:
+        """Turn windows of events, (B, T, D, L), and pooled responses into states: (B, T, D)."""
         mixed = self.vertical(windows).flatten(-2)
         strongest = functional.relu(torch.cat(pooled, dim=-1))
         states: Tensor = self.fc(self.dropout(torch.cat([mixed, strongest], dim=-1)))

@@ -84,9 +84,7 @@ def planner_train(
 ) -> None:
     """Train a personal planner for a backbone, and test it beside strangers' plans."""
     model, item_ids, _ = load_backbone(checkpoint)
-    split = read_split(
-        data, data_format, user=user_column, item=item_column, time=time_column
-    )
+    split = read_split(data, data_format, user=user_column, item=item_column, time=time_column)
     if item_ids != split.dataset.item_ids:
         raise IncompatibleArtifactError(
             f"{checkpoint}: expected the catalogue of {data} ({split.dataset.n_items} items), "
