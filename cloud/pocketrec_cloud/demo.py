@@ -23,7 +23,7 @@ import click
 
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError, ServiceUnavailableError
-from pocketrec_cloud.bundling import BUNDLE_FOLDER, CASES, FLOAT_TWIN, SENSITIVITY
+from pocketrec_cloud.bundling import BUNDLE_FOLDER, CASES, FLOAT_TWIN, PLANNER, SENSITIVITY
 from pocketrec_cloud.data.readers import read_interactions
 from pocketrec_cloud.data.synthetic import SyntheticConfig, synthetic_interactions
 from pocketrec_cloud.presets import PRESETS
@@ -38,6 +38,7 @@ __all__ = ["demo"]
 MODEL = "demo"
 SUBJECT = "user-0001"
 PLANNERS = ("uniform-8", "uniform-4", "uniform-2")
+PLANNER_EPOCHS = "6"
 SERVER_STOP_S = 60
 
 
@@ -55,6 +56,11 @@ class Workspace:
     def training(self) -> Path:
         """Checkpoints."""
         return self.root / "training"
+
+    @property
+    def planner(self) -> Path:
+        """The trained planner."""
+        return self.root / "planner.safetensors"
 
     @property
     def build(self) -> Path:
@@ -193,9 +199,15 @@ def _train_and_build(
         *("train", "--data", source, "--preset", preset_name, "--out", space.training),
     )
     steps.run(
-        "Cloud: quantize, plan and export it as a bundle",
-        *("bundle", "build", "--data", source, "--name", MODEL, "--out", space.build),
+        "Cloud: freeze its matrices and train a planner of 2 bits per channel and user",
+        *("planner", "train", "--data", source, "--out", space.planner),
         *("--checkpoint", space.training / "best.safetensors"),
+        *("--max-epochs", PLANNER_EPOCHS),
+    )
+    steps.run(
+        "Cloud: quantize, plan and export both as a bundle",
+        *("bundle", "build", "--data", source, "--name", MODEL, "--out", space.build),
+        *("--planner", space.planner),
         *(["--executorch"] if has_program else []),
     )
 
@@ -207,7 +219,7 @@ def _deliver(steps: _Steps, space: Workspace, source: Path) -> dict[str, Any]:
     steps.run(
         "Cloud: sign and publish the bundle",
         *("bundle", "publish", space.bundle, *cloud),
-        *("--sensitivity", space.build / SENSITIVITY),
+        *("--sensitivity", space.build / SENSITIVITY, "--planner", space.build / PLANNER),
     )
     history, candidates = _sample_user(source)
     rerank = (
@@ -215,11 +227,14 @@ def _deliver(steps: _Steps, space: Workspace, source: Path) -> dict[str, Any]:
         *("--history", ",".join(history), "--candidates", ",".join(candidates)),
     )
     with _server(steps, *cloud) as target:
+        sync = ("device", "sync", target, "--store", space.device, "--subject", SUBJECT)
         steps.run(
-            "Device: fetch bundle and plan over gRPC, verify, adapt",
-            *("device", "sync", target, "--store", space.device),
-            *("--root", space.repository / "metadata" / "1.root.json"),
-            *("--model", MODEL, "--subject", SUBJECT),
+            "Device: fetch the bundle and everybody's plan over gRPC, verify, adapt",
+            *(*sync, "--root", space.repository / "metadata" / "1.root.json", "--model", MODEL),
+        )
+        steps.run(
+            "Device: turn a history into an embedding, send that, get a plan for this user",
+            *(*sync, "--history", ",".join(history)),
         )
     answer = space.root / "rerank.json"
     steps.run("Device: re-rank offline, the server is gone", *rerank, "--json", answer)

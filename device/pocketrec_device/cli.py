@@ -105,6 +105,9 @@ def bootstrap(
 @_creation_options
 @click.option("--subject", default="", help="Pseudonym of the user; empty = everybody.")
 @click.option("--average-bits", type=float, help="Bits per coded weight; default: the server's.")
+@click.option(
+    "--history", default="", metavar="A,B,...|@FILE", help="Events a personal plan is made from."
+)
 @click.option("--deadline", type=float, default=10.0, show_default=True, help="Seconds per call.")
 @click.option("--tls-ca", type=_FILE, help="PEM of the authorities to trust; default: system's.")
 @click.option("--tls-cert", type=_FILE, help="PEM of this device's certificate chain (mutual TLS).")
@@ -121,6 +124,7 @@ def sync(
     root: Path | None,
     subject: str,
     average_bits: float | None,
+    history: str,
     deadline: float,
     tls_ca: Path | None,
     tls_cert: Path | None,
@@ -130,8 +134,15 @@ def sync(
     backend: str,
     json_path: str | None,
 ) -> None:
-    """Fetch the newest bundle and plan from the server at HOST:PORT."""
+    """Fetch the newest bundle and plan from the server at HOST:PORT.
+
+    A history stays on this device: it becomes the user embedding that a personal plan is
+    made from, which needs the bundle of an earlier sync.
+    """
     runtime = _runtime(Store(store, max_kept_bytes=max_kept_bytes), model, root, backend)
+    if history:
+        runtime.load()
+        runtime.observe_many(read_ids(history))
     report = runtime.sync(
         target,
         subject=subject,
