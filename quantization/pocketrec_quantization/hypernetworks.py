@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pocketrec_quantization.layers import total_channels
-from pocketrec_quantization.personal import EPSILON, HypernetworkConfig, PersonalPlanner
+from pocketrec_quantization.personal import HypernetworkConfig, PersonalPlanner
+from pocketrec_quantization.score_networks import EPSILON
 
 if TYPE_CHECKING:
     from pocketrec_quantization.allocation import Spending
@@ -108,7 +109,7 @@ class Hypernetworks(nn.Module):
             user_embeddings: (U, D) float32.
         """
         centre = user_embeddings.mean(0)
-        self.hidden.bias += self.hidden.weight @ (centre - self.input_mean)
+        self.hidden.bias.add_(self.hidden.weight @ (centre - self.input_mean))
         self.input_mean.copy_(centre)
         if self.is_standardised:
             raw = torch.cat(
