@@ -110,7 +110,7 @@ class ScoreNetworks:
             yield np.matmul(elements, np.full(layer.n_elements, 1 / layer.n_elements, np.float32))
 
     def _linear(self, name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        out = np.matmul(x, self._weights[name])
+        out: NDArray[np.float32] = np.matmul(x, self._weights[name])
         out += self._biases[name]
         return out
 
@@ -118,4 +118,5 @@ class ScoreNetworks:
 def _log_softplus(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return log(log(1 + e^x) + epsilon), float32."""
     softplus: NDArray[np.float32] = np.maximum(x, _ZERO) + np.log1p(np.exp(-np.abs(x)))
-    return np.log(softplus + EPSILON)
+    found: NDArray[np.float32] = np.log(softplus + EPSILON)
+    return found

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.quantization.hypernetwork_samples import LAYERS, random_planner, rand
 from pocketrec.errors import ConfigError, InfeasibleBudgetError
 from pocketrec_cloud.planning.batching import BatchingPlanner
 from pocketrec_quantization.budget import budget_bytes
+from pocketrec_quantization.personal import PersonalPlanner
 from pocketrec_quantization.planners import UserEmbeddings
 
 BUDGET = budget_bytes(LAYERS, 3.0)
@@ -157,12 +159,12 @@ def test_the_planners_refusals_come_through() -> None:
 def test_a_fault_of_the_planner_reaches_all_and_stops_nobody() -> None:
     """Everyone in the call sees it; the planner is not blocked for ever."""
     with crowd() as people:
-        people.gated.planner = None
+        sound, people.gated.planner = people.gated.planner, cast(PersonalPlanner, None)
         asked = people.ask_in_turn([([row], BUDGET) for row in USERS[:3]])
         for future in [people.first, *asked]:
             with pytest.raises(AttributeError):
                 future.result(DEADLINE_S)
-        people.gated.planner = random_planner()
+        people.gated.planner = sound
 
         assert people.ask(USERS[:1]).result(DEADLINE_S).tolist() == expected(USERS[:1])
 
