@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands ``train``, ``bundle build`` and ``plan make``."""
+"""The commands ``train`` and ``bundle build``; ``plan make`` is in ``planning.cli``."""
 
 from __future__ import annotations
 
@@ -16,26 +16,17 @@ from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError, IncompatibleArtifactError
 from pocketrec.files import write_atomically
 from pocketrec_cloud.backbones.base import Backbone
-from pocketrec_cloud.bundling import SENSITIVITY, BuildConfig, build_bundle
+from pocketrec_cloud.bundling import BuildConfig, build_bundle
 from pocketrec_cloud.checkpoint import load_backbone
 from pocketrec_cloud.data.options import data_options, read_split
 from pocketrec_cloud.extractor import Extractor
+from pocketrec_cloud.planning.cli import plan_make
 from pocketrec_cloud.planning.planner_checkpoint import load_planner
 from pocketrec_cloud.presets import PRESETS, preset
-from pocketrec_cloud.results import draw_parts, draw_plan, draw_training, training_record
+from pocketrec_cloud.results import draw_parts, draw_training, training_record
 from pocketrec_cloud.training import train as train_backbone
 from pocketrec_cloud.training_display import training_display
-from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
-from pocketrec_quantization.bundle import BundleFolder
-from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.personal import PersonalPlanner
-from pocketrec_quantization.plan import Plan, encode_plan, model_id, plan_sizes
-from pocketrec_quantization.planners import (
-    Planner,
-    UniformPlanner,
-    named_planners,
-    sensitivity_from_bytes,
-)
 
 __all__ = ["bundle_build", "plan_make", "train"]
 
@@ -195,90 +186,3 @@ def _source(checkpoint: Path | None, planner: Path | None) -> _Source:
     model, item_ids, header = load_backbone(checkpoint)
     facts = {"validation_ndcg@10": header.get("ndcg@10"), "trained_epochs": header.get("epoch")}
     return _Source(model=model, item_ids=item_ids, facts=facts)
-
-
-@click.command()
-@click.option("--bundle", "folder", type=_FOLDER, required=True, help="The bundle's folder.")
-@click.option(
-    "--planner", default="global", show_default=True, help="global, uniform-BITS or random."
-)
-@click.option("--sensitivity", type=_FILE, help="The file beside the bundle, for 'global'.")
-@click.option("--average-bits", type=float, help="Budget in bits per weight, scales apart.")
-@click.option("--budget-bytes", type=click.IntRange(0), help="Budget in bytes, scales included.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For 'random'.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
-@json_option
-def plan_make(
-    *,
-    folder: Path,
-    planner: str,
-    sensitivity: Path | None,
-    average_bits: float | None,
-    budget_bytes: int | None,
-    seed: int,
-    out: Path,
-    json_path: str | None,
-) -> None:
-    """Make an unsigned plan for a budget, to look at or to measure.
-
-    Devices only accept plans that a server signed; this one is for ``plan show``,
-    ``plan diff`` and ``bench run``.
-    """
-    bundle = BundleFolder.open(folder)
-    maker = _planner(bundle, planner, sensitivity, seed)
-    budget = _budget(bundle, maker, average_bits, budget_bytes)
-    plan = Plan(
-        model_id=model_id(bundle.model_digest),
-        levels=DEFAULT_LEVELS,
-        layers=bundle.manifest.layers,
-        codes=maker.plan([None], budget)[0],
-        budget_bytes=budget,
-        subject="",
-        planner=maker.name,
-        version=0,
-        issued_at_s=int(time.time()),
-        expires_at_s=0,
-        key_id=b"",
-    )
-    content = encode_plan(plan, None)
-    write_atomically(out, content)
-    sizes = plan_sizes(content)
-    result = {
-        "plan": out,
-        "planner": plan.planner,
-        "budget_bytes": budget,
-        "coded_bytes": coded_bytes(plan.layers, plan.widths),
-        "effective_bits": effective_bits(plan.layers, plan.widths),
-        "header_bytes": sizes.header_bytes,
-        "payload_bytes": sizes.payload_bytes,
-    }
-    emit(result, render=lambda console: draw_plan(console, result), json_path=json_path)
-
-
-def _planner(bundle: BundleFolder, name: str, sensitivity: Path | None, seed: int) -> Planner:
-    losses = None
-    if name == "global":
-        path = sensitivity or bundle.path.parent / SENSITIVITY
-        if not path.exists():
-            raise ConfigError(
-                f"expected the model's sensitivity in {path}, found nothing: "
-                "name the file with --sensitivity"
-            )
-        losses = sensitivity_from_bytes(path.read_bytes())
-    planners = named_planners(bundle.manifest.layers, losses, seed)
-    if name not in planners:
-        known = ", ".join(sorted({"global", *planners}))
-        raise ConfigError(f"expected a planner among {known}, found {name!r}")
-    return planners[name]
-
-
-def _budget(
-    bundle: BundleFolder, planner: Planner, average_bits: float | None, limit_bytes: int | None
-) -> int:
-    if average_bits is not None and limit_bytes is not None:
-        raise ConfigError("expected --average-bits or --budget-bytes, found both: leave one out")
-    if limit_bytes is not None:
-        return limit_bytes
-    if average_bits is None and isinstance(planner, UniformPlanner):
-        return planner.needed_bytes
-    return budget_bytes(bundle.manifest.layers, 3.0 if average_bits is None else average_bits)

@@ -23,11 +23,17 @@ from pocketrec.errors import ConfigError, InfeasibleBudgetError
 from pocketrec_quantization.budget import tier_costs
 from pocketrec_quantization.layers import LayerTable, total_channels
 from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable
+from pocketrec_quantization.limits import MAX_TOTAL_CHANNELS
 
 __all__ = ["DEFAULT_HIGH_SHARE", "Slots", "Spending", "allocate_scores", "allocate_slots"]
 
 DEFAULT_HIGH_SHARE = 0.5
 """Share of what is left above the lowest tier that goes to the highest one."""
+
+_USERS_AT_ONCE = 64  # so that what is sorted stays in a core's cache
+_CHANNEL_BITS = (MAX_TOTAL_CHANNELS - 1).bit_length()
+_CHANNEL_MASK = np.int64((1 << _CHANNEL_BITS) - 1)
+_BELOW_ALL_KEYS = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,29 +116,55 @@ def allocate_scores(
         (B, C_total) uint8, codes 1..3. Takes O(B C log C).
 
     Raises:
-        ConfigError: ``scores`` has another shape or is not finite, or ``high_share`` is
+        ConfigError: ``scores`` has another shape or type, or is not finite, or ``high_share`` is
             outside 0..1.
         InfeasibleBudgetError: Not even the lowest tier everywhere fits.
     """
     _check_scores(scores, layers)
     spending = Spending.of(layers, budget_bytes, levels=levels, high_share=high_share)
-    order = np.argsort(-scores, axis=1, kind="stable")
+    codes = np.empty(scores.shape, np.uint8)
+    for start in range(0, len(scores), _USERS_AT_ONCE):
+        block = slice(start, start + _USERS_AT_ONCE)
+        codes[block] = _codes_of(scores[block], spending)
+    return codes
+
+
+def _codes_of(scores: NDArray[np.float32], spending: Spending) -> NDArray[np.uint8]:
+    """Return (B, C_total) uint8, codes 1..3."""
+    keys = _sort_keys(scores)
+    ranked = np.sort(keys, axis=1)
+    order = ranked & _CHANNEL_MASK
     first = np.cumsum(spending.first_bytes[order], axis=1)
     second = np.cumsum(spending.second_bytes[order], axis=1)
     affordable = (first + second <= spending.high_bytes).sum(axis=1)
     spare = spending.left_bytes - int(spending.first_bytes.sum())
     n_high = np.maximum(affordable, (second <= spare).sum(axis=1))
-    spent_on_high = np.where(
-        n_high > 0, np.take_along_axis(second, np.maximum(n_high - 1, 0)[:, None], axis=1)[:, 0], 0
-    )
+    spent_on_high = np.where(n_high > 0, _before(second, n_high), 0)
     n_raised = (first <= (spending.left_bytes - spent_on_high)[:, None]).sum(axis=1)
-    place = np.arange(order.shape[1])
-    sorted_codes = np.ones(order.shape, np.uint8)
-    sorted_codes += (place < n_raised[:, None]).view(np.uint8)
-    sorted_codes += (place < n_high[:, None]).view(np.uint8)
-    codes = np.empty_like(sorted_codes)
-    np.put_along_axis(codes, order, sorted_codes, axis=1)
+    codes = np.ones(scores.shape, np.uint8)
+    for n_above in (n_raised, n_high):
+        last = np.where(n_above > 0, _before(ranked, n_above), _BELOW_ALL_KEYS)
+        codes += (keys <= last[:, None]).view(np.uint8)
     return codes
+
+
+def _sort_keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return (B, C) int64, no two alike in a row: a channel that matters more comes first.
+
+    The bits of finite float32 are ordered like their values once those of negative numbers
+    are turned around, and the channel below them breaks ties. Sorting such numbers is
+    several times as fast as a stable sort of positions.
+    """
+    bits = (scores + np.float32(0)).view(np.int32)  # adding 0 makes one zero of two
+    rising = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
+    keys = (~rising).astype(np.int64) << _CHANNEL_BITS
+    keys |= np.arange(scores.shape[1])
+    return keys
+
+
+def _before(rows: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the last entry before each row's end; the first where there is none, (B,)."""
+    return np.take_along_axis(rows, np.maximum(ends - 1, 0)[:, None], axis=1)[:, 0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +213,7 @@ def allocate_slots(scores: NDArray[np.float32], slots: Slots) -> NDArray[np.uint
         (B, C_total) uint8, codes 1..3; each plan costs what the slots cost.
 
     Raises:
-        ConfigError: ``scores`` has another shape or is not finite.
+        ConfigError: ``scores`` has another shape or type, or is not finite.
 
     Source:
         Our choice, for runtimes whose graphs fix the number of channels per width.
@@ -200,5 +232,8 @@ def allocate_slots(scores: NDArray[np.float32], slots: Slots) -> NDArray[np.uint
 
 def _check_scores(scores: NDArray[np.float32], layers: LayerTable) -> None:
     expected = total_channels(layers)
-    if scores.ndim != 2 or scores.shape[1] != expected or not np.isfinite(scores).all():
-        raise ConfigError(f"scores: expected finite (B, {expected}), got shape {scores.shape}")
+    has_shape = scores.ndim == 2 and scores.shape[1] == expected
+    if not has_shape or scores.dtype != np.float32 or not np.isfinite(scores).all():
+        raise ConfigError(
+            f"scores: expected finite float32 (B, {expected}), got {scores.dtype} {scores.shape}"
+        )

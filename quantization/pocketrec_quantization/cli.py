@@ -17,6 +17,7 @@ import numpy as np
 from pocketrec.cli import ExitCode
 from pocketrec.console import emit, json_option
 from pocketrec.errors import MalformedArtifactError
+from pocketrec.files import write_atomically
 from pocketrec_quantization.budget import coded_bytes, effective_bits
 from pocketrec_quantization.bundle import VECTORS, BundleFolder
 from pocketrec_quantization.checks import reading
@@ -25,6 +26,7 @@ from pocketrec_quantization.levels import count_widths
 from pocketrec_quantization.limits import MAX_PLAN_BYTES
 from pocketrec_quantization.plan import Plan, decode_plan, plan_sizes
 from pocketrec_quantization.plan_json import diff_plans, plan_from_json, plan_to_json
+from pocketrec_quantization.plots import plot_bits
 from pocketrec_quantization.references import reference_of
 from pocketrec_quantization.tables import draw_bundle, draw_difference, draw_plan, draw_verdict
 
@@ -85,8 +87,13 @@ def bundle_verify(context: click.Context, folder: Path, json_path: str | None) -
 
 @click.command()
 @click.argument("path", metavar="PLAN", type=_PLAN)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw bits per layer and channel there, as PNG.",
+)
 @json_option
-def plan_show(path: Path, json_path: str | None) -> None:
+def plan_show(path: Path, plot: Path | None, json_path: str | None) -> None:
     """Show a plan: a container, or its JSON twin.
 
     The signature is not checked, for that takes a device's trusted keys. The entry "plan" of
@@ -100,6 +107,9 @@ def plan_show(path: Path, json_path: str | None) -> None:
         "container": None if data is None else asdict(plan_sizes(data)),
         "layers": _layer_rows(plan),
     }
+    if plot is not None:
+        title = f"{plan.planner}, {result['effective_bits']:.2f} effective bits"
+        write_atomically(plot, plot_bits(plan.widths[None], plan.layers, title=title))
     emit(result, render=lambda console: draw_plan(console, plan, result), json_path=json_path)
 
 

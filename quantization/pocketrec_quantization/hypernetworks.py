@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pocketrec_quantization.layers import total_channels
-from pocketrec_quantization.personal import EPSILON, HypernetworkConfig, PersonalPlanner
+from pocketrec_quantization.personal import HypernetworkConfig, PersonalPlanner
+from pocketrec_quantization.score_networks import EPSILON
 
 if TYPE_CHECKING:
     from pocketrec_quantization.allocation import Spending

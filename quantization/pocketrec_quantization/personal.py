@@ -18,7 +18,7 @@ magnitudes, rank, activation, the affine standardisation and the allocation are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -32,20 +32,20 @@ from pocketrec_quantization.checks import check_integer, read_only, reading
 from pocketrec_quantization.layer_text import layers_from_text, layers_to_text
 from pocketrec_quantization.layers import LayerTable, total_channels
 from pocketrec_quantization.planners import UserEmbeddings
+from pocketrec_quantization.score_networks import ScoreNetworks
 from pocketrec_quantization.tensors import TensorReader, write_tensors
 
-__all__ = ["EPSILON", "PLANNER_KIND", "TERMS", "HypernetworkConfig", "PersonalPlanner"]
+__all__ = ["MAX_MAGNITUDE", "PLANNER_KIND", "TERMS", "HypernetworkConfig", "PersonalPlanner"]
 
 PLANNER_KIND = "pocketrec.planner"
 """What a planner file declares to be."""
 
+MAX_MAGNITUDE = 1e6
+"""Of a number in a user embedding: far beyond what extractors give, far from overflow."""
+
 TERMS = ("filter", "element", "layer")
 """The factors of a channel's score that may be used."""
 
-EPSILON = np.float32(1e-6)
-"""Added before a logarithm."""
-
-_USERS_AT_ONCE = 64  # so that one layer's elements, users x C x N, stay in a core's cache
 _SEPARATOR = ","
 _SIZES = ("embedding_dim", "hidden_dim", "rank")
 _Parsed = TypeVar("_Parsed")
@@ -138,6 +138,7 @@ class PersonalPlanner:
     arrays: Mapping[str, NDArray[np.float32]]
     high_share: float = DEFAULT_HIGH_SHARE
     name: str = "personal"
+    _networks: ScoreNetworks = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.model_digest) != 32:
@@ -156,12 +157,14 @@ class PersonalPlanner:
                 )
         arrays = {name: read_only(array) for name, array in self.arrays.items()}
         object.__setattr__(self, "arrays", MappingProxyType(arrays))
+        networks = ScoreNetworks(self.layers, self.config, arrays)
+        object.__setattr__(self, "_networks", networks)
 
     def plan(self, user_embeddings: UserEmbeddings, budget_bytes: int) -> NDArray[np.uint8]:
         """Make one plan per user; see :class:`~pocketrec_quantization.planners.Planner`.
 
         Raises:
-            ConfigError: An embedding has another length, or is not finite.
+            ConfigError: An embedding has another length, or numbers beyond ``MAX_MAGNITUDE``.
             InfeasibleBudgetError: Not even 2 bits everywhere fit.
         """
         return allocate_scores(
@@ -188,13 +191,9 @@ class PersonalPlanner:
             (B, C_total) float32, finite.
 
         Raises:
-            ConfigError: An embedding has another length, or is not finite.
+            ConfigError: An embedding has another length, or numbers beyond ``MAX_MAGNITUDE``.
         """
-        z = self._centred(user_embeddings)
-        scores = np.empty((len(z), total_channels(self.layers)), np.float32)
-        for start in range(0, len(z), _USERS_AT_ONCE):
-            block = slice(start, start + _USERS_AT_ONCE)
-            scores[block] = self._raw_scores(z[block])
+        scores = self._networks.scores(self._centred(user_embeddings))
         scores *= self.arrays["score/gain"]
         scores += self.arrays["score/shift"]
         return scores
@@ -249,37 +248,13 @@ class PersonalPlanner:
                     "what the bundle's extractor gives"
                 )
             row[:] = mean if embedding is None else embedding
-        if not np.isfinite(rows).all():
-            raise ConfigError("user_embedding: expected finite numbers, got NaN or infinity")
+        if not (np.abs(rows) <= MAX_MAGNITUDE).all():  # nor is NaN
+            raise ConfigError(
+                f"user_embedding: expected numbers of at most {MAX_MAGNITUDE:g} either way, got "
+                "larger ones, NaN or infinity"
+            )
         rows -= mean
         return rows
-
-    def _raw_scores(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (B, C_total) float32, the sum of the logarithms of the terms."""
-        arrays, config = self.arrays, self.config
-        scores = np.zeros((len(z), total_channels(self.layers)), np.float32)
-        networks = config.networks(self.layers)
-        if not networks:
-            return scores
-        hidden = np.maximum(z @ arrays["hidden/weight"].T + arrays["hidden/bias"], np.float32(0))
-        of_network = dict(zip(networks, np.split(hidden, len(networks), axis=1), strict=True))
-        end = 0
-        for number, layer in enumerate(self.layers):
-            start, end = end, end + layer.n_channels
-            own = scores[:, start:end]
-            if "filter" in config.terms:
-                own += _log_softplus(self._head(f"filter/{layer.name}", of_network))
-            if "element" in config.terms:
-                factors = self._head(f"element/{layer.name}", of_network)
-                own += _log_mean_magnitude(factors, layer.n_channels, config.rank)
-            if "layer" in config.terms:
-                own += _log_softplus(self._head("layer", of_network)[:, number, None])
-        return scores
-
-    def _head(self, name: str, hidden: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        weight, bias = self.arrays[f"{name}/weight"], self.arrays[f"{name}/bias"]
-        out: NDArray[np.float32] = hidden[name] @ weight.T + bias
-        return out
 
 
 def _config_of(reader: TensorReader) -> HypernetworkConfig:
@@ -293,28 +268,3 @@ def _parsed(parse: Callable[[str], _Parsed], text: str) -> _Parsed:
         return parse(text)
     except ValueError as error:
         raise ConfigError(f"metadata: {error}") from error
-
-
-def _log_softplus(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return log(log(1 + e^x) + epsilon), float32."""
-    found: NDArray[np.float32] = np.log(np.logaddexp(x, np.float32(0)) + EPSILON)
-    return found
-
-
-def _log_mean_magnitude(
-    factors: NDArray[np.float32], n_channels: int, rank: int
-) -> NDArray[np.float32]:
-    """Return log(mean_j |e_cj| + epsilon) of e = P Q, (B, C) float32.
-
-    Args:
-        factors: (B, (C + N) r) float32, P of (C, r) and then Q of (r, N).
-        n_channels: C.
-        rank: r.
-    """
-    n_users = len(factors)
-    left = factors[:, : n_channels * rank].reshape(n_users, n_channels, rank)
-    right = factors[:, n_channels * rank :].reshape(n_users, rank, -1)
-    elements = np.matmul(left, right)
-    np.abs(elements, out=elements)
-    found: NDArray[np.float32] = np.log(elements.mean(axis=2) + EPSILON)
-    return found

@@ -66,6 +66,23 @@ __all__ = [
 class PocketRecError(Exception):
     """The root: catch it to catch everything pocketrec raises on purpose."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Say how to make it again in another process, whatever its constructor takes."""
+        facts = dict(self.__dict__)
+        if isinstance(self, OSError):  # which keeps its number elsewhere
+            facts["errno"] = self.errno
+        return (_restored, (type(self), self.args, facts))
+
+
+def _restored(
+    kind: type[PocketRecError], args: tuple[object, ...], facts: dict[str, object]
+) -> PocketRecError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    for name, value in facts.items():
+        setattr(error, name, value)
+    return error
+
 
 class ConfigError(PocketRecError, ValueError):
     """A value object was built with fields that cannot be true together."""

@@ -286,7 +286,7 @@ class TestPlanMake:
         [
             (["--average-bits", 3, "--budget-bytes", 9000], "leave one out"),
             (["--planner", "uniform-3"], "'uniform-3'"),
-            (["--planner", "best"], "global, random, uniform-2, uniform-4, uniform-8"),
+            (["--planner", "best"], "global, personal, random, uniform-2, uniform-4, uniform-8"),
             (["--average-bits", 1.5], "2 bits everywhere"),
             (["--average-bits", 9], "expected 0..8"),
             (["--average-bits", "nan"], "expected 0..8"),

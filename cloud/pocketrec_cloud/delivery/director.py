@@ -9,6 +9,7 @@ same bytes, or nothing when the device holds them already.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,7 @@ from pocketrec_quantization.planners import Planner, UniformPlanner
 
 __all__ = ["Director", "PlanPolicy", "PlanRequest"]
 
+_budget_bytes = functools.lru_cache(maxsize=256)(budget_bytes)  # few budgets, many requests
 _INVALID = "INVALID_ARGUMENT"
 _MAX_ATTEMPTS = 8
 # A device may be ahead of a database that was restored from a copy. Within this bound its
@@ -186,7 +188,7 @@ class Director:
             )
         if average_bits == 0 and isinstance(planner, UniformPlanner):
             return planner.needed_bytes
-        return budget_bytes(model.layers, average_bits or self._policy.average_bits)
+        return _budget_bytes(model.layers, average_bits or self._policy.average_bits)
 
     def _is_current(self, latest: PlanRecord, draft: Plan) -> bool:
         """Whether the stored plan says the same, is signed by today's key, and is young."""

@@ -36,6 +36,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pocketrec.errors import ConfigError, PocketRecError
+from pocketrec_cloud.delivery.cached_store import CachedStore
 from pocketrec_cloud.delivery.director import Director, PlanPolicy
 from pocketrec_cloud.delivery.handlers import DeliveryService, Limits
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
@@ -45,15 +46,17 @@ from pocketrec_cloud.delivery.publication import PublicationCache
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.repository import refresh_timestamp
 from pocketrec_cloud.delivery.servicer import DeviceServicer
-from pocketrec_cloud.delivery.store import SqlStore
+from pocketrec_cloud.delivery.store import SqlStore, sqlite_engine
+from pocketrec_cloud.planning.batching import DEFAULT_MAX_BATCH
 from pocketrec_proto.v1 import device_service_pb2
 from pocketrec_proto.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
+from pocketrec_quantization.checks import check_integer
 
 __all__ = ["DeliveryServer", "ServerConfig", "TlsFiles", "build_service", "serve"]
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = device_service_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_name
-_WORKERS = 4
+_WORKERS = 16  # they mostly wait: for the disk, and for each other's batches
 _MAX_CONCURRENT_CALLS = 256
 # A request is a digest, a pseudonym and one embedding; an answer at most a chunk, or a
 # metadata file, of which TUF clients take up to 5 MB.
@@ -89,11 +92,13 @@ class ServerConfig:
         is_plaintext_allowed: Whether to serve plaintext beyond this machine.
         policy: What plans are like by default.
         limits: What callers may send.
+        max_plan_batch: Most users that one call of a planner plans for, when requests meet.
         refresh_every_s: How often to see whether the timestamp grows old.
         grace_s: How long calls in flight may take after a signal to stop.
 
     Raises:
-        ConfigError: Plaintext beyond this machine was not allowed explicitly.
+        ConfigError: Plaintext beyond this machine was not allowed explicitly, or
+            ``max_plan_batch`` is below 1.
     """
 
     store: Path
@@ -104,10 +109,12 @@ class ServerConfig:
     is_plaintext_allowed: bool = False
     policy: PlanPolicy = field(default_factory=PlanPolicy)
     limits: Limits = field(default_factory=Limits)
+    max_plan_batch: int = DEFAULT_MAX_BATCH
     refresh_every_s: float = 60.0
     grace_s: float = 10.0
 
     def __post_init__(self) -> None:
+        check_integer(self.max_plan_batch, field="max_plan_batch", minimum=1)
         if self.tls is None and not self.is_plaintext_allowed and not _is_loopback(self.host):
             raise ConfigError(
                 f"{self.host!r} can be reached from other machines and there is no certificate; "
@@ -240,8 +247,8 @@ def build_service(
     for role in (Role.SNAPSHOT, Role.TIMESTAMP):
         keys.load(role)
     key = keys.load(Role.DIRECTOR)
-    store = SqlStore.open(layout.database)
-    models = ModelCatalogue(layout, store)
+    store = CachedStore(sqlite_engine(layout.database), timestamp=layout.timestamp)
+    models = ModelCatalogue(layout, store, max_batch=config.max_plan_batch)
     return store, DeliveryService(
         layout=layout,
         publication=publication,

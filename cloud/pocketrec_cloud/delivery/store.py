@@ -17,8 +17,16 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from pocketrec.errors import StoreError
+from pocketrec_cloud.coalescing import Coalescer
 
-__all__ = ["DeliveryStore", "DeviceRecord", "ModelRecord", "PlanRecord", "SqlStore"]
+__all__ = [
+    "DeliveryStore",
+    "DeviceRecord",
+    "ModelRecord",
+    "PlanRecord",
+    "SqlStore",
+    "sqlite_engine",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +135,22 @@ _PLANS = sa.Table(
     sa.Column("container", sa.LargeBinary, nullable=False),
 )
 
+# Statements of every request are built once: that takes longer than to run them. A database
+# that does not know OR IGNORE raises where the row exists, which comes to the same.
+_INSERT_PLAN = _PLANS.insert().prefix_with("OR IGNORE", dialect="sqlite")
+_UPDATE_PLAN = (
+    _PLANS.update()
+    .where(_PLANS.c.subject == sa.bindparam("subject_"))
+    .where(_PLANS.c.model_digest == sa.bindparam("model_digest_"))
+    .where(_PLANS.c.version == sa.bindparam("version_"))
+)
+_FIND_PLAN = (
+    sa.select(_PLANS)
+    .where(_PLANS.c.subject == sa.bindparam("subject_"))
+    .where(_PLANS.c.model_digest == sa.bindparam("model_digest_"))
+)
+_MAX_SWAPS = 64
+
 
 class SqlStore:
     """A ``DeliveryStore`` in a SQL database; safe to share between threads.
@@ -140,6 +164,10 @@ class SqlStore:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        # Swaps that meet share a transaction: SQLite has one writer, and each waits for the disk.
+        self._swaps: Coalescer[tuple[PlanRecord, int | None], bool] = Coalescer(
+            self._swap_plans, max_size=_MAX_SWAPS
+        )
         with self._transaction() as connection:
             _METADATA.create_all(connection)
 
@@ -150,9 +178,7 @@ class SqlStore:
         Raises:
             StoreError: The file is no database, or cannot be written.
         """
-        engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
-        sa.event.listen(engine, "connect", _configure_sqlite)
-        return cls(engine)
+        return cls(sqlite_engine(path))
 
     def close(self) -> None:
         """Give all connections back."""
@@ -193,32 +219,27 @@ class SqlStore:
 
     def find_plan(self, subject: str, model_digest: bytes) -> PlanRecord | None:
         """Return a subject's newest plan for a model, or None."""
-        query = sa.select(_PLANS).where(_is_of(subject, model_digest))
+        values = {"subject_": subject, "model_digest_": model_digest}
         with self._transaction() as connection:
-            row = connection.execute(query).mappings().first()
+            row = connection.execute(_FIND_PLAN, values).mappings().first()
         return None if row is None else PlanRecord(**row)
 
     def swap_plan(self, plan: PlanRecord, *, replaces: int | None) -> bool:
         """Store a plan if the newest one still has version ``replaces``."""
-        if replaces is None:
-            return self._insert_plan(plan)
-        same = sa.and_(_is_of(plan.subject, plan.model_digest), _PLANS.c.version == replaces)
-        with self._transaction() as connection:
-            result = connection.execute(_PLANS.update().where(same).values(_columns(plan)))
-        return result.rowcount == 1
+        try:
+            return self._swaps.ask((plan, replaces))
+        except _DuplicateRowError:
+            return False
 
     def _find_record(self, query: sa.Select[Any]) -> ModelRecord | None:
         with self._transaction() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else ModelRecord(**row)
 
-    def _insert_plan(self, plan: PlanRecord) -> bool:
-        try:
-            with self._transaction() as connection:
-                connection.execute(_PLANS.insert().values(_columns(plan)))
-        except _DuplicateRowError:
-            return False
-        return True
+    def _swap_plans(self, requests: list[tuple[PlanRecord, int | None]]) -> list[bool]:
+        """Store plans in one transaction, which is on disk when this returns."""
+        with self._transaction() as connection:
+            return [_swap(connection, plan, replaces) for plan, replaces in requests]
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -239,8 +260,18 @@ class _DuplicateRowError(StoreError):
     """An insert met a row with the same key."""
 
 
-def _is_of(subject: str, model_digest: bytes) -> sa.ColumnElement[bool]:
-    return sa.and_(_PLANS.c.subject == subject, _PLANS.c.model_digest == model_digest)
+def sqlite_engine(path: Path) -> sa.Engine:
+    """Return where to connect for a SQLite file, which need not exist yet."""
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
+    sa.event.listen(engine, "connect", _configure_sqlite)
+    return engine
+
+
+def _swap(connection: sa.Connection, plan: PlanRecord, replaces: int | None) -> bool:
+    if replaces is None:
+        return connection.execute(_INSERT_PLAN, _columns(plan)).rowcount == 1
+    values = {"subject_": plan.subject, "model_digest_": plan.model_digest, "version_": replaces}
+    return connection.execute(_UPDATE_PLAN, {**_columns(plan), **values}).rowcount == 1
 
 
 def _columns(record: DeviceRecord | ModelRecord | PlanRecord) -> dict[str, object]:
