@@ -38,12 +38,13 @@ def main(words: list[str]) -> None:
 
 def _offer(planner: Planner) -> None:
     """Add a planner to every model's: for stores whose publications cannot bring one."""
-    named_planners = models.named_planners
+    names = vars(models)
+    named_planners = names["named_planners"]
 
     def with_personal(*args: Any, **options: Any) -> Mapping[str, Planner]:
         return {**named_planners(*args, **options), "personal": planner}
 
-    models.named_planners = with_personal  # type: ignore[assignment]  # takes what it takes
+    names["named_planners"] = with_personal
 
 
 if __name__ == "__main__":

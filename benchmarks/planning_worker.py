@@ -74,7 +74,7 @@ def _fine_tune(job: dict[str, Any]) -> dict[str, Any]:
     names = {f"{layer}.weight" for layer in job["layers"]}
     coded = [parameter for name, parameter in model.named_parameters() if name in names]
     for parameter in coded:
-        parameter.requires_grad_()
+        parameter.requires_grad = True
     items = model.item_embedding.weight
     histories = torch.randint(1, job["n_items"] + 1, (64, job["window"] + 1))
 

@@ -58,8 +58,8 @@ SUMMARIES = {
     "keys.renew": "Sign a repository's metadata anew before it expires.",
     "plan": "Make, show and compare plans.",
     "plan.diff": "Compare two plans layer by layer.",
-    "plan.make": "Make a plan for a byte budget.",
-    "plan.show": "Show a plan as a table or as JSON.",
+    "plan.make": "Make a plan for a byte budget, or one for every user.",
+    "plan.show": "Show a plan as a table, as JSON or as a picture.",
     "planner": "Train what makes personal plans.",
     "planner.train": "Train a personal planner for a backbone.",
     "serve": "Serve bundles and plans to devices over gRPC.",
@@ -68,7 +68,7 @@ SUMMARIES = {
 """One line of help per path, kept here so that help imports no command."""
 
 _EXTRAS = {"pocketrec_cloud": "cloud", "pocketrec_device": "device"}
-_EXTRAS_BY_LIBRARY = {"executorch": "executorch", "ray": "ray"}
+_EXTRAS_BY_LIBRARY = {"executorch": "executorch", "matplotlib": "plots", "ray": "ray"}
 
 
 class ExitCode(IntEnum):

@@ -156,6 +156,8 @@ class Director:
             codes = planner.plan([user_embedding], budget)[0]
         except InfeasibleBudgetError as exc:
             raise _infeasible(model, planner, request.average_bits, budget) from exc
+        except ConfigError as exc:  # numbers that no extractor gives
+            raise RejectedError(str(exc), code=_INVALID) from exc
         now_s = int(self._clock())
         return Plan(
             model_id=model_id(model.model_digest),

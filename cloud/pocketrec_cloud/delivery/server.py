@@ -56,7 +56,7 @@ __all__ = ["DeliveryServer", "ServerConfig", "TlsFiles", "build_service", "serve
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = device_service_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_name
-_WORKERS = 16  # they mostly wait: for the disk, and for each other's batches
+_WORKERS = 32  # they mostly wait: for the disk, and for each other's batches
 _MAX_CONCURRENT_CALLS = 256
 # A request is a digest, a pseudonym and one embedding; an answer at most a chunk, or a
 # metadata file, of which TUF clients take up to 5 MB.

@@ -149,7 +149,7 @@ _FIND_PLAN = (
     .where(_PLANS.c.subject == sa.bindparam("subject_"))
     .where(_PLANS.c.model_digest == sa.bindparam("model_digest_"))
 )
-_MAX_SWAPS = 64
+_MAX_MEETING = 64
 
 
 class SqlStore:
@@ -164,9 +164,12 @@ class SqlStore:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self._finds: Coalescer[tuple[str, bytes], PlanRecord | None] = Coalescer(
+            self._find_plans, max_size=_MAX_MEETING
+        )
         # Swaps that meet share a transaction: SQLite has one writer, and each waits for the disk.
         self._swaps: Coalescer[tuple[PlanRecord, int | None], bool] = Coalescer(
-            self._swap_plans, max_size=_MAX_SWAPS
+            self._swap_plans, max_size=_MAX_MEETING
         )
         with self._transaction() as connection:
             _METADATA.create_all(connection)
@@ -219,10 +222,11 @@ class SqlStore:
 
     def find_plan(self, subject: str, model_digest: bytes) -> PlanRecord | None:
         """Return a subject's newest plan for a model, or None."""
-        values = {"subject_": subject, "model_digest_": model_digest}
+        return self._finds.ask((subject, model_digest))
+
+    def _find_plans(self, requests: list[tuple[str, bytes]]) -> list[PlanRecord | None]:
         with self._transaction() as connection:
-            row = connection.execute(_FIND_PLAN, values).mappings().first()
-        return None if row is None else PlanRecord(**row)
+            return [_find(connection, *request) for request in requests]
 
     def swap_plan(self, plan: PlanRecord, *, replaces: int | None) -> bool:
         """Store a plan if the newest one still has version ``replaces``."""
@@ -265,6 +269,12 @@ def sqlite_engine(path: Path) -> sa.Engine:
     engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
     sa.event.listen(engine, "connect", _configure_sqlite)
     return engine
+
+
+def _find(connection: sa.Connection, subject: str, model_digest: bytes) -> PlanRecord | None:
+    values = {"subject_": subject, "model_digest_": model_digest}
+    row = connection.execute(_FIND_PLAN, values).mappings().first()
+    return None if row is None else PlanRecord(**row)
 
 
 def _swap(connection: sa.Connection, plan: PlanRecord, replaces: int | None) -> bool:

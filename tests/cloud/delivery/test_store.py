@@ -129,6 +129,22 @@ class TestPlans:
         with ThreadPoolExecutor(4) as pool:
             assert sum(pool.map(race, range(8))) == 1
 
+    def test_concurrent_first_plans_have_one_winner_per_subject(self, store: SqlStore) -> None:
+        """Although those that meet share a transaction."""
+
+        def race(number: int) -> bool:
+            plan = replace(PLAN, subject=f"s-{number % 5}", budget_bytes=number)
+            return store.swap_plan(plan, replaces=None)
+
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(race, range(100)))
+
+        assert sum(won) == 5
+        for number in range(5):
+            found = store.find_plan(f"s-{number}", PLAN.model_digest)
+            assert found is not None
+            assert won[found.budget_bytes]
+
 
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """The driver's error arrives as one of ours, with what to do."""
