@@ -91,16 +91,24 @@ class PlannerSettings:
             raise ConfigError(f"expected data, seeds, jobs and threads, got {self}")
 
     @property
+    def folder(self) -> Path:
+        """Where checkpoints and answers go: trials are kept apart."""
+        return self.work / f"trial-{self.max_epochs}" if self.max_epochs else self.work
+
+    @property
     def command(self) -> str:
         """The command line that gives these settings, without paths of this machine."""
         words = ["python", "-m", "benchmarks.planner"]
         for path in self.data:
             words += ["--data", f"{dataset_name(path)}/{path.name}"]
-        for name in ("backbones", "inits", "groups"):
+        options = {"backbones": "--backbone", "inits": "--init", "groups": "--groups"}
+        for name, option in options.items():
             default = PlannerSettings.__dataclass_fields__[name].default
             if getattr(self, name) != default:
-                words += [f"--{name}", ",".join(getattr(self, name))]
+                words += [option, ",".join(getattr(self, name))]
         words += ["--seeds", str(self.seeds), "--device", self.device]
+        if self.max_epochs:
+            words += ["--max-epochs", str(self.max_epochs)]
         return shlex.join(words)
 
     def units(self) -> list[Unit]:
@@ -113,7 +121,7 @@ class PlannerSettings:
                 init=init,
                 seed=seed,
                 group=group,
-                work=str(self.work),
+                work=str(self.folder),
                 device=self.device,
                 max_epochs=self.max_epochs,
             )
@@ -136,7 +144,7 @@ def run(settings: PlannerSettings, progress: Progress) -> dict[str, Any]:
     Returns:
         See ``collect``.
     """
-    answers = settings.work / _ANSWERS
+    answers = settings.folder / _ANSWERS
     answers.mkdir(parents=True, exist_ok=True)
     units = settings.units()
     waiting = [unit for unit in units if not (answers / f"{unit.name}.json").exists()]
@@ -176,7 +184,7 @@ def collect(settings: PlannerSettings) -> dict[str, Any]:
         ``records``, one per dataset, backbone, initialisation, method and seed; ``paired``,
         tests of personal plans against each rival; ``sweeps``; ``spread``.
     """
-    folder = settings.work / _ANSWERS
+    folder = settings.folder / _ANSWERS
     answers = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     return {
         "command": settings.command,

@@ -60,6 +60,8 @@ SUMMARIES = {
     "plan.diff": "Compare two plans layer by layer.",
     "plan.make": "Make a plan for a byte budget.",
     "plan.show": "Show a plan as a table or as JSON.",
+    "planner": "Train what makes personal plans.",
+    "planner.train": "Train a personal planner for a backbone.",
     "serve": "Serve bundles and plans to devices over gRPC.",
     "train": "Train a backbone on interactions.",
 }
