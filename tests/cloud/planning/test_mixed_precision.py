@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -23,10 +25,22 @@ N_USERS = 5
 PRUNING = LevelTable((0, 0, 2, 8))
 
 
-@pytest.fixture
-def mixed(backbone: Backbone) -> MixedBackbone:
-    """A mixed copy of a small backbone."""
+@pytest.fixture(scope="module")
+def fresh(backbone: Backbone) -> MixedBackbone:
+    """A mixed copy of a small backbone, to be copied from."""
     return MixedBackbone.of(backbone)
+
+
+@pytest.fixture
+def mixed(fresh: MixedBackbone) -> MixedBackbone:
+    """One of a test's own."""
+    return copy.deepcopy(fresh)
+
+
+@pytest.fixture(scope="module")
+def frozen(backbone: Backbone) -> FrozenModel:
+    """The coded matrices as devices read them."""
+    return FrozenModel(matrices=freeze_backbone(backbone), dense={})
 
 
 @pytest.fixture
@@ -50,12 +64,6 @@ def one_hot(codes: NDArray[np.uint8]) -> Tensor:
     return functional.one_hot(torch.from_numpy(codes.astype(np.int64)) - 1, 3).float()
 
 
-def adapted(model: Backbone, codes: NDArray[np.uint8], levels: LevelTable) -> Backbone:
-    """Return the backbone with the weights of one plan put in."""
-    frozen = FrozenModel(matrices=freeze_backbone(model), dense={})
-    return with_weights(model, frozen.adapt(levels.widths(codes)))
-
-
 class TestStates:
     @pytest.mark.parametrize(
         "levels", [DEFAULT_LEVELS, SPEED_PRESETS["full"], PRUNING], ids=lambda t: str(t.bits)
@@ -64,6 +72,7 @@ class TestStates:
         self,
         backbone: Backbone,
         mixed: MixedBackbone,
+        frozen: FrozenModel,
         histories: Tensor,
         codes: NDArray[np.uint8],
         levels: LevelTable,
@@ -75,7 +84,8 @@ class TestStates:
             states = mixed.model(histories)
             last = mixed.model.last_states(histories, lengths)
             for user in range(N_USERS):
-                own, alone = adapted(backbone, codes[user], levels), slice(user, user + 1)
+                own = with_weights(backbone, frozen.adapt(levels.widths(codes[user])))
+                alone = slice(user, user + 1)
                 torch.testing.assert_close(states[user], own(histories[alone])[0])
                 expected = own.last_states(histories[alone], lengths[alone])[0]
                 torch.testing.assert_close(last[user], expected)
