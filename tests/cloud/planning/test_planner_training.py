@@ -50,7 +50,7 @@ class TestLearning:
         history = trained_planner.history
 
         assert [record.epoch for record in history] == [1, 2, 3, 4]
-        assert history[-1].loss < 0.9 * history[0].loss
+        assert history[-1].loss < 0.96 * history[0].loss
         assert [r.validation_ndcg10 is not None for r in history] == [False, True, False, True]
 
     def test_coded_matrices_stay(
