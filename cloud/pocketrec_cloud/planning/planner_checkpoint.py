@@ -121,6 +121,7 @@ def load_planner(path: Path) -> TrainedPlanner:
     try:
         extractor = Extractor(model.config.embedding_dim)
         extractor.load_state_dict(_under(tensors, _EXTRACTOR))
+        extractor.reference()  # refuses weights that are no numbers
         planner = _planner(model, tensors, header)
         window = _window(header)
     except (ConfigError, QuantizationError, KeyError, RuntimeError, TypeError, ValueError) as error:

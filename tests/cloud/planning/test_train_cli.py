@@ -152,7 +152,7 @@ class TestTrain:
         )
 
         assert result.exit_code == ExitCode.USAGE
-        assert f"--device: expected a device of this machine as torch names it, such as cpu, got "
+        assert "--device: expected a device of this machine as torch names it" in result.stderr
         assert device in result.stderr
 
 
@@ -265,7 +265,7 @@ class TestDelivery:
                 device.bootstrap(commanded.bundle.path)
                 device.observe_many(history)
                 report = device.sync(target, subject=name)
-                assert report.is_plan_new
+                assert (report.is_plan_new, report.plan_version) == (True, 1)
                 engine = device._live.engine
                 assert engine is not None
                 found[name] = (device, engine.plan.codes)
@@ -288,7 +288,7 @@ class TestDelivery:
         for device in (one, two):
             status = device.status().current
             assert status is not None
-            assert (status.planner, status.version) == ("personal", 1)
+            assert status.planner == "personal"
             ranking = device.rerank(ids, 10)
             assert len(set(ranking.items)) == 10
             assert list(ranking.scores) == sorted(ranking.scores, reverse=True)
