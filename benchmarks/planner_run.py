@@ -10,7 +10,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -166,9 +166,11 @@ def run(settings: PlannerSettings, progress: Progress) -> dict[str, Any]:
                 break
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 unit = running.pop(done)
-                error = done.exception()
-                if error is not None:
-                    failed.append({"unit": unit.name, "error": f"{type(error).__name__}: {error}"})
+                if isinstance(done.exception(), BrokenExecutor):
+                    deadline = -math.inf  # no process is left to begin anything
+                error = _error_of(done)
+                if error:
+                    failed.append({"unit": unit.name, "error": error})
                 progress.update(bar, advance=1, description=unit.name)
     skipped = f"peers: need {' and '.join(missing)}" if missing else ""
     return {**collect(settings), "failed": failed, "skipped": skipped, "left": len(waiting)}
@@ -266,13 +268,25 @@ def summary(records: Iterable[Mapping[str, Any]], key: str) -> tuple[float, floa
 
 
 def _answer(unit: Unit, folder: str, threads: int) -> str:
-    """Run one unit in this process and keep its answer."""
+    """Run one unit in this process, keep its answer, and return what went wrong, if anything.
+
+    Errors travel as text: not all of them can be sent from process to process.
+    """
     import torch
 
     torch.set_num_threads(threads)
     path = Path(folder) / f"{unit.name}.json"
-    write_atomically(path, json.dumps(run_unit(unit)).encode())
-    return str(path)
+    try:
+        write_atomically(path, json.dumps(run_unit(unit)).encode())
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other units go on
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _error_of(done: Future[str]) -> str:
+    """Return what went wrong in a unit, or with its process."""
+    error = done.exception()
+    return done.result() if error is None else f"{type(error).__name__}: {error}"
 
 
 def _stage(unit: Unit) -> tuple[int, str]:

@@ -398,9 +398,7 @@ class TestPage:
             assert f"## {title}" in text
         assert "Trained on: cpu (torch " in text
 
-    def test_a_terminal_shows_the_tables(
-        self, runs: tuple[dict[str, int], dict[str, Any]]
-    ) -> None:
+    def test_a_terminal_shows_the_tables(self, runs: tuple[dict[str, int], dict[str, Any]]) -> None:
         """And what failed."""
         console = Console(record=True, width=200, file=None, quiet=False)
         with console.capture() as captured:

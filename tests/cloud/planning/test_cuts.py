@@ -69,7 +69,11 @@ class TestCutHistory:
 class TestCutBatches:
     def test_every_history_with_two_events_comes_once(self) -> None:
         """Shorter ones have nothing to predict from."""
-        users = [int(batch.past[row, 0] - 1) // 100 for batch in batches() for row in range(len(batch.past))]
+        users = [
+            int(batch.past[row, 0] - 1) // 100
+            for batch in batches()
+            for row in range(len(batch.past))
+        ]
 
         assert Counter(users) == Counter(u for u, n in enumerate(LENGTHS) if n >= 2)
 
@@ -116,4 +120,6 @@ class TestCutBatches:
         """All four tensors."""
         moved = batches()[0].to(torch.device("meta"))
 
-        assert {t.device.type for t in (moved.past, moved.past_lengths, moved.inputs, moved.targets)} == {"meta"}
+        assert {
+            t.device.type for t in (moved.past, moved.past_lengths, moved.inputs, moved.targets)
+        } == {"meta"}

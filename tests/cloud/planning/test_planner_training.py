@@ -176,6 +176,22 @@ class TestStrategies:
         assert result.history[1].loss < result.history[0].loss
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("strategy", ["personal", "uniform-4"])
+def test_a_gpu_trains_as_well(
+    few: LeaveOneOut, tiny_training: Trained, planning: PlannerTraining, strategy: str
+) -> None:
+    """All parts are there, scores too."""
+    result = train_planner(
+        few, tiny_training.result.model, planning, strategy=strategy, device="cuda"
+    )
+
+    assert {tensor.device.type for tensor in state(result).values()} == {"cuda"}
+    assert result.history[-1].loss < result.history[0].loss
+    assert validation_ndcg10(result, few) == pytest.approx(result.best.validation_ndcg10)
+    assert result.planned.planner(bytes(32)).high_share == planning.high_share
+
+
 class TestSeed:
     def test_it_decides_everything(
         self, few: LeaveOneOut, tiny_training: Trained, planning: PlannerTraining
