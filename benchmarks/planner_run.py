@@ -10,7 +10,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -91,16 +91,24 @@ class PlannerSettings:
             raise ConfigError(f"expected data, seeds, jobs and threads, got {self}")
 
     @property
+    def folder(self) -> Path:
+        """Where checkpoints and answers go: trials are kept apart."""
+        return self.work / f"trial-{self.max_epochs}" if self.max_epochs else self.work
+
+    @property
     def command(self) -> str:
         """The command line that gives these settings, without paths of this machine."""
         words = ["python", "-m", "benchmarks.planner"]
         for path in self.data:
             words += ["--data", f"{dataset_name(path)}/{path.name}"]
-        for name in ("backbones", "inits", "groups"):
+        options = {"backbones": "--backbone", "inits": "--init", "groups": "--groups"}
+        for name, option in options.items():
             default = PlannerSettings.__dataclass_fields__[name].default
             if getattr(self, name) != default:
-                words += [f"--{name}", ",".join(getattr(self, name))]
+                words += [option, ",".join(getattr(self, name))]
         words += ["--seeds", str(self.seeds), "--device", self.device]
+        if self.max_epochs:
+            words += ["--max-epochs", str(self.max_epochs)]
         return shlex.join(words)
 
     def units(self) -> list[Unit]:
@@ -113,7 +121,7 @@ class PlannerSettings:
                 init=init,
                 seed=seed,
                 group=group,
-                work=str(self.work),
+                work=str(self.folder),
                 device=self.device,
                 max_epochs=self.max_epochs,
             )
@@ -136,7 +144,7 @@ def run(settings: PlannerSettings, progress: Progress) -> dict[str, Any]:
     Returns:
         See ``collect``.
     """
-    answers = settings.work / _ANSWERS
+    answers = settings.folder / _ANSWERS
     answers.mkdir(parents=True, exist_ok=True)
     units = settings.units()
     waiting = [unit for unit in units if not (answers / f"{unit.name}.json").exists()]
@@ -158,9 +166,11 @@ def run(settings: PlannerSettings, progress: Progress) -> dict[str, Any]:
                 break
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 unit = running.pop(done)
-                error = done.exception()
-                if error is not None:
-                    failed.append({"unit": unit.name, "error": f"{type(error).__name__}: {error}"})
+                if isinstance(done.exception(), BrokenExecutor):
+                    deadline = -math.inf  # no process is left to begin anything
+                error = _error_of(done)
+                if error:
+                    failed.append({"unit": unit.name, "error": error})
                 progress.update(bar, advance=1, description=unit.name)
     skipped = f"peers: need {' and '.join(missing)}" if missing else ""
     return {**collect(settings), "failed": failed, "skipped": skipped, "left": len(waiting)}
@@ -176,7 +186,7 @@ def collect(settings: PlannerSettings) -> dict[str, Any]:
         ``records``, one per dataset, backbone, initialisation, method and seed; ``paired``,
         tests of personal plans against each rival; ``sweeps``; ``spread``.
     """
-    folder = settings.work / _ANSWERS
+    folder = settings.folder / _ANSWERS
     answers = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     return {
         "command": settings.command,
@@ -258,13 +268,25 @@ def summary(records: Iterable[Mapping[str, Any]], key: str) -> tuple[float, floa
 
 
 def _answer(unit: Unit, folder: str, threads: int) -> str:
-    """Run one unit in this process and keep its answer."""
+    """Run one unit in this process, keep its answer, and return what went wrong, if anything.
+
+    Errors travel as text: not all of them can be sent from process to process.
+    """
     import torch
 
     torch.set_num_threads(threads)
     path = Path(folder) / f"{unit.name}.json"
-    write_atomically(path, json.dumps(run_unit(unit)).encode())
-    return str(path)
+    try:
+        write_atomically(path, json.dumps(run_unit(unit)).encode())
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other units go on
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _error_of(done: Future[str]) -> str:
+    """Return what went wrong in a unit, or with its process."""
+    error = done.exception()
+    return done.result() if error is None else f"{type(error).__name__}: {error}"
 
 
 def _stage(unit: Unit) -> tuple[int, str]:

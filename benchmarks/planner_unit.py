@@ -285,8 +285,7 @@ def _personal(bench: _Bench) -> _Found:
     planned = bench.train("personal", is_standardised=is_standardised)
     layers, contest, budget = planned.mixed.layers, bench.contest, bench.budget_bytes
     z = planned.user_embeddings(contest.histories).cpu().numpy()
-    planner = planned.hypernetworks.cpu().planner(bytes(32))
-    planned.hypernetworks.to(planned.device)
+    planner = planned.planner(bytes(32))
     own = planner.plan(z, budget)
     everybody: dict[str, Planner] = {
         "shuffled": ShuffledPlanner(planner=planner, strangers=z[:1000], seed=bench.unit.seed),
@@ -392,11 +391,10 @@ def _facts(
     """Return the sizes that go with a method."""
     layers, model = planned.mixed.layers, planned.mixed.model
     n_items, dim = model.item_embedding.weight.shape
-    coded_names = {f"{name}.bias" for name in planned.mixed.linears}
-    dense = sum(
+    dense = sum(  # coded matrices are no parameters of a mixed backbone
         parameter.numel()
         for name, parameter in model.named_parameters()
-        if name != "item_embedding.weight" or name in coded_names
+        if name != "item_embedding.weight"
     )
     if codes is None:
         weights, item_bytes, bits = 4 * total_weights(layers), 4 * n_items * dim, 32.0
@@ -454,9 +452,16 @@ def _spread(codes: NDArray[np.uint8], z: NDArray[np.float32]) -> dict[str, Any]:
         "channels_that_differ": float(plan_distance.mean()),
         "width_std": float(widths.std(axis=0).mean()),
         "distinct_plans": len(np.unique(codes, axis=0)) / len(codes),
-        "correlation": float(np.corrcoef(1 - cosine, plan_distance)[0, 1]),
+        "correlation": _correlation(1 - cosine, plan_distance),
         "interest_distance": np.round(1 - cosine, 4).tolist(),
         "plan_distance": np.round(plan_distance, 4).tolist(),
         "mean_width": np.round(widths.mean(axis=0), 3).tolist(),
         "std_width": np.round(widths.std(axis=0), 3).tolist(),
     }
+
+
+def _correlation(one: NDArray[np.float32], other: NDArray[np.float64]) -> float:
+    """Return Pearson's r; 0 where either is the same everywhere."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])

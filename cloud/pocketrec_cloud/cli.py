@@ -16,7 +16,7 @@ from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError, IncompatibleArtifactError
 from pocketrec.files import write_atomically
 from pocketrec_cloud.backbones.base import Backbone
-from pocketrec_cloud.bundling import BuildConfig, build_bundle
+from pocketrec_cloud.bundling import PLANNER, BuildConfig, build_bundle
 from pocketrec_cloud.checkpoint import load_backbone
 from pocketrec_cloud.data.options import data_options, read_split
 from pocketrec_cloud.extractor import Extractor
@@ -124,6 +124,11 @@ def bundle_build(
 ) -> None:
     """Quantize, plan and export a trained backbone, or a planner with its own, as a bundle."""
     source = _source(checkpoint, planner)
+    if planner is not None and planner.resolve() == (out / PLANNER).resolve():
+        raise ConfigError(
+            f"--out: expected a folder whose {PLANNER} may be replaced, found that it is what "
+            "--planner names: name another folder"
+        )
     split = read_split(data, data_format, user=user_column, item=item_column, time=time_column)
     if source.item_ids != split.dataset.item_ids:
         raise IncompatibleArtifactError(
@@ -138,6 +143,7 @@ def bundle_build(
         average_bits=average_bits,
         license=license_name,
         has_program=executorch,
+        extract_window=source.extract_window,
     )
     with stderr_console().status("quantizing, measuring sensitivity, exporting, checking"):
         bundle = build_bundle(
@@ -168,6 +174,7 @@ class _Source:
     item_ids: tuple[str, ...]
     facts: Mapping[str, object]
     extractor: Extractor | None = None
+    extract_window: int = 200
     planner: PersonalPlanner | None = None
 
 
@@ -179,6 +186,7 @@ def _source(checkpoint: Path | None, planner: Path | None) -> _Source:
             item_ids=trained.item_ids,
             facts={"planner": dict(trained.facts)},
             extractor=trained.extractor,
+            extract_window=trained.extract_window,
             planner=trained.planner,
         )
     if checkpoint is None or planner is not None:

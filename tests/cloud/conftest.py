@@ -89,6 +89,19 @@ def tiny_split() -> LeaveOneOut:
 
 
 @pytest.fixture(scope="session")
+def tiny_file(tiny_split: LeaveOneOut, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny interactions as a file."""
+    dataset = tiny_split.dataset
+    lines = (
+        " ".join([dataset.user_ids[u], *(dataset.item_ids[i - 1] for i in dataset.sequence(u))])
+        for u in range(dataset.n_users)
+    )
+    path = tmp_path_factory.mktemp("tiny-data") / "interactions.txt"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_training(
     one_thread: None, tiny_split: LeaveOneOut, tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:

@@ -47,16 +47,9 @@ def run_json(*words: object) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def data(tiny_split: LeaveOneOut, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tiny_file: Path) -> Path:
     """The tiny interactions as a file."""
-    dataset = tiny_split.dataset
-    lines = (
-        " ".join([dataset.user_ids[u], *(dataset.item_ids[i - 1] for i in dataset.sequence(u))])
-        for u in range(dataset.n_users)
-    )
-    path = tmp_path_factory.mktemp("data") / "interactions.txt"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return tiny_file
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from rich.console import Console
+from tests.cloud.conftest import Watcher
 
 from pocketrec.errors import ConfigError, MalformedArtifactError
 from pocketrec_cloud.backbones.caser import CaserConfig
@@ -23,7 +24,7 @@ from pocketrec_cloud.training_display import training_display
 from pocketrec_cloud.training_run import TrainingRun
 
 if TYPE_CHECKING:
-    from tests.cloud.conftest import Trained, Watcher
+    from tests.cloud.conftest import Trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -141,6 +142,30 @@ class TestCourse:
         assert watcher.records == result.history
         assert watcher.shares == sorted(watcher.shares)
         assert watcher.shares[-1] == pytest.approx(2)
+
+
+class TestDevice:
+    def test_where_it_trains_is_named(self, split: LeaveOneOut, tmp_path: Path, start: Any) -> None:
+        """As torch names it; the first CPU is the CPU, bit for bit."""
+        start("default", max_epochs=2)
+        config = replace(CONFIG, max_epochs=2)
+
+        train(split, SHAPE, config, folder=tmp_path / "named", progress=Watcher(), device="cpu:0")
+
+        one, two = (tensors(tmp_path / name / "last.safetensors") for name in ("default", "named"))
+        assert one == two
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    def test_a_run_may_change_its_device(
+        self, split: LeaveOneOut, tmp_path: Path, start: Any
+    ) -> None:
+        """What was trained on a GPU comes back on the CPU, and goes on there."""
+        folder, config = tmp_path / "run", replace(CONFIG, max_epochs=2)
+
+        result = train(split, SHAPE, config, folder=folder, progress=Watcher(), device="cuda")
+
+        assert result.model.item_embedding.weight.device.type == "cpu"
+        assert len(start(resume=True, max_epochs=3).history) == 3
 
 
 class TestStopping:

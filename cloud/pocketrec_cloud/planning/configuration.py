@@ -80,7 +80,8 @@ class PlannerTraining:
 
     def __post_init__(self) -> None:
         counts = (self.max_epochs, self.patience, self.evaluate_every, self.tokens_per_batch)
-        if min(*counts, self.n_negatives, self.n_targets, self.extract_window) < 1:
+        samples = (self.n_negatives, self.n_targets, self.n_validation_users)
+        if min(*counts, *samples, self.extract_window) < 1:
             raise ConfigError(f"expected every count to be at least 1, found {self}")
         rates = (self.learning_rate, self.planner_learning_rate, self.max_gradient_norm)
         if min(*rates, *self.temperature) <= 0:
@@ -90,5 +91,7 @@ class PlannerTraining:
             raise ConfigError(
                 f"expected 2 <= {low} <= average_bits <= {high} <= 8, found {self.average_bits}"
             )
+        if not 0 <= self.high_share <= 1:
+            raise ConfigError(f"high_share: expected 0..1, found {self.high_share}")
         if not self.level_tables or self.level_tables[0] != DEFAULT_LEVELS:
             raise ConfigError("level_tables: expected the default table first")

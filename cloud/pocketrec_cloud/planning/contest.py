@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pocketrec.errors import ConfigError
 from pocketrec_cloud.batches import bucket_by_length, pad
 from pocketrec_cloud.evaluation import N_SAMPLED_NEGATIVES, Quality, Ranks
 
@@ -86,6 +87,9 @@ class Contest:
         Args:
             score: Takes rows, (B,) int64, and returns their scores, (B, V + 1) float32,
                 finite but for the padding's; they are overwritten.
+
+        Raises:
+            ConfigError: A score is NaN, or a target's is infinite.
         """
         full, sampled = np.empty((2, self.targets.shape[0]), np.int64)
         lengths = np.array([history.shape[0] for history in self.histories], np.int64)
@@ -107,6 +111,10 @@ class Contest:
         scores.scatter_(1, seen, float("-inf"))
         scores.scatter_(1, targets, own)
         scores[:, 0] = float("-inf")
+        if scores.isnan().any() or own.isinf().any():  # it would rank as best, and flatter
+            raise ConfigError(
+                "expected finite scores, found NaN or infinity: train with smaller steps"
+            )
         among_negatives = scores.gather(1, negatives)
         luck = torch.from_numpy(self.luck[rows]).to(device)
         full = _rank(scores, own, luck[:, 0], n_own=1)

@@ -139,7 +139,12 @@ class MixedBackbone:
             linear.mix = own
 
     def plain(self) -> Backbone:
-        """Return a copy with ordinary linear layers again, the float weights inside."""
+        """Return a copy with ordinary linear layers again, the float weights inside.
+
+        The plans of the last batch are forgotten.
+        """
+        for mixed in self.linears.values():
+            mixed.mix = None  # with gradients, it could not be copied
         model = copy.deepcopy(self.model)
         for name, mixed in self.linears.items():
             n_channels, n_elements = mixed.weight.shape

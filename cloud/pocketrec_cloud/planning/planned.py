@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from pocketrec_quantization.allocation import Spending
 from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.hypernetworks import Hypernetworks, allocate, tiers
 from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable
-from pocketrec_quantization.personal import HypernetworkConfig
+from pocketrec_quantization.personal import HypernetworkConfig, PersonalPlanner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -136,6 +136,15 @@ class PlannedBackbone:
             self.mixed.use_tiers(tiers(scores, spending, temperature), levels)
         states: Tensor = self.mixed.model(batch.inputs)
         return states
+
+    def planner(self, model_digest: bytes) -> PersonalPlanner:
+        """Return what a server evaluates: the same plans, without torch.
+
+        Args:
+            model_digest: 32 bytes, SHA-256 of the frozen part.
+        """
+        found = self.hypernetworks.planner(model_digest)
+        return replace(found, arrays=dict(found.arrays), high_share=float(self.config.high_share))
 
     @torch.no_grad()
     def user_embeddings(self, histories: Sequence[NDArray[np.int32]]) -> Tensor:

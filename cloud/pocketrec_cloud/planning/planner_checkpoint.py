@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainedPlanner", "load_planner", "save_planner"]
 
 _KIND = "planner"
+_OWN_ENTRIES = frozenset({"backbone", "kind", "networks", "high_share", "extract_window"})
 _BACKBONE, _EXTRACTOR, _NETWORKS = "backbone.", "extractor.", "networks."
 
 
@@ -47,13 +48,15 @@ class TrainedPlanner:
         model: The backbone, in evaluation mode, its coded matrices as they were frozen.
         item_ids: V external ids in the order of the item indices.
         extractor: From histories to user embeddings.
+        extract_window: Events that it was trained to look back at most.
         planner: From user embeddings to plans, bound to ``model``.
-        facts: Such as the validation metric.
+        facts: What it was saved with, such as the validation metric.
     """
 
     model: Backbone
     item_ids: tuple[str, ...]
     extractor: Extractor
+    extract_window: int
     planner: PersonalPlanner
     facts: Mapping[str, object]
 
@@ -68,16 +71,16 @@ def save_planner(
 
     Args:
         path: Where to; replaced atomically.
-        planned: What was trained.
+        planned: What was trained; unchanged.
         item_ids: External ids in the order of their indices, V of them.
         facts: Further entries to keep.
     """
     model = planned.mixed.plain().cpu().eval()
-    planner = planned.hypernetworks.cpu().planner(freeze_backbone(model).digest)
+    planner = planned.planner(freeze_backbone(model).digest)
     tensors, header = backbone_state(model, item_ids)
     parts: dict[str, Tensor] = {f"{_BACKBONE}{name}": value for name, value in tensors.items()}
-    for name, value in planned.extractor.cpu().state_dict().items():
-        parts[f"{_EXTRACTOR}{name}"] = value
+    for name, value in planned.extractor.state_dict().items():
+        parts[f"{_EXTRACTOR}{name}"] = value.cpu()
     for name, array in planner.arrays.items():
         parts[f"{_NETWORKS}{name}"] = torch.from_numpy(array.copy())
     write_tensors(
@@ -89,6 +92,7 @@ def save_planner(
             "kind": _KIND,
             "networks": asdict(planner.config),
             "high_share": planner.high_share,
+            "extract_window": planned.config.extract_window,
         },
     )
     return load_planner(path)
@@ -117,7 +121,9 @@ def load_planner(path: Path) -> TrainedPlanner:
     try:
         extractor = Extractor(model.config.embedding_dim)
         extractor.load_state_dict(_under(tensors, _EXTRACTOR))
+        extractor.reference()  # refuses weights that are no numbers
         planner = _planner(model, tensors, header)
+        window = _window(header)
     except (ConfigError, QuantizationError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise MalformedArtifactError(
             f"expected a trained planner, found {error}; train again", field=str(path)
@@ -126,8 +132,9 @@ def load_planner(path: Path) -> TrainedPlanner:
         model=model,
         item_ids=item_ids,
         extractor=extractor.eval(),
+        extract_window=window,
         planner=planner,
-        facts={key: value for key, value in header.items() if key != "backbone"},
+        facts={key: value for key, value in header.items() if key not in _OWN_ENTRIES},
     )
 
 
@@ -138,17 +145,24 @@ def _planner(
     if not isinstance(networks, dict) or not isinstance(high_share, float):
         raise TypeError("other entries than networks and high_share")
     frozen = freeze_backbone(model)
-    terms = tuple(networks.pop("terms"))
+    shape = {**networks, "terms": tuple(networks["terms"])}
     return PersonalPlanner(
         layers=frozen.layers,
         model_digest=frozen.digest,
-        config=HypernetworkConfig(**networks, terms=terms),
+        config=HypernetworkConfig(**shape),
         arrays={
             name: np.ascontiguousarray(value.numpy(), np.float32)
             for name, value in _under(tensors, _NETWORKS).items()
         },
         high_share=high_share,
     )
+
+
+def _window(header: Mapping[str, object]) -> int:
+    window = header["extract_window"]
+    if not isinstance(window, int) or window < 1:
+        raise TypeError("another entry than an extract_window")
+    return window
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -51,7 +51,10 @@ class PlannerResult:
     @property
     def best(self) -> EpochRecord:
         """The epoch that the planner is from."""
-        return max(self.history, key=lambda record: record.validation_ndcg10 or -1.0)
+        return max(
+            (record for record in self.history if record.validation_ndcg10 is not None),
+            key=lambda record: record.validation_ndcg10 or 0.0,
+        )
 
 
 def train_planner(
@@ -114,7 +117,7 @@ class _Run:
         progress: Progress | None,
     ) -> None:
         self._planned, self._config, self._progress = planned, config, progress
-        self._sequences = split.train_sequences()
+        self._sequences = [row for row in split.train_sequences() if row.shape[0] >= 2]
         own = [*planned.extractor.parameters(), *planned.hypernetworks.parameters()]
         self._optimizer = torch.optim.Adam(
             [

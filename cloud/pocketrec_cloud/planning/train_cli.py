@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pocketrec.console import emit, json_option, stderr_console
-from pocketrec.errors import IncompatibleArtifactError
+from pocketrec.errors import ConfigError, IncompatibleArtifactError
 from pocketrec_cloud.backbones.registry import make_backbone
 from pocketrec_cloud.checkpoint import load_backbone
 from pocketrec_cloud.data.options import data_options, read_split
@@ -83,6 +83,7 @@ def planner_train(
     json_path: str | None,
 ) -> None:
     """Train a personal planner for a backbone, and test it beside strangers' plans."""
+    _check_device(device)
     model, item_ids, _ = load_backbone(checkpoint)
     split = read_split(data, data_format, user=user_column, item=item_column, time=time_column)
     if item_ids != split.dataset.item_ids:
@@ -120,6 +121,16 @@ def planner_train(
     emit(record, render=lambda console: _draw(console, record), json_path=json_path)
 
 
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:  # the former where torch is built without it
+        raise ConfigError(
+            f"--device: expected a device of this machine as torch names it, such as cpu, got "
+            f"{name!r}"
+        ) from error
+
+
 def _frozen(model: Backbone, init: str, seed: int) -> Backbone:
     if init == "pretrained_frozen":
         return model
@@ -131,8 +142,7 @@ def _test(planned: PlannedBackbone, split: LeaveOneOut, seed: int) -> dict[str, 
     """Return test quality under one's own plan, a stranger's plan, and float weights."""
     contest = Contest.of(split, "test", seed=seed)
     z = planned.user_embeddings(contest.histories).cpu().numpy()
-    planner = planned.hypernetworks.cpu().planner(bytes(32))
-    planned.hypernetworks.to(planned.device)
+    planner = planned.planner(bytes(32))
     budget = budget_bytes(planned.mixed.layers, planned.config.average_bits)
     strangers = ShuffledPlanner(planner=planner, strangers=z, seed=seed)
     plans: dict[str, NDArray[np.uint8] | None] = {

@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark of planners: what it counts and concludes, and one small table of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from benchmarks import planner
+from benchmarks.planner_page import draw, page, plots
+from benchmarks.planner_run import PlannerSettings, paired_tests, run, summary
+from benchmarks.planner_settings import DATASETS, dataset_name, recipe_of
+from click.testing import CliRunner
+from rich.console import Console
+from rich.progress import Progress
+
+from pocketrec.errors import ConfigError
+
+pytest.importorskip("torch", reason="needs the extra 'cloud'")
+
+if TYPE_CHECKING:
+    from pocketrec_cloud.planning.planned import PlannedBackbone
+
+KEYS = {
+    *("dataset", "backbone", "init", "method", "effective_bits", "seed"),
+    *("hr@5", "ndcg@5", "hr@10", "ndcg@10"),
+    *("hr@5_1:99", "ndcg@5_1:99", "hr@10_1:99", "ndcg@10_1:99"),
+    *("plan_bytes", "model_bytes"),
+}
+METHODS = {
+    "float": {"fp32", "fp32-continued", "myqasr", "myqasr-channel"}
+    | {f"uniform-{bits}" for bits in (2, 4, 8)},
+    "global": {"global"},
+    "personal": {"personal", "shuffled", "mean", "random"},
+}
+
+
+def answer(seed: int, **ndcg: list[float]) -> dict[str, Any]:
+    """Return what a unit answers, as far as tests between methods read it."""
+    identity = {"dataset": "d", "backbone": "sasrec", "init": "random_frozen", "seed": seed}
+    return {"records": [{**identity, "method": name} for name in ndcg], "ndcg": ndcg}
+
+
+class TestPairedTests:
+    def test_by_hand(self) -> None:
+        """Seeds are averaged user by user before anything is tested."""
+        answers = [
+            answer(0, personal=[0.4, 0.2, 0.6], shuffled=[0.2, 0.2, 0.2]),
+            answer(1, personal=[0.6, 0.2, 0.8], shuffled=[0.2, 0.0, 0.4]),
+        ]
+
+        (found,) = paired_tests(answers)
+
+        # Users' means: 0.5, 0.2, 0.7 against 0.2, 0.1, 0.3, so 0.3, 0.1 and 0.4.
+        error = math.sqrt((0.1 / 3) ** 2 + (0.5 / 3) ** 2 + (0.4 / 3) ** 2) / math.sqrt(2 * 3)
+        mean = 0.8 / 3
+        assert (found["method"], found["rival"]) == ("personal", "shuffled")
+        assert (found["n_seeds"], found["n_users"]) == (2, 3)
+        assert found["difference"] == pytest.approx(mean)
+        assert found["low"] == pytest.approx(mean - 1.96 * error)
+        assert found["high"] == pytest.approx(mean + 1.96 * error)
+        assert found["p"] == pytest.approx(2 * (1 - _normal(mean / error)))
+
+    def test_only_seeds_that_both_have_count(self) -> None:
+        """A rival that is not done yet is compared as far as it is."""
+        answers = [
+            answer(0, personal=[1.0, 0.0], mean=[0.5, 0.0]),
+            answer(1, personal=[0.0, 0.0]),
+        ]
+
+        (found,) = paired_tests(answers)
+
+        assert (found["n_seeds"], found["difference"]) == (1, 0.25)
+
+    def test_no_difference_is_no_evidence(self) -> None:
+        """Where nobody differs there is nothing to divide by."""
+        (found,) = paired_tests([answer(0, personal=[0.5, 0.1], **{"global": [0.5, 0.1]})])
+
+        assert (found["difference"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
+
+    def test_standardised_plans_meet_their_own_controls(self) -> None:
+        """And the rivals that both kinds share."""
+        own = {"personal-standardised": [0.5, 0.1], "shuffled-standardised": [0.4, 0.1]}
+
+        found = list(paired_tests([answer(0, fp32=[0.3, 0.3], shuffled=[0.1, 0.1], **own)]))
+
+        assert {test["rival"] for test in found} == {"shuffled-standardised", "fp32", "shuffled"}
+        assert {test["method"] for test in found} == {"personal-standardised"}
+
+
+def _normal(z: float) -> float:
+    """Return the share of a standard normal variable below z."""
+    return 0.5 * (1 + math.erf(z / math.sqrt(2)))
+
+
+class TestSettings:
+    def test_the_command_repeats_the_run(self) -> None:
+        """Options are those of the program, defaults are left out, and paths are nobody's."""
+        settings = PlannerSettings(
+            data=(Path("/home/me/ml-100k/ml-100k.inter"),),
+            backbones=("caser",),
+            inits=("random_frozen",),
+            groups=("float", "global"),
+            seeds=2,
+            max_epochs=3,
+        )
+
+        assert settings.command == (
+            "python -m benchmarks.planner --data ml-100k/ml-100k.inter --backbone caser "
+            "--init random_frozen --groups float,global --seeds 2 --device cpu --max-epochs 3"
+        )
+        options = {name for option in planner.main.params for name in option.opts}
+        assert {word for word in settings.command.split() if word.startswith("--")} <= options
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"data": ()},
+            {"backbones": ("lstm",)},
+            {"inits": ()},
+            {"groups": ("magic",)},
+            {"seeds": 0},
+        ],
+        ids=str,
+    )
+    def test_nonsense_is_refused(self, wrong: dict[str, Any]) -> None:
+        """Before anything is trained."""
+        with pytest.raises(ConfigError, match="expected"):
+            PlannerSettings(**{"data": (Path("x"),), **wrong})
+
+    def test_a_unit_is_named_once(self) -> None:
+        """Whose answers would otherwise replace each other; what pretrains comes first."""
+        units = PlannerSettings(data=(Path("a/x"), Path("b/x")), seeds=2).units()
+
+        assert len({unit.name for unit in units}) == len(units) == 2 * 2 * 2 * 2 * 8
+        assert (units[0].init, units[0].group) == ("pretrained_frozen", "float")
+        assert {unit.group for unit in units[-16:]} == {"peers"}
+
+    def test_trials_are_kept_apart(self) -> None:
+        """Their answers are no part of the real table."""
+        real = PlannerSettings(data=(Path("a/x"),))
+        trial = replace(real, max_epochs=1)
+
+        assert real.folder == real.work
+        assert trial.folder != real.folder
+        assert {unit.work for unit in trial.units()} == {str(trial.folder)}
+
+    def test_every_recipe_can_be_configured(self) -> None:
+        """Shapes, trainings and plannings are possible ones, shortened ones too."""
+        for dataset in (*DATASETS, "something-else"):
+            for kind in ("sasrec", "caser"):
+                recipe = recipe_of(dataset, kind)
+                assert recipe.backbone(kind, 50).kind == kind
+                assert recipe.pretraining(1).seed == recipe.planner(1).seed == 1
+                short = recipe.shortened(2)
+                assert short.pretraining(0).max_epochs == short.planner(0).max_epochs == 2
+
+    def test_a_dataset_is_called_after_its_folder(self, tmp_path: Path) -> None:
+        """Wherever that lies."""
+        assert dataset_name(tmp_path / "yelp" / "events.inter") == "yelp"
+
+
+class TestFacts:
+    @pytest.fixture
+    def planned(self) -> PlannedBackbone:
+        """A Caser whose parameters can be counted by hand: 2 dimensions, 3 items."""
+        from pocketrec_cloud.backbones.caser import Caser, CaserConfig
+        from pocketrec_cloud.planning.configuration import PlannerTraining
+        from pocketrec_cloud.planning.planned import PlannedBackbone
+
+        shape = CaserConfig(
+            n_items=3, embedding_dim=2, window=2, max_height=1, n_horizontal=4, n_vertical=1
+        )
+        return PlannedBackbone.start(Caser(shape).eval(), "float", PlannerTraining())
+
+    def test_model_bytes_by_hand(self, planned: PlannedBackbone) -> None:
+        """Matrices of 4 x 2, 1 x 2 and 2 x 6; 7 biases; 4 rows of 2, padding among them."""
+        from benchmarks.planner_unit import _facts
+
+        quantized = _facts(planned, np.full((1, 7), 3, np.uint8))
+        exact = _facts(planned, None)
+
+        coded = (4 * 2 + 1 * 2 + 2 * 6) + 7 * 4  # 8 bits a weight, a scale a channel
+        assert quantized["model_bytes"] == coded + 4 * (2 + 4) + 4 * 7
+        assert quantized["effective_bits"] == pytest.approx(8 * coded / 22)
+        assert exact["model_bytes"] == 4 * 22 + 4 * 4 * 2 + 4 * 7
+        assert exact["effective_bits"] == 32
+        assert exact["plan_bytes"] == quantized["plan_bytes"] == 0
+
+    def test_a_plan_has_two_bits_a_channel(self, planned: PlannedBackbone) -> None:
+        """Where it is one that is sent."""
+        from benchmarks.planner_unit import _facts
+
+        codes = np.full((5, 7), 1, np.uint8)
+
+        assert _facts(planned, codes, is_plan=True)["plan_bytes"] == 2
+
+    @pytest.mark.parametrize("strategy", ["personal", "global", "uniform-4"])
+    def test_the_strategy_of_the_training_weighs_nothing(
+        self, planned: PlannedBackbone, strategy: str
+    ) -> None:
+        """Networks and extractor are no part of the model that ranks."""
+        from benchmarks.planner_unit import _facts
+
+        from pocketrec_cloud.planning.planned import PlannedBackbone
+
+        codes = np.full((1, 7), 2, np.uint8)
+        other = PlannedBackbone.start(planned.mixed.plain(), strategy, planned.config)
+
+        assert _facts(other, codes) == _facts(planned, codes)
+
+
+class TestSpread:
+    def test_by_hand(self) -> None:
+        """Two kinds of users: half of their channels differ, and always with their interests."""
+        from benchmarks.planner_unit import _spread
+
+        codes = np.array([[1, 1], [1, 1], [1, 3], [1, 3]], np.uint8)
+        z = np.array([[1, 0], [2, 0], [0, 1], [0, 3]], np.float32)
+
+        found = _spread(codes, z)
+
+        assert found["correlation"] == pytest.approx(1.0)
+        assert found["distinct_plans"] == 0.5
+        assert found["mean_width"] == [2.0, 5.0]
+        assert found["std_width"] == [0.0, 3.0]
+        assert found["width_std"] == 1.5
+        assert set(found["plan_distance"]) == {0.0, 0.5}
+        assert 0.2 < found["channels_that_differ"] < 0.45
+
+    @pytest.mark.parametrize("same", ["plans", "users"])
+    def test_where_all_are_equal_nothing_correlates(self, same: str) -> None:
+        """Zero, without a warning."""
+        from benchmarks.planner_unit import _spread
+
+        rng = np.random.default_rng(0)
+        codes = rng.integers(1, 4, (9, 6)).astype(np.uint8)
+        z = rng.random((9, 3), np.float32)
+        if same == "plans":
+            codes[:] = codes[0]
+        else:
+            z[:] = (1, 0, 0)
+
+        assert _spread(codes, z)["correlation"] == 0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty users of a small generated catalogue."""
+    from pocketrec_cloud.data.synthetic import SyntheticConfig, synthetic_interactions
+
+    config = SyntheticConfig(n_users=60, n_items=40, n_groups=4, mean_events=10, n_interests=2)
+    dataset = synthetic_interactions(config).dataset
+    lines = (
+        " ".join([dataset.user_ids[u], *(dataset.item_ids[i - 1] for i in dataset.sequence(u))])
+        for u in range(dataset.n_users)
+    )
+    path = tmp_path_factory.mktemp("data") / "tiny" / "interactions.txt"
+    path.parent.mkdir()
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings(data: Path, tmp_path_factory: pytest.TempPathFactory) -> PlannerSettings:
+    """Two seeds of three groups, one epoch each."""
+    return PlannerSettings(
+        data=(data,),
+        backbones=("sasrec",),
+        inits=("pretrained_frozen",),
+        groups=("float", "global", "personal"),
+        seeds=2,
+        work=tmp_path_factory.mktemp("work"),
+        threads=1,
+        max_epochs=1,
+    )
+
+
+def answers_of(settings: PlannerSettings) -> dict[str, int]:
+    """Return when every answer was written, in ns."""
+    paths = (settings.folder / "answers").glob("*.json")
+    return {path.stem: path.stat().st_mtime_ns for path in paths}
+
+
+@pytest.fixture(scope="module")
+def runs(settings: PlannerSettings) -> Iterator[tuple[dict[str, int], dict[str, Any]]]:
+    """The answers of an interrupted run, and the result of the one that went on."""
+    with Progress(disable=True) as progress:
+        run(replace(settings, seeds=1, groups=("float",)), progress)
+        first = answers_of(settings)
+        yield first, run(settings, progress)
+
+
+class TestRun:
+    def test_it_goes_on_where_it_was(
+        self, settings: PlannerSettings, runs: tuple[dict[str, int], dict[str, Any]]
+    ) -> None:
+        """What was done is not done again, all else is; a third run does nothing."""
+        first, result = runs
+        after = answers_of(settings)
+
+        assert len(first) == 1
+        assert first.items() <= after.items()
+        assert after.keys() == {unit.name for unit in settings.units()}
+        assert (result["failed"], result["left"]) == ([], 0)
+        with Progress(disable=True) as progress:
+            again = run(settings, progress)
+        assert answers_of(settings) == after
+        assert again["records"] == result["records"]
+
+    def test_nothing_is_begun_after_the_deadline(self, settings: PlannerSettings) -> None:
+        """It says how much is left."""
+        late = replace(settings, work=settings.work / "late", stop_after_s=0.0)
+        with Progress(disable=True) as progress:
+            result = run(late, progress)
+
+        assert (result["left"], result["records"], result["paired"]) == (6, [], [])
+
+    def test_a_unit_that_fails_is_told(self, settings: PlannerSettings, tmp_path: Path) -> None:
+        """The others go on."""
+        wrong = tmp_path / "odd" / "interactions.txt"
+        wrong.parent.mkdir()
+        wrong.write_text("u a\n")
+        odd = replace(settings, data=(wrong,), work=tmp_path, seeds=1, groups=("float",))
+        with Progress(disable=True) as progress:
+            result = run(odd, progress)
+
+        (failure,) = result["failed"]
+        assert failure["unit"] == "odd-sasrec-0-pretrained_frozen-float"
+        assert "at least 3 events" in failure["error"]
+
+    def test_records_have_what_is_asked_for(
+        self, runs: tuple[dict[str, int], dict[str, Any]]
+    ) -> None:
+        """Each method of every group, once per seed."""
+        records = runs[1]["records"]
+
+        assert all(record.keys() >= KEYS for record in records)
+        found = sorted((record["method"], record["seed"]) for record in records)
+        methods = set().union(*METHODS.values())
+        assert found == sorted((method, seed) for method in methods for seed in (0, 1))
+        for record in records:
+            assert (record["dataset"], record["backbone"]) == ("tiny", "sasrec")
+            quality = [value for key, value in record.items() if "@" in key]
+            assert len(quality) == 8
+            assert all(0 <= value <= 1 for value in quality)
+
+    def test_sizes_order_as_widths_do(self, runs: tuple[dict[str, int], dict[str, Any]]) -> None:
+        """Only what is sent as a plan weighs as one, and float weighs most."""
+        by_method = {record["method"]: record for record in runs[1]["records"]}
+        order = ("uniform-2", "global", "uniform-4", "uniform-8", "fp32")
+        sizes = [by_method[method]["model_bytes"] for method in order]
+
+        assert sizes == sorted(set(sizes))
+        assert by_method["fp32"]["model_bytes"] == by_method["fp32-continued"]["model_bytes"]
+        plans = {method for method, record in by_method.items() if record["plan_bytes"]}
+        assert plans == {"myqasr", "myqasr-channel", "global", *METHODS["personal"]}
+
+    def test_personal_plans_are_tested_and_swept(
+        self, runs: tuple[dict[str, int], dict[str, Any]]
+    ) -> None:
+        """Against each rival, under other budgets, presets and slots."""
+        result = runs[1]
+
+        rivals = {test["rival"]: test["n_seeds"] for test in result["paired"]}
+        assert {"fp32", "global", "mean", "random", "shuffled", "myqasr"} <= rivals.keys()
+        assert set(rivals.values()) == {2}
+        variants = {sweep["variant"] for sweep in result["sweeps"]}
+        assert {"bits-2.25", "bits-8", "preset-battery_saver", "preset-full", "slots"} <= variants
+        drawn = ["mean_width" in spread for spread in result["spread"]]
+        assert drawn == [True, False]
+
+
+class TestPage:
+    def test_everything_is_shown(
+        self, runs: tuple[dict[str, int], dict[str, Any]], tmp_path: Path
+    ) -> None:
+        """The command, a picture of each kind, a row of each method, and where it ran."""
+        result = runs[1]
+
+        pictures = plots(result, tmp_path)
+        text = page(result, pictures)
+
+        assert len(pictures) == 3
+        for name in pictures:
+            assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+            assert f"({name})" in text
+        assert result["command"] in text
+        for method in set().union(*METHODS.values()):
+            assert f"\n| {method} | " in text
+        for title in ("Personal plans against each rival", "How plans differ between users"):
+            assert f"## {title}" in text
+        assert "Trained on: cpu (torch " in text
+
+    def test_a_terminal_shows_the_tables(self, runs: tuple[dict[str, int], dict[str, Any]]) -> None:
+        """And what failed."""
+        console = Console(record=True, width=200, file=None, quiet=False)
+        with console.capture() as captured:
+            draw(console, {**runs[1], "failed": [{"unit": "u", "error": "OSError: full"}]})
+
+        for text in ("shuffled", "NDCG@10, 1:99", "95 % interval", "u: OSError: full"):
+            assert text in captured.get()
+
+    def test_a_page_is_drawn_from_a_file(
+        self, runs: tuple[dict[str, int], dict[str, Any]], tmp_path: Path
+    ) -> None:
+        """Nothing is trained for it."""
+        source, report = tmp_path / "planner.json", tmp_path / "pages" / "planner.md"
+        source.write_text(json.dumps(runs[1]))
+
+        result = CliRunner().invoke(
+            planner.main, ["--from", str(source), "--report", str(report), "--json", "-"]
+        )
+
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout) == json.loads(source.read_text())
+        assert len(list(report.parent.glob("planner-*.png"))) == 3
+
+    def test_a_table_of_nothing_is_drawn(self) -> None:
+        """Before the first unit is done."""
+        empty: dict[str, Any] = {"records": [], "paired": [], "sweeps": [], "spread": []}
+        console = Console(width=100)
+        with console.capture() as captured:
+            draw(console, {**empty, "skipped": "peers: need x"})
+
+        assert captured.get().strip() == "peers: need x"
+
+    def test_a_wrong_option_is_one_line(self, data: Path) -> None:
+        """No traceback."""
+        result = CliRunner().invoke(planner.main, ["--data", str(data), "--groups", "magic"])
+
+        assert result.exit_code == 1
+        assert "groups: expected some of float" in result.output
+
+
+def test_a_summary_is_over_seeds() -> None:
+    """Mean, standard deviation and number; one seed deviates from nothing."""
+    assert summary([{"x": 1.0}, {"x": 3.0}], "x") == (2.0, math.sqrt(2), 2)
+    assert summary([{"x": 5}], "x") == (5.0, 0.0, 1)
