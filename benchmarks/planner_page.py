@@ -22,6 +22,7 @@ _ORDER = (
     *("myqasr", "myqasr-channel", "global"),
     *("random", "mean", "shuffled", "personal"),
     *(f"{name}-standardised" for name in ("random", "mean", "shuffled", "personal")),
+    *(f"{name}-pruning" for name in ("random", "mean", "shuffled", "personal")),
 )
 _HEAD = """\
 # Planners: personal plans beside everything they must beat
@@ -43,7 +44,8 @@ float32, and item rows in int8 (float32 for `fp32`).
 * `global` is one learned plan for everybody with the same trainable set. `personal` plans for each
   user; `shuffled` gives the same trained model a stranger's plan, `random` a random one of the same
   mix, `mean` the average plan. `-standardised` ranks a user's channels by their deviation from
-  the population.
+  the population. `-pruning` does so too, with tiers of 0, 4 and 8 bits at the same bytes: what
+  matters least to a user is left out.
 
 A plan is personal only if `personal` beats `shuffled`."""
 _PAIRED_NOTE = """\

@@ -20,6 +20,7 @@ _STYLES = {
     "global": ("D", "#da8bc3"),
     "personal": ("*", "#c44e52"),
     "personal-standardised": ("P", "#dd8452"),
+    "personal-pruning": ("h", "#8c564b"),
     "myqasr": ("X", "#64b5cd"),
 }
 

@@ -222,7 +222,7 @@ def paired_tests(answers: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any
             own = answer["ndcg"][record["method"]]
             ndcg[key][record["method"]][record["seed"]] = own
     for (dataset, backbone, init), methods in sorted(ndcg.items()):
-        for method in ("personal", "personal-standardised"):
+        for method in ("personal", "personal-standardised", "personal-pruning"):
             suffix = method.removeprefix("personal")
             rivals = (*(f"{rival}{suffix}" for rival in _RIVALS[-4:] if suffix), *_RIVALS)
             for rival in dict.fromkeys(rivals):
@@ -294,7 +294,7 @@ def _stage(unit: Unit) -> tuple[int, str]:
     if unit.group == PEER_GROUP:
         return (4, "")
     is_pretrained = unit.init == "pretrained_frozen"
-    if unit.group == "personal-standardised":
+    if unit.group in {"personal-standardised", "personal-pruning"}:
         return (3, unit.dataset)
     if is_pretrained and unit.group == "float":
         return (0, unit.dataset)

@@ -25,6 +25,7 @@ from pocketrec_cloud.checkpoint import load_backbone, save_backbone
 from pocketrec_cloud.data.readers import read_interactions
 from pocketrec_cloud.data.split import leave_one_out
 from pocketrec_cloud.export import with_weights
+from pocketrec_cloud.planning.configuration import TRAINED_LEVELS
 from pocketrec_cloud.planning.contest import Contest
 from pocketrec_cloud.planning.myqasr import Granularity, MyQasrPlanner
 from pocketrec_cloud.planning.planned import PlannedBackbone
@@ -35,7 +36,12 @@ from pocketrec_quantization.bitpack import packed_size
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
 from pocketrec_quantization.control_planners import MeanPlanner, ShuffledPlanner
 from pocketrec_quantization.layers import total_channels, total_weights
-from pocketrec_quantization.levels import DEFAULT_LEVELS, SPEED_PRESETS, LevelTable
+from pocketrec_quantization.levels import (
+    DEFAULT_LEVELS,
+    PRUNING_LEVELS,
+    SPEED_PRESETS,
+    LevelTable,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +53,16 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUPS", "PEER_GROUP", "SWEEP_BITS", "Unit", "run_unit"]
 
-GROUPS = ("float", "qat-2", "qat-4", "qat-8", "global", "personal", "personal-standardised")
+GROUPS = (
+    "float",
+    "qat-2",
+    "qat-4",
+    "qat-8",
+    "global",
+    "personal",
+    "personal-standardised",
+    "personal-pruning",
+)
 PEER_GROUP = "peers"
 """Needs neural-compressor, and the float models of the group ``float``."""
 
@@ -280,9 +295,9 @@ def _global(bench: _Bench) -> _Found:
 
 def _personal(bench: _Bench) -> _Found:
     """One plan per user, beside all that tells whether it is theirs."""
-    is_standardised = bench.unit.group.endswith("standardised")
-    suffix = "-standardised" if is_standardised else ""
-    planned = bench.train("personal", is_standardised=is_standardised)
+    suffix = bench.unit.group.removeprefix("personal")
+    tables = (PRUNING_LEVELS if suffix == "-pruning" else DEFAULT_LEVELS, *TRAINED_LEVELS[1:])
+    planned = bench.train("personal", is_standardised=bool(suffix), level_tables=tables)
     layers, contest, budget = planned.mixed.layers, bench.contest, bench.budget_bytes
     z = planned.user_embeddings(contest.histories).cpu().numpy()
     planner = planned.planner(bytes(32))
@@ -292,13 +307,15 @@ def _personal(bench: _Bench) -> _Found:
         "mean": MeanPlanner(planner=planner, layers=layers, sample=z[:2000]),
     }
     noise = np.random.default_rng(bench.unit.seed).random(own.shape, np.float32)
-    plans = {"personal": own, "random": allocate_scores(noise, layers, budget)}
+    random = allocate_scores(noise, layers, budget, levels=planned.levels)
+    plans = {"personal": own, "random": random}
     plans |= {name: maker.plan(z, budget) for name, maker in everybody.items()}
     for name, codes in plans.items():
         ranks = _ranks(bench, planned, codes)
         yield f"{name}{suffix}", (ranks, _facts(planned, codes, is_plan=True))
     yield from _sweeps(bench, planned, planner.scores(z), suffix)
-    spread = {**_identity(bench.unit), "method": f"personal{suffix}", **_spread(own, z)}
+    facts = _spread(own, z, planned.levels)
+    spread = {**_identity(bench.unit), "method": f"personal{suffix}", **facts}
     if bench.unit.seed:  # one seed's are enough to be drawn
         for key in _DRAWN:
             del spread[key]
@@ -310,19 +327,22 @@ def _sweeps(
 ) -> _Found:
     """Other budgets, presets and fixed slots, from the same planner."""
     layers = planned.mixed.layers
-    reference = allocate_scores(scores, layers, bench.budget_bytes)
+    own = planned.levels
+    reference = allocate_scores(scores, layers, bench.budget_bytes, levels=own)
     trials: dict[str, tuple[NDArray[np.uint8], LevelTable]] = {}
     for bits in SWEEP_BITS:
         trials[f"bits-{bits:g}"] = (
-            allocate_scores(scores, layers, budget_bytes(layers, bits)),
-            DEFAULT_LEVELS,
+            allocate_scores(scores, layers, budget_bytes(layers, bits), levels=own),
+            own,
         )
     for preset, levels in SPEED_PRESETS.items():
         if levels is not None:
             trials[f"preset-{preset}"] = (reference, levels)
-    mean = allocate_scores(scores.mean(axis=0, keepdims=True), layers, bench.budget_bytes)
+    mean = allocate_scores(
+        scores.mean(axis=0, keepdims=True), layers, bench.budget_bytes, levels=own
+    )
     slots = Slots.of_plan(mean[0], layers)
-    trials["slots"] = (allocate_slots(scores, slots), DEFAULT_LEVELS)
+    trials["slots"] = (allocate_slots(scores, slots), own)
     for name, (codes, levels) in trials.items():
         ranks = _ranks(bench, planned, codes, levels)
         yield (
@@ -373,7 +393,7 @@ def _ranks(
     bench: _Bench,
     planned: PlannedBackbone,
     codes: NDArray[np.uint8] | None,
-    levels: LevelTable = DEFAULT_LEVELS,
+    levels: LevelTable | None = None,
 ) -> Ranks:
     tensor = None if codes is None else torch.from_numpy(codes.astype(np.int64))
     return bench.contest.ranks(planned.scorer(bench.contest.histories, tensor, levels))
@@ -399,8 +419,8 @@ def _facts(
     if codes is None:
         weights, item_bytes, bits = 4 * total_weights(layers), 4 * n_items * dim, 32.0
     else:
-        weights = coded_bytes(layers, DEFAULT_LEVELS.widths(codes[0]))
-        item_bytes, bits = n_items * (dim + 4), _mean_bits(planned, codes, DEFAULT_LEVELS)
+        weights = coded_bytes(layers, planned.levels.widths(codes[0]))
+        item_bytes, bits = n_items * (dim + 4), _mean_bits(planned, codes, planned.levels)
     return {
         "effective_bits": bits,
         "plan_bytes": packed_size(total_channels(layers)) if is_plan else 0,
@@ -438,7 +458,7 @@ def _record(unit: Unit, method: str, ranks: Ranks, facts: dict[str, Any]) -> dic
     }
 
 
-def _spread(codes: NDArray[np.uint8], z: NDArray[np.float32]) -> dict[str, Any]:
+def _spread(codes: NDArray[np.uint8], z: NDArray[np.float32], levels: LevelTable) -> dict[str, Any]:
     """Return how plans differ between users, and whether they do as interests do."""
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, len(codes), (2, _MAX_CLOUD))
@@ -447,7 +467,7 @@ def _spread(codes: NDArray[np.uint8], z: NDArray[np.float32]) -> dict[str, Any]:
     lengths = np.linalg.norm(z, axis=1) + 1e-12
     cosine = (z[first] * z[second]).sum(axis=1) / (lengths[first] * lengths[second])
     plan_distance = (codes[first] != codes[second]).mean(axis=1)
-    widths = DEFAULT_LEVELS.widths(codes.ravel()).reshape(codes.shape).astype(np.float32)
+    widths = levels.widths(codes.ravel()).reshape(codes.shape).astype(np.float32)
     return {
         "channels_that_differ": float(plan_distance.mean()),
         "width_std": float(widths.std(axis=0).mean()),

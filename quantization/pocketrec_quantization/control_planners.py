@@ -15,7 +15,7 @@ from pocketrec.errors import ConfigError
 from pocketrec_quantization.budget import allocate
 from pocketrec_quantization.checks import check_integer, read_only
 from pocketrec_quantization.layers import LayerTable, elements_per_channel
-from pocketrec_quantization.levels import DEFAULT_LEVELS
+from pocketrec_quantization.levels import LevelTable
 from pocketrec_quantization.planners import Planner, UserEmbeddings
 
 __all__ = ["MeanPlanner", "ShuffledPlanner"]
@@ -51,6 +51,11 @@ class MeanPlanner:
         """``mean-`` and the name of the planner it is made from."""
         return f"mean-{self.planner.name}"
 
+    @property
+    def levels(self) -> LevelTable:
+        """Those of the planner it is made from."""
+        return self.planner.levels
+
     def plan(self, user_embeddings: UserEmbeddings, budget_bytes: int) -> NDArray[np.uint8]:
         """Make B times the same plan; see :class:`Planner`.
 
@@ -60,9 +65,9 @@ class MeanPlanner:
         plans = self.planner.plan(self.sample, budget_bytes)
         shares = np.stack([(plans >= code).mean(axis=0) for code in (2, 3)], axis=1)
         # Weighed by bits, so that gain per byte is the share; what nobody has is never taken.
-        n_bits = elements_per_channel(self.layers)[:, None] * np.diff(DEFAULT_LEVELS.bits[1:])
+        n_bits = elements_per_channel(self.layers)[:, None] * np.diff(self.levels.bits[1:])
         gains = np.where(shares > 0, shares * n_bits, -1.0)
-        codes = allocate(gains, self.layers, budget_bytes)
+        codes = allocate(gains, self.layers, budget_bytes, levels=self.levels)
         return np.tile(codes, (len(user_embeddings), 1))
 
 
@@ -98,6 +103,11 @@ class ShuffledPlanner:
     def name(self) -> str:
         """``shuffled-`` and the name of the planner it is made from."""
         return f"shuffled-{self.planner.name}"
+
+    @property
+    def levels(self) -> LevelTable:
+        """Those of the planner it is made from."""
+        return self.planner.levels
 
     def plan(self, user_embeddings: UserEmbeddings, budget_bytes: int) -> NDArray[np.uint8]:
         """Make B plans, none of them for its user; see :class:`Planner`.

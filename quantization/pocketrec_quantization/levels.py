@@ -23,6 +23,7 @@ from pocketrec.errors import ConfigError
 __all__ = [
     "DEFAULT_LEVELS",
     "N_CODES",
+    "PRUNING_LEVELS",
     "SPEED_PRESETS",
     "WIDTHS",
     "LevelTable",
@@ -142,6 +143,9 @@ def preset_levels(preset: str, own: LevelTable) -> LevelTable:
 
 DEFAULT_LEVELS = LevelTable((0, 2, 4, 8))
 """The level table of the CHORD figure."""
+
+PRUNING_LEVELS = LevelTable((0, 0, 4, 8))
+"""Tier 1 is pruned: such channels cost nothing, and what is left has 4 or 8 bits."""
 
 SPEED_PRESETS: Mapping[str, LevelTable | None] = MappingProxyType(
     {

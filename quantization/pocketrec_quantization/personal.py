@@ -31,6 +31,7 @@ from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.checks import check_integer, read_only, reading
 from pocketrec_quantization.layer_text import layers_from_text, layers_to_text
 from pocketrec_quantization.layers import LayerTable, total_channels
+from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable
 from pocketrec_quantization.planners import UserEmbeddings
 from pocketrec_quantization.score_networks import ScoreNetworks
 from pocketrec_quantization.tensors import TensorReader, write_tensors
@@ -126,6 +127,7 @@ class PersonalPlanner:
             embedding of an average user; ``score/gain`` and ``score/shift`` are applied to
             each channel's score.
         high_share: See ``allocate_scores``.
+        levels: What the tiers mean in bits; a tier of 0 bits prunes its channels.
         name: That plans carry.
 
     Raises:
@@ -137,6 +139,7 @@ class PersonalPlanner:
     config: HypernetworkConfig
     arrays: Mapping[str, NDArray[np.float32]]
     high_share: float = DEFAULT_HIGH_SHARE
+    levels: LevelTable = DEFAULT_LEVELS
     name: str = "personal"
     _networks: ScoreNetworks = field(init=False, repr=False)
 
@@ -165,10 +168,14 @@ class PersonalPlanner:
 
         Raises:
             ConfigError: An embedding has another length, or numbers beyond ``MAX_MAGNITUDE``.
-            InfeasibleBudgetError: Not even 2 bits everywhere fit.
+            InfeasibleBudgetError: Not even the lowest tier everywhere fits.
         """
         return allocate_scores(
-            self.scores(user_embeddings), self.layers, budget_bytes, high_share=self.high_share
+            self.scores(user_embeddings),
+            self.layers,
+            budget_bytes,
+            levels=self.levels,
+            high_share=self.high_share,
         )
 
     def plan_bits(self, user_embeddings: UserEmbeddings, average_bits: float) -> NDArray[np.uint8]:
@@ -208,6 +215,7 @@ class PersonalPlanner:
             **{key: str(getattr(self.config, key)) for key in _SIZES},
             "high_share": repr(float(self.high_share)),
             "layers": layers_to_text(self.layers),
+            "levels": _SEPARATOR.join(map(str, self.levels.bits)),
             "model_digest": self.model_digest.hex(),
             "name": self.name,
             "terms": _SEPARATOR.join(self.config.terms),
@@ -232,6 +240,7 @@ class PersonalPlanner:
                 config=config,
                 arrays={name: reader.take(name, np.float32, shapes[name]) for name in shapes},
                 high_share=_parsed(float, reader.text("high_share")),
+                levels=_levels_of(reader.text("levels")),
                 name=reader.text("name"),
             )
         reader.finish()
@@ -261,6 +270,11 @@ def _config_of(reader: TensorReader) -> HypernetworkConfig:
     sizes = {key: reader.count(key) for key in _SIZES}
     terms = reader.text("terms")
     return HypernetworkConfig(**sizes, terms=tuple(terms.split(_SEPARATOR)) if terms else ())
+
+
+def _levels_of(text: str) -> LevelTable:
+    bits = tuple(_parsed(int, part) for part in text.split(_SEPARATOR))
+    return LevelTable(bits)  # type: ignore[arg-type]  # refuses other than four
 
 
 def _parsed(parse: Callable[[str], _Parsed], text: str) -> _Parsed:

@@ -19,7 +19,7 @@ from pocketrec.errors import ConfigError, InfeasibleBudgetError
 from pocketrec_quantization.budget import allocate, coded_bytes
 from pocketrec_quantization.checks import check_integer
 from pocketrec_quantization.layers import LayerTable, total_channels
-from pocketrec_quantization.levels import DEFAULT_LEVELS
+from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable
 from pocketrec_quantization.tensors import TensorReader, write_tensors
 
 __all__ = [
@@ -49,6 +49,11 @@ class Planner(Protocol):
         """Name that plans carry."""
         ...
 
+    @property
+    def levels(self) -> LevelTable:
+        """What the tiers of its plans mean in bits."""
+        ...
+
     def plan(self, user_embeddings: UserEmbeddings, budget_bytes: int) -> NDArray[np.uint8]:
         """Make plans that stay within a budget.
 
@@ -57,7 +62,7 @@ class Planner(Protocol):
             budget_bytes: Upper bound of each plan's coded bytes, scales included.
 
         Returns:
-            (B, C_total) uint8, codes 1..3 of the default level table.
+            (B, C_total) uint8, codes 1..3 of :attr:`levels`.
 
         Raises:
             InfeasibleBudgetError: No plan of this planner fits.
@@ -65,8 +70,19 @@ class Planner(Protocol):
         ...
 
 
+class _DefaultLevels:
+    """Plans by the default level table."""
+
+    __slots__ = ()
+
+    @property
+    def levels(self) -> LevelTable:
+        """The default table."""
+        return DEFAULT_LEVELS
+
+
 @dataclass(frozen=True, slots=True)
-class UniformPlanner:
+class UniformPlanner(_DefaultLevels):
     """The same width everywhere.
 
     Args:
@@ -111,7 +127,7 @@ class UniformPlanner:
 
 
 @dataclass(frozen=True, slots=True)
-class RandomPlanner:
+class RandomPlanner(_DefaultLevels):
     """Channels upgraded in a random order, another one for every row: a control.
 
     Args:
@@ -141,7 +157,7 @@ class RandomPlanner:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GlobalPlanner:
+class GlobalPlanner(_DefaultLevels):
     """One learned plan for everybody: the widths that cost the least loss on average.
 
     Args:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pocketrec.errors import ConfigError
+from pocketrec_quantization.levels import DEFAULT_LEVELS
 
 pytest.importorskip("torch", reason="needs the extra 'cloud'")
 
@@ -224,7 +225,7 @@ class TestSpread:
         codes = np.array([[1, 1], [1, 1], [1, 3], [1, 3]], np.uint8)
         z = np.array([[1, 0], [2, 0], [0, 1], [0, 3]], np.float32)
 
-        found = _spread(codes, z)
+        found = _spread(codes, z, DEFAULT_LEVELS)
 
         assert found["correlation"] == pytest.approx(1.0)
         assert found["distinct_plans"] == 0.5
@@ -247,7 +248,7 @@ class TestSpread:
         else:
             z[:] = (1, 0, 0)
 
-        assert _spread(codes, z)["correlation"] == 0
+        assert _spread(codes, z, DEFAULT_LEVELS)["correlation"] == 0
 
 
 @pytest.fixture(scope="module")

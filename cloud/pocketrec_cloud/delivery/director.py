@@ -27,7 +27,7 @@ from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.models import ModelCatalogue, PlannedModel
 from pocketrec_cloud.delivery.store import DeliveryStore, PlanRecord
 from pocketrec_quantization.budget import budget_bytes
-from pocketrec_quantization.levels import DEFAULT_LEVELS, WIDTHS
+from pocketrec_quantization.levels import WIDTHS
 from pocketrec_quantization.personal_fit import PERSONAL
 from pocketrec_quantization.plan import Plan, decode_plan, encode_plan, model_id
 from pocketrec_quantization.planners import Planner, UniformPlanner
@@ -161,7 +161,7 @@ class Director:
         now_s = int(self._clock())
         return Plan(
             model_id=model_id(model.model_digest),
-            levels=DEFAULT_LEVELS,
+            levels=planner.levels,
             layers=model.layers,
             codes=codes,
             budget_bytes=budget,
@@ -233,7 +233,7 @@ def _infeasible(
     model: PlannedModel, planner: Planner, average_bits: float, budget: int
 ) -> InfeasibleBudgetError:
     """Return the refusal of a budget, which says what is feasible."""
-    least = planner.bits if isinstance(planner, UniformPlanner) else DEFAULT_LEVELS.bits[1]
+    least = planner.bits if isinstance(planner, UniformPlanner) else planner.levels.bits[1]
     minimum, maximum = (budget_bytes(model.layers, bits) for bits in (least, max(WIDTHS)))
     return InfeasibleBudgetError(
         f"average_bits: expected {least} to {max(WIDTHS)} ({minimum} to {maximum} bytes), got "

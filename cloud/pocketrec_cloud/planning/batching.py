@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec_cloud.coalescing import Coalescer
+from pocketrec_quantization.levels import LevelTable
 from pocketrec_quantization.planners import Planner, UserEmbeddings
 
 __all__ = ["DEFAULT_MAX_BATCH", "BatchingPlanner"]
@@ -45,6 +46,11 @@ class BatchingPlanner:
     def name(self) -> str:
         """Name that plans carry."""
         return self._planner.name
+
+    @property
+    def levels(self) -> LevelTable:
+        """What the tiers of its plans mean in bits."""
+        return self._planner.levels
 
     def plan(self, user_embeddings: UserEmbeddings, budget_bytes: int) -> NDArray[np.uint8]:
         """Make plans, in one call with those of others who ask for the same budget.

@@ -24,7 +24,6 @@ from pocketrec_cloud.results import draw_plan
 from pocketrec_quantization.budget import budget_bytes as bytes_of_bits
 from pocketrec_quantization.budget import coded_bytes, effective_bits
 from pocketrec_quantization.bundle import BundleFolder
-from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.personal import PersonalPlanner
 from pocketrec_quantization.plan import Plan, encode_plan, model_id, plan_sizes
 from pocketrec_quantization.planners import (
@@ -147,7 +146,7 @@ def _make_one(
     user_embedding = None if embedding is None else _read_embedding(embedding)
     plan = Plan(
         model_id=model_id(bundle.model_digest),
-        levels=DEFAULT_LEVELS,
+        levels=maker.levels,
         layers=bundle.manifest.layers,
         codes=maker.plan([user_embedding], budget)[0],
         budget_bytes=budget,

@@ -34,8 +34,9 @@ class PlannerTraining:
         average_bits: What half of all batches plan for, and what validation judges by.
         bit_range: The others draw their average bits from here, so that one planner
             serves every budget.
-        level_tables: Half of the batches read their plans by the first, the others by one
-            of these, so that presets work.
+        level_tables: Budgets are spent by the first, which is that of the plans; half of the
+            batches are read by it, the others by one of these, so that presets work. A first
+            table with a tier of 0 bits trains plans that prune.
         temperature: Of the soft tiers, at the first epoch and at the last one.
         extract_window: Events that the extractor reads at most.
         n_targets: Events after the cut that a history is trained to predict, at most.
@@ -93,5 +94,5 @@ class PlannerTraining:
             )
         if not 0 <= self.high_share <= 1:
             raise ConfigError(f"high_share: expected 0..1, found {self.high_share}")
-        if not self.level_tables or self.level_tables[0] != DEFAULT_LEVELS:
-            raise ConfigError("level_tables: expected the default table first")
+        if not self.level_tables:
+            raise ConfigError("level_tables: expected at least one")

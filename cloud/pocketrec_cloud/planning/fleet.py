@@ -137,6 +137,7 @@ def plan_shard(work: tuple[FleetJob, UserEmbeddingFile], number: int) -> int:
     header = ShardHeader(
         model_digest=planner.model_digest,
         layers=planner.layers,
+        levels=planner.levels,
         planner=planner.name,
         budget_bytes=job.budget_bytes,
     )

@@ -22,7 +22,7 @@ from pocketrec_quantization.bitpack import unpack_codes
 from pocketrec_quantization.checks import reading
 from pocketrec_quantization.layer_text import layers_from_text, layers_to_text
 from pocketrec_quantization.layers import LayerTable, total_channels
-from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable
+from pocketrec_quantization.levels import LevelTable
 from pocketrec_quantization.plan import Plan, model_id
 
 __all__ = ["PlanShard", "ShardHeader", "shard_to_bytes"]
@@ -40,12 +40,14 @@ class ShardHeader:
     Attributes:
         model_digest: 32 bytes, SHA-256 of the frozen part.
         layers: The model's layers.
+        levels: What the codes mean in bits.
         planner: The planner's name.
         budget_bytes: What each plan stays within.
     """
 
     model_digest: bytes
     layers: LayerTable
+    levels: LevelTable
     planner: str
     budget_bytes: int
 
@@ -62,7 +64,7 @@ def shard_to_bytes(header: ShardHeader, subjects: Sequence[str], codes: NDArray[
     facts = {
         "schema": _SCHEMA,
         "model_digest": header.model_digest.hex(),
-        "levels": list(DEFAULT_LEVELS.bits),
+        "levels": list(header.levels.bits),
         "layers": layers_to_text(header.layers),
     }
     packed = _packed(codes)

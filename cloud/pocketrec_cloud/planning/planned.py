@@ -103,11 +103,17 @@ class PlannedBackbone:
         """Where the parts are."""
         return self.mixed.model.item_embedding.weight.device
 
+    @property
+    def levels(self) -> LevelTable:
+        """What the tiers of its plans mean in bits."""
+        return self.config.level_tables[0]
+
     def spending(self, average_bits: float) -> Spending:
         """Return a budget, in bits per weight and scales apart, as ``allocate`` wants it."""
         return Spending.of(
             self.mixed.layers,
             budget_bytes(self.mixed.layers, average_bits),
+            levels=self.levels,
             high_share=self.config.high_share,
         )
 
@@ -144,7 +150,12 @@ class PlannedBackbone:
             model_digest: 32 bytes, SHA-256 of the frozen part.
         """
         found = self.hypernetworks.planner(model_digest)
-        return replace(found, arrays=dict(found.arrays), high_share=float(self.config.high_share))
+        return replace(
+            found,
+            arrays=dict(found.arrays),
+            high_share=float(self.config.high_share),
+            levels=self.levels,
+        )
 
     @torch.no_grad()
     def user_embeddings(self, histories: Sequence[NDArray[np.int32]]) -> Tensor:
@@ -172,15 +183,16 @@ class PlannedBackbone:
         self,
         histories: Sequence[NDArray[np.int32]],
         codes: Tensor | None,
-        levels: LevelTable = DEFAULT_LEVELS,
+        levels: LevelTable | None = None,
     ) -> Callable[[NDArray[np.int64]], Tensor]:
         """Return what scores the catalogue for rows of histories, each under its own plan.
 
         Args:
             histories: U histories, oldest event first.
             codes: (U, C_total) int64, or (1, C_total) for one plan; None = float weights.
-            levels: What the codes mean.
+            levels: What the codes mean; None = as in the planner's own plans.
         """
+        table = levels or self.levels
         model, window = self.mixed.model, self.mixed.model.config.window
 
         @torch.no_grad()
@@ -188,11 +200,11 @@ class PlannedBackbone:
             recent = [histories[row][-window:] for row in rows]
             lengths = torch.tensor([row.shape[0] for row in recent], device=self.device)
             if codes is None:
-                self.mixed.use_tiers(None, levels)
+                self.mixed.use_tiers(None, table)
             else:
                 chosen = codes if len(codes) > 1 else codes.expand(len(histories), -1)
                 own = chosen[torch.from_numpy(rows).to(codes.device)].to(self.device)
-                self.mixed.use_tiers(functional.one_hot(own - 1, 3).float(), levels)
+                self.mixed.use_tiers(functional.one_hot(own - 1, 3).float(), table)
             states = model.last_states(pad(recent).to(self.device), lengths)
             return states @ model.item_embedding.weight.T
 

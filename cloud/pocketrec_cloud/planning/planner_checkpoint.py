@@ -22,6 +22,7 @@ from pocketrec.errors import (
 from pocketrec_cloud.bundling import freeze_backbone
 from pocketrec_cloud.checkpoint import backbone_of, backbone_state, read_tensors, write_tensors
 from pocketrec_cloud.extractor import Extractor
+from pocketrec_quantization.levels import LevelTable
 from pocketrec_quantization.personal import HypernetworkConfig, PersonalPlanner
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainedPlanner", "load_planner", "save_planner"]
 
 _KIND = "planner"
-_OWN_ENTRIES = frozenset({"backbone", "kind", "networks", "high_share", "extract_window"})
+_OWN_ENTRIES = frozenset({"backbone", "kind", "networks", "high_share", "extract_window", "levels"})
 _BACKBONE, _EXTRACTOR, _NETWORKS = "backbone.", "extractor.", "networks."
 
 
@@ -93,6 +94,7 @@ def save_planner(
             "networks": asdict(planner.config),
             "high_share": planner.high_share,
             "extract_window": planned.config.extract_window,
+            "levels": list(planner.levels.bits),
         },
     )
     return load_planner(path)
@@ -155,6 +157,7 @@ def _planner(
             for name, value in _under(tensors, _NETWORKS).items()
         },
         high_share=high_share,
+        levels=_levels(header),
     )
 
 
@@ -163,6 +166,13 @@ def _window(header: Mapping[str, object]) -> int:
     if not isinstance(window, int) or window < 1:
         raise TypeError("another entry than an extract_window")
     return window
+
+
+def _levels(header: Mapping[str, object]) -> LevelTable:
+    bits = header["levels"]
+    if not isinstance(bits, list):
+        raise TypeError("another entry than levels")
+    return LevelTable(tuple(bits))
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

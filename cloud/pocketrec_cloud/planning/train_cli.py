@@ -16,13 +16,14 @@ from pocketrec.errors import ConfigError, IncompatibleArtifactError
 from pocketrec_cloud.backbones.registry import make_backbone
 from pocketrec_cloud.checkpoint import load_backbone
 from pocketrec_cloud.data.options import data_options, read_split
-from pocketrec_cloud.planning.configuration import PlannerTraining
+from pocketrec_cloud.planning.configuration import TRAINED_LEVELS, PlannerTraining
 from pocketrec_cloud.planning.contest import Contest
 from pocketrec_cloud.planning.planner_checkpoint import save_planner
 from pocketrec_cloud.planning.planner_training import train_planner
 from pocketrec_cloud.training_display import training_display
 from pocketrec_quantization.budget import budget_bytes
 from pocketrec_quantization.control_planners import ShuffledPlanner
+from pocketrec_quantization.levels import DEFAULT_LEVELS, PRUNING_LEVELS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,7 @@ __all__ = ["planner_train"]
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _INITS = ("pretrained_frozen", "random_frozen")
 _STYLES = ("standardised", "paper")
+_TIERS = {"2,4,8": DEFAULT_LEVELS, "0,4,8": PRUNING_LEVELS}
 
 
 @click.command()
@@ -57,6 +59,13 @@ _STYLES = ("standardised", "paper")
     show_default=True,
     help="Rank channels by what sets a user apart, or as the paper does.",
 )
+@click.option(
+    "--tiers",
+    type=click.Choice(sorted(_TIERS)),
+    default="2,4,8",
+    show_default=True,
+    help="What the tiers mean in bits; 0 prunes.",
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
 @click.option("--average-bits", type=click.FloatRange(2, 8), default=3.0, show_default=True)
 @click.option("--max-epochs", type=click.IntRange(1), default=60, show_default=True)
@@ -74,6 +83,7 @@ def planner_train(
     checkpoint: Path,
     init: str,
     scores: str,
+    tiers: str,
     out: Path,
     average_bits: float,
     max_epochs: int,
@@ -96,6 +106,7 @@ def planner_train(
         average_bits=average_bits,
         bit_range=(min(2.25, average_bits), 8.0),
         is_standardised=scores == "standardised",
+        level_tables=(_TIERS[tiers], *TRAINED_LEVELS[1:]),
         seed=seed,
     )
     if threads is not None:
@@ -109,7 +120,13 @@ def planner_train(
             progress=display,
         )
     test = _test(result.planned, split, seed)
-    facts = {"init": init, "scores": scores, "average_bits": average_bits, "test": test}
+    facts = {
+        "init": init,
+        "scores": scores,
+        "tiers": tiers,
+        "average_bits": average_bits,
+        "test": test,
+    }
     saved = save_planner(out, result.planned, item_ids, facts)
     record = {
         "planner": out,
