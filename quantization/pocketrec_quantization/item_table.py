@@ -86,6 +86,7 @@ class ItemTable:
     item_ids: tuple[str, ...]
     version: int
     _index_of: dict[str, int] = field(init=False, repr=False)
+    _is_one_to_one: bool = field(init=False, repr=False)  # row i is item i: no look-up
 
     def __post_init__(self) -> None:
         check_integer(self.version, field="items.version")
@@ -95,6 +96,8 @@ class ItemTable:
         if len(index_of) != len(self.item_ids):
             raise ConfigError("item_ids: an id occurs twice")
         object.__setattr__(self, "_index_of", index_of)
+        one_to_one = np.array_equal(self.row_of_item, np.arange(len(self.row_of_item)))
+        object.__setattr__(self, "_is_one_to_one", one_to_one)
         for name in ("rows", "scales", "row_of_item"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
@@ -175,7 +178,7 @@ class ItemTable:
         Args:
             item_indices: (n,) integers, 0..V, as ``indices_of`` returns them.
         """
-        rows = self.row_of_item.take(item_indices)
+        rows = self._rows_of(item_indices)
         codes, scales = self.rows.take(rows, axis=0), self.scales.take(rows)
         found: NDArray[np.float32] = np.multiply(codes, scales[:, None], dtype=np.float32)
         return found
@@ -186,7 +189,7 @@ class ItemTable:
         Args:
             item_indices: (M,) integers, 0..V, as ``indices_of`` returns them.
         """
-        rows = self.row_of_item.take(item_indices)
+        rows = self._rows_of(item_indices)
         return GatheredRows(
             codes=self.rows.take(rows, axis=0).astype(np.float32), scales=self.scales.take(rows)
         )
@@ -205,7 +208,7 @@ class ItemTable:
             found = None
         if found is None:
             found = tuple(self._index_of.get(item_id, 0) for item_id in ids)
-        return np.array(found, np.intp)
+        return np.fromiter(found, np.intp, len(found))
 
     def distinct_indices(self, item_ids: tuple[str, ...]) -> NDArray[np.intp] | None:
         """Return the indices of items, (n,) intp, if all are known and none is named twice.
@@ -219,7 +222,8 @@ class ItemTable:
             found = itemgetter(*item_ids)(self._index_of)
         except KeyError:
             return None
-        return np.array(found, np.intp) if len(set(found)) == len(found) else None
+        n_items = len(found)
+        return np.fromiter(found, np.intp, n_items) if len(set(found)) == n_items else None
 
     def to_bytes(self) -> bytes:
         """Serialise as an item table part; equal tables give equal bytes."""
@@ -260,6 +264,9 @@ class ItemTable:
                 item_ids=item_ids,
                 version=version,
             )
+
+    def _rows_of(self, item_indices: NDArray[np.intp]) -> NDArray[np.intp] | NDArray[np.int32]:
+        return item_indices if self._is_one_to_one else self.row_of_item.take(item_indices)
 
     def _check_rows(self) -> None:
         if self.rows.dtype != np.int8 or self.rows.ndim != 2 or self.rows.size == 0:

@@ -139,7 +139,7 @@ class TestSettings:
         """Whose answers would otherwise replace each other; what pretrains comes first."""
         units = PlannerSettings(data=(Path("a/x"), Path("b/x")), seeds=2).units()
 
-        assert len({unit.name for unit in units}) == len(units) == 2 * 2 * 2 * 2 * 8
+        assert len({unit.name for unit in units}) == len(units) == 2 * 2 * 2 * 2 * 9
         assert (units[0].init, units[0].group) == ("pretrained_frozen", "float")
         assert {unit.group for unit in units[-16:]} == {"peers"}
 

@@ -21,6 +21,7 @@ class GivenPlans:
     """Looks plans up by the first number of an embedding; the budget does not matter."""
 
     name = "given"
+    levels = DEFAULT_LEVELS
 
     def __init__(self, *plans: list[int]) -> None:
         self.plans = np.array(plans, np.uint8)
@@ -34,6 +35,7 @@ class DimensionPlanner:
     """A personal planner: what a dimension of the embedding says, its channel gets."""
 
     name = "dimensions"
+    levels = DEFAULT_LEVELS
 
     def plan(self, user_embeddings: UserEmbeddings, budget_bytes: int) -> NDArray[np.uint8]:
         """Spend the budget on the channels whose dimensions are largest."""

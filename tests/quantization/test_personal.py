@@ -40,7 +40,7 @@ ALL_TERMS = [
 
 GOLDEN_HEADER = (
     b'{"__metadata__":{"embedding_dim":"2","format":"pocketrec.planner","hidden_dim":"1",'
-    b'"high_share":"0.5","layers":"a:2:4","model_digest":"'
+    b'"high_share":"0.5","layers":"a:2:4","levels":"0,2,4,8","model_digest":"'
     + DIGEST.hex().encode()
     + b'","name":"personal","rank":"1","terms":"layer","version":"1.0"},'
     b'"hidden/bias":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'

@@ -252,3 +252,26 @@ def test_strategies_start_with_the_same_backbone(
     for strategy in STRATEGIES:
         plain = start(backbone, strategy, planning).mixed.plain().state_dict()
         assert all(torch.equal(plain[k], v) for k, v in backbone.state_dict().items())
+
+
+class TestPruning:
+    def test_the_first_table_is_that_of_the_plans(self, planning: PlannerTraining) -> None:
+        """Budgets are spent by it, and what a server evaluates says so."""
+        from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
+        from pocketrec_cloud.planning.planned import PlannedBackbone
+        from pocketrec_quantization.budget import budget_bytes, coded_bytes
+        from pocketrec_quantization.levels import PRUNING_LEVELS
+
+        model = SASRec(SASRecConfig(n_items=9, embedding_dim=16, window=8)).eval()
+        config = replace(planning, level_tables=(PRUNING_LEVELS,))
+
+        planner = PlannedBackbone.start(model, "personal", config).planner(bytes(32))
+
+        assert planner.levels == PRUNING_LEVELS
+        budget = budget_bytes(planner.layers, 3.0)
+        z = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
+        for codes in planner.plan(z, budget):
+            widths = PRUNING_LEVELS.widths(codes)
+            assert {0, 4, 8} == set(widths.tolist())
+            largest = 16 * 8 // 8 + 4
+            assert budget - largest < coded_bytes(planner.layers, widths) <= budget
