@@ -123,12 +123,7 @@ def bundle_build(
     json_path: str | None,
 ) -> None:
     """Quantize, plan and export a trained backbone, or a planner with its own, as a bundle."""
-    source = _source(checkpoint, planner)
-    if planner is not None and planner.resolve() == (out / PLANNER).resolve():
-        raise ConfigError(
-            f"--out: expected a folder whose {PLANNER} may be replaced, found that it is what "
-            "--planner names: name another folder"
-        )
+    source = _source(checkpoint, planner, out)
     split = read_split(data, data_format, user=user_column, item=item_column, time=time_column)
     if source.item_ids != split.dataset.item_ids:
         raise IncompatibleArtifactError(
@@ -178,7 +173,12 @@ class _Source:
     planner: PersonalPlanner | None = None
 
 
-def _source(checkpoint: Path | None, planner: Path | None) -> _Source:
+def _source(checkpoint: Path | None, planner: Path | None, out: Path) -> _Source:
+    if planner is not None and planner.resolve() == (out / PLANNER).resolve():
+        raise ConfigError(
+            f"--out: expected a folder whose {PLANNER} may be replaced, found that it is what "
+            "--planner names: name another folder"
+        )
     if planner is not None and checkpoint is None:
         trained = load_planner(planner)
         return _Source(

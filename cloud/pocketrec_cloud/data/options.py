@@ -45,7 +45,8 @@ def read_split(data: Path, data_format: str, **columns: str | None) -> LeaveOneO
         **columns: ``user``, ``item`` and ``time``, where they are called otherwise.
 
     Raises:
-        ConfigError: The file cannot be understood, or has too little in it.
+        ConfigError: Columns are named for a format that has none.
+        DataError: The file cannot be read, or no user in it has enough events.
     """
     named = {name: value for name, value in columns.items() if value is not None}
     dataset, report = read_interactions(

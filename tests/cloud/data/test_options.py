@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from pocketrec.errors import ConfigError
+from pocketrec.errors import ConfigError, DataError
 from pocketrec_cloud.data.options import data_options, read_split
 
 
@@ -66,5 +66,13 @@ class TestReadSplit:
         path = tmp_path / "events.txt"
         path.write_text("a x y\n")
 
-        with pytest.raises(ConfigError, match="at least 3 events"):
+        with pytest.raises(DataError, match="at least 3 events"):
             read_split(path, "auto")
+
+    def test_columns_of_a_file_without_names_are_refused(self, tmp_path: Path) -> None:
+        """There is nothing to look for."""
+        path = tmp_path / "events.txt"
+        path.write_text("a x y z\n")
+
+        with pytest.raises(ConfigError):
+            read_split(path, "sequences", user="who")

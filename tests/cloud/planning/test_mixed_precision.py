@@ -132,7 +132,7 @@ class TestLinear:
         with torch.no_grad():
             linear.bias.copy_(torch.tensor([10.0, 20.0]))
         layer = MixedLinear(linear, freeze_matrix(weights))
-        two, four, eight = layer.readings.detach().split(2)
+        two, four, eight = torch.split(layer.readings.detach(), 2)
         x = torch.tensor([[[1.0, 2.0]], [[3.0, -1.0]]])
         layer.mix = torch.tensor([[[1.0, 0, 0], [0, 0.5, 0.5]], [[0, 0, 0], [0, 0, 1.0]]])
 
