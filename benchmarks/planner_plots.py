@@ -48,7 +48,7 @@ def draw_all(result: Mapping[str, Any], folder: Path) -> list[str]:
     names = []
     if result["records"]:
         names.append(_quality_against_bytes(result["records"], folder))
-    drawn = [spread for spread in result["spread"] if "mean_width" in spread]
+    drawn = sorted((s for s in result["spread"] if "mean_width" in s), key=_title)
     if drawn:
         names += [_widths(drawn, folder), _distances(drawn, folder)]
     return names
@@ -58,19 +58,21 @@ def _keys(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     return sorted({(r["dataset"], r["backbone"], r["init"]) for r in records})
 
 
-def _panels(n_panels: int, height: float) -> Any:
+def _panels(n_panels: int, n_columns: int, size: tuple[float, float]) -> Any:
     import matplotlib.pyplot as plt
 
-    columns = min(2, n_panels)
+    columns = min(n_columns, n_panels)
     rows = -(-n_panels // columns)
-    return plt.subplots(
-        rows, columns, figsize=(6 * columns, height * rows), squeeze=False, layout="constrained"
-    )
+    figsize = (size[0] * columns, size[1] * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout="constrained")
+    for axis in axes.flat[n_panels:]:
+        axis.set_visible(False)
+    return figure, axes
 
 
 def _quality_against_bytes(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
     keys = _keys(records)
-    figure, axes = _panels(len(keys), 3.4)
+    figure, axes = _panels(len(keys), 2, (6, 3.4))
     for axis, key in zip(axes.flat, keys, strict=False):
         own = [r for r in records if (r["dataset"], r["backbone"], r["init"]) == key]
         for kind, (marker, colour) in _STYLES.items():
@@ -104,7 +106,7 @@ def _is_kind(method: str, kind: str) -> bool:
 
 
 def _widths(spreads: Sequence[Mapping[str, Any]], folder: Path) -> str:
-    figure, axes = _panels(len(spreads), 2.4)
+    figure, axes = _panels(len(spreads), 3, (4, 1.9))
     for axis, spread in zip(axes.flat, spreads, strict=False):
         mean, std = spread["mean_width"], spread["std_width"]
         channels = range(len(mean))
@@ -113,12 +115,12 @@ def _widths(spreads: Sequence[Mapping[str, Any]], folder: Path) -> str:
         axis.fill_between(channels, low, high, color="#c44e52", alpha=0.25, lw=0)
         axis.plot(channels, mean, color="#c44e52", lw=0.7)
         axis.set(title=_title(spread), xlabel="channel, in plan order", ylabel="bits", ylim=(0, 9))
-        axis.title.set_fontsize(8)
+        axis.title.set_fontsize(6)
     return _save(figure, folder, "planner-width-of-channels.png")
 
 
 def _distances(spreads: Sequence[Mapping[str, Any]], folder: Path) -> str:
-    figure, axes = _panels(len(spreads), 2.6)
+    figure, axes = _panels(len(spreads), 3, (4, 2.1))
     for axis, spread in zip(axes.flat, spreads, strict=False):
         axis.scatter(
             spread["interest_distance"], spread["plan_distance"], s=4, alpha=0.5, color="#4c72b0"
@@ -126,7 +128,7 @@ def _distances(spreads: Sequence[Mapping[str, Any]], folder: Path) -> str:
         title = f"{_title(spread)}: r = {spread['correlation']:.2f}"
         axis.set(title=title, xlabel="distance of interests", ylabel="channels that differ")
         axis.set_ylim(bottom=0)
-        axis.title.set_fontsize(8)
+        axis.title.set_fontsize(6)
     return _save(figure, folder, "planner-distance-of-plans.png")
 
 
