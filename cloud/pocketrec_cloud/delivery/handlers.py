@@ -33,10 +33,12 @@ __all__ = [
     "DeliveryService",
     "Limits",
     "authenticate",
+    "check_plan_request",
     "find_target",
     "get_metadata",
     "get_plan",
     "read_chunk",
+    "recall_device",
     "register",
 ]
 
@@ -112,7 +114,7 @@ def register(
     token = secrets.token_urlsafe(32)
     device = DeviceRecord(
         device_id=uuid.uuid4().hex,
-        token_sha256=_token_sha256(token),
+        token_sha256=_sha256(token),
         backend=profile.backend,
         app_version=profile.app_version,
         os=profile.os,
@@ -130,16 +132,20 @@ def authenticate(service: DeliveryService, authorization: str) -> str:
         RejectedError: The entry is absent, or the token is not one of ours.
         StoreError: The database fails.
     """
-    token = authorization.removeprefix(_BEARER)
-    device_id = None
-    if authorization.startswith(_BEARER):
-        device_id = service.store.find_device(_token_sha256(token))
+    token_sha256 = _token_sha256(authorization)
+    device_id = None if token_sha256 is None else service.store.find_device(token_sha256)
     if device_id is None:
         raise RejectedError(
             "expected the metadata 'authorization: Bearer <token>'; register",
             code="UNAUTHENTICATED",
         )
     return device_id
+
+
+def recall_device(service: DeliveryService, authorization: str) -> str | None:
+    """Return what :func:`authenticate` would, if that takes no storage; None otherwise."""
+    token_sha256 = _token_sha256(authorization)
+    return None if token_sha256 is None else service.store.recall_device(token_sha256)
 
 
 def get_metadata(
@@ -228,6 +234,19 @@ def get_plan(
         InfeasibleBudgetError: No plan is that small.
         ArtifactError: What was published is damaged.
         StoreError: The database fails.
+        OSError: A file cannot be read.
+    """
+    plan = service.director.issue(check_plan_request(service, request, device_id))
+    return pb.GetPlanResponse(plan=plan)
+
+
+def check_plan_request(
+    service: DeliveryService, request: pb.GetPlanRequest, device_id: str
+) -> PlanRequest:
+    """Return what a device asks the director for; reads and writes no storage.
+
+    Raises:
+        RejectedError: A field is out of bounds, or this device asks too often.
     """
     if not service.plans.allow(device_id):
         raise RejectedError(
@@ -238,18 +257,15 @@ def get_plan(
         if request.planner:
             check_name(request.planner, field="planner")
     _check_digests(request)
-    plan = service.director.issue(
-        PlanRequest(
-            subject=request.subject,
-            model_digest=request.model_digest,
-            average_bits=request.average_bits,
-            planner=request.planner,
-            bundle_digest=request.bundle_digest,
-            user_embedding=_user_embedding(request),
-            installed_version=request.installed_version,
-        )
+    return PlanRequest(
+        subject=request.subject,
+        model_digest=request.model_digest,
+        average_bits=request.average_bits,
+        planner=request.planner,
+        bundle_digest=request.bundle_digest,
+        user_embedding=_user_embedding(request),
+        installed_version=request.installed_version,
     )
-    return pb.GetPlanResponse(plan=plan)
 
 
 @contextmanager
@@ -277,7 +293,14 @@ def _check_digests(request: pb.GetPlanRequest) -> None:
         )
 
 
-def _token_sha256(token: str) -> bytes:
+def _token_sha256(authorization: str) -> bytes | None:
+    """Return the digest of the token in a metadata entry, if there is one."""
+    if not authorization.startswith(_BEARER):
+        return None
+    return _sha256(authorization.removeprefix(_BEARER))
+
+
+def _sha256(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 

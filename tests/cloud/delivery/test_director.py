@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from pocketrec_cloud.delivery.director import Director, PlanPolicy, PlanRequest
 from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.models import ModelCatalogue
-from pocketrec_cloud.delivery.store import PlanRecord, SqlStore
+from pocketrec_cloud.delivery.store import PlanSwap, SqlStore
 from pocketrec_quantization.budget import budget_bytes, coded_bytes
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.plan import check_applies, decode_plan, split_signature
@@ -209,10 +210,10 @@ class TestVersions:
     ) -> None:
         """After an update, a stored plan that this release cannot read gets a successor."""
         director.issue(request_)
-        stored = service.store.find_plan(request_.subject, request_.model_digest)
+        (stored,) = service.store.find_plans([(request_.subject, request_.model_digest)])
         assert stored is not None
         older = stored.container[:4] + b"\1" + stored.container[5:]
-        service.store.swap_plan(replace(stored, container=older), replaces=1)
+        service.store.swap_plans([(replace(stored, container=older), 1)])
 
         plan = decode_plan(director.issue(request_))
 
@@ -259,8 +260,8 @@ class TestVersions:
         """A writer that always comes too late gives up instead of spinning."""
 
         class BusyStore(SqlStore):
-            def swap_plan(self, plan: PlanRecord, *, replaces: int | None) -> bool:
-                return False
+            def swap_plans(self, swaps: Sequence[PlanSwap]) -> list[bool]:
+                return [False] * len(swaps)
 
         store = BusyStore.open(deployment.layout.database)
         models = ModelCatalogue(deployment.layout, store)
