@@ -138,15 +138,17 @@ class Plannings:
         settings = self._settings
         shape = Shape.parse(settings.shape)
         self._tell("bundle, store and users")
-        bundle = write_seeded_bundle(work / "bundle", shape, seed=settings.seed)
-        layers = bundle.manifest.layers
-        KeyFolder(work / "keys").create()
-        create_repository(work / "store", work / "keys")
-        publish_bundle(work / "store", work / "keys", bundle, make_sensitivity(layers))
+        bundle = write_seeded_bundle(
+            work / "bundle", shape, seed=settings.seed, has_extractor=True
+        )
+        layers, keys, store = bundle.manifest.layers, work / "keys", work / "store"
         planner = seeded_planner(
             layers, bundle.model_digest, embedding_dim=shape.d, seed=settings.seed
-        )
-        (work / "planner.safetensors").write_bytes(planner.to_bytes())
+        ).to_bytes()
+        (work / "planner.safetensors").write_bytes(planner)
+        KeyFolder(keys).create()
+        create_repository(store, keys)
+        publish_bundle(store, keys, bundle, make_sensitivity(layers), planner=planner)
         subjects = [f"user-{number}" for number in range(settings.users)]
         users = make_users(settings.users, shape.d, seed=settings.seed)
         write_user_embeddings(work / "users.parquet", subjects, users)
@@ -247,7 +249,7 @@ def _server(work: Path) -> Iterator[str]:
     """Run a server process while the block runs, and yield its address."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-P", "-m", _SERVER]
-    files = [str(work / name) for name in ("store", "keys", "planner.safetensors")]
+    files = [str(work / name) for name in ("store", "keys")]
     with subprocess.Popen(
         [*command, *files],
         stdout=subprocess.PIPE,
