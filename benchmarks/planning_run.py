@@ -138,9 +138,7 @@ class Plannings:
         settings = self._settings
         shape = Shape.parse(settings.shape)
         self._tell("bundle, store and users")
-        bundle = write_seeded_bundle(
-            work / "bundle", shape, seed=settings.seed, has_extractor=True
-        )
+        bundle = write_seeded_bundle(work / "bundle", shape, seed=settings.seed, has_extractor=True)
         layers, keys, store = bundle.manifest.layers, work / "keys", work / "store"
         planner = seeded_planner(
             layers, bundle.model_digest, embedding_dim=shape.d, seed=settings.seed
