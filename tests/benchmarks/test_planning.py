@@ -38,6 +38,8 @@ RESULT: dict[str, Any] = {
             "rpc_per_s": 700.0,
             "p50_ms": 20.0,
             "p99_ms": 40.0,
+            "server_cores": 0.98,
+            "clients_cores": 0.28,
             "up_bytes": 178,
             "down_bytes": 610,
         }
@@ -84,6 +86,9 @@ class TestPage:
         assert "| plans made offline, users/s | yes | 20,000 | 30,000 |" in text
         assert "| GetPlan, calls/s | MISSED | 1,500 | 700 |" in text
         assert "| ray | the extra 'ray' is not installed |" in text
+        assert "the server takes 1.40 ms of CPU per call and the clients 0.40 ms" in text
+        assert "the server is the bound" in text
+        assert "NumPy on these cores is the bound" not in text
         assert "trial run" not in text
 
     def test_a_short_run_is_called_a_trial(self) -> None:
@@ -117,5 +122,6 @@ def test_a_short_run_measures_everything(tmp_path: Path) -> None:
     assert found["users_per_s"] > 0
     assert [row["clients"] for row in found["rpc"]] == [1, 4]
     assert all(row["n"] > 0 for row in found["rpc"])
+    assert all(row["server_cores"] > 0 and row["clients_cores"] > 0 for row in found["rpc"])
     assert found["engines"][0]["users_per_s"] > 0
     assert found["alternative"]["int8_bytes"] > 30 * found["alternative"]["plan_payload_bytes"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
+from tests.cloud.delivery.conftest import add_extractor
 
 from pocketrec.errors import (
     ConfigError,

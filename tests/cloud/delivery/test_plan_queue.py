@@ -62,7 +62,7 @@ def run(talk: Callable[[Gated, PlanQueue], Awaitable[None]], *, max_batch: int =
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for another thread, or for other tasks."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110  what changes is in another thread, or tells nobody
         await asyncio.sleep(0)
 
 
