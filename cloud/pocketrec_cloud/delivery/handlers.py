@@ -11,23 +11,18 @@ import hashlib
 import re
 import secrets
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError, IntegrityError, RejectedError
 from pocketrec_cloud.delivery.director import Director, PlanRequest
 from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.plan_requests import blaming_the_caller, read_plan_request
 from pocketrec_cloud.delivery.publication import PublicationCache, PublishedFile
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.store import DeliveryStore, DeviceRecord
 from pocketrec_proto.v1 import device_service_pb2 as pb
-from pocketrec_quantization.checks import check_integer, check_name, check_text
-from pocketrec_quantization.limits import MAX_SUBJECT_LENGTH
-from pocketrec_quantization.plan import DIGEST_BYTES
+from pocketrec_quantization.checks import check_integer, check_text
 
 __all__ = [
     "DeliveryService",
@@ -47,7 +42,6 @@ _PART_PATH = re.compile(r"parts/([0-9a-f]{64})")
 _BEARER = "Bearer "
 _MIN_CHUNK_BYTES = 256 * 1024
 _MAX_CHUNK_BYTES = 1024 * 1024
-_MAX_SCALE = float(np.finfo(np.float32).max) / 128  # every dequantized value stays finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +101,7 @@ def register(
             "too many registrations; try again in a minute", code="RESOURCE_EXHAUSTED"
         )
     profile = request.profile
-    with _blaming_the_caller():
+    with blaming_the_caller():
         for name in ("backend", "app_version", "os"):
             check_text(getattr(profile, name), field=name, maximum=service.limits.profile_chars)
         check_integer(profile.ram_bytes, field="ram_bytes")
@@ -252,45 +246,7 @@ def check_plan_request(
         raise RejectedError(
             "too many plans asked for; try again in a minute", code="RESOURCE_EXHAUSTED"
         )
-    with _blaming_the_caller():
-        check_text(request.subject, field="subject", maximum=MAX_SUBJECT_LENGTH)
-        if request.planner:
-            check_name(request.planner, field="planner")
-    _check_digests(request)
-    return PlanRequest(
-        subject=request.subject,
-        model_digest=request.model_digest,
-        average_bits=request.average_bits,
-        planner=request.planner,
-        bundle_digest=request.bundle_digest,
-        user_embedding=_user_embedding(request),
-        installed_version=request.installed_version,
-    )
-
-
-@contextmanager
-def _blaming_the_caller() -> Iterator[None]:
-    """Turn what a value check says into a refusal."""
-    try:
-        yield
-    except ConfigError as exc:
-        raise RejectedError(str(exc), code="INVALID_ARGUMENT") from exc
-
-
-def _check_digests(request: pb.GetPlanRequest) -> None:
-    """Refuse what is no digest; whose extractor made an embedding has to be said."""
-    if len(request.model_digest) != DIGEST_BYTES:
-        raise RejectedError(
-            f"expected a model_digest of {DIGEST_BYTES} bytes, got {len(request.model_digest)}",
-            code="INVALID_ARGUMENT",
-        )
-    expected = {DIGEST_BYTES} if request.HasField("user_embedding") else {0, DIGEST_BYTES}
-    if len(request.bundle_digest) not in expected:
-        raise RejectedError(
-            f"bundle_digest: expected {DIGEST_BYTES} bytes, needed with a user_embedding, got "
-            f"{len(request.bundle_digest)}",
-            code="INVALID_ARGUMENT",
-        )
+    return read_plan_request(request)
 
 
 def _token_sha256(authorization: str) -> bytes | None:
@@ -311,16 +267,3 @@ def _earlier_part(layout: StoreLayout, sha256: str) -> PublishedFile | None:
     except FileNotFoundError:
         return None
     return PublishedFile(path=f"parts/{sha256}", sha256=sha256, length_bytes=length)
-
-
-def _user_embedding(request: pb.GetPlanRequest) -> NDArray[np.float32] | None:
-    """Return the dequantized user embedding, (D,) float32, or None when it is absent."""
-    if not request.HasField("user_embedding"):
-        return None
-    scale = request.user_embedding.scale
-    if not 0 < scale <= _MAX_SCALE:
-        raise RejectedError(
-            f"expected user_embedding.scale above 0 and at most {_MAX_SCALE:.3g}, got {scale}",
-            code="INVALID_ARGUMENT",
-        )
-    return np.frombuffer(request.user_embedding.codes, np.int8) * np.float32(scale)
