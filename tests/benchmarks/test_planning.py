@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import pytest
 from benchmarks import planning
 from benchmarks.planning_page import page
 from benchmarks.planning_samples import make_sensitivity, make_users, seeded_planner
+from benchmarks.processes import cpu_seconds
+from benchmarks.seeded_bundle import write_seeded_bundle
+from benchmarks.shapes import Shape
 from click.testing import CliRunner
 
 from pocketrec_quantization.layers import LayerShape
+from pocketrec_quantization.personal_fit import check_planner_fits
 from pocketrec_quantization.planners import sensitivity_from_bytes
 
 LAYERS = (LayerShape("a", 8, 8),)
@@ -69,11 +75,29 @@ class TestSamples:
 
         assert len({row.tobytes() for row in codes}) > 1
 
+    def test_a_seeded_bundle_can_be_published_with_the_planner(self, tmp_path: Path) -> None:
+        """It brings the extractor that makes user embeddings, and devices accept it."""
+        shape = Shape(d=16, window=4, blocks=1, n_items=100)
+        bundle = write_seeded_bundle(tmp_path, shape, has_extractor=True)
+        planner = seeded_planner(bundle.manifest.layers, bundle.model_digest, embedding_dim=16)
+
+        bundle.verify()
+
+        check_planner_fits(planner, bundle.manifest, bundle.model_digest)
+
     def test_losses_fall_with_the_width(self) -> None:
         """As a publication expects."""
         losses = sensitivity_from_bytes(make_sensitivity(LAYERS))
 
         assert (losses[:, :-1] >= losses[:, 1:]).all()
+
+
+def test_cpu_time_of_a_process_is_read() -> None:
+    """Of all its threads; it agrees with what the process itself knows, to a few ticks."""
+    before = time.process_time()
+    found = cpu_seconds(os.getpid())
+
+    assert before - 0.1 <= found <= time.process_time() + 0.1
 
 
 class TestPage:
