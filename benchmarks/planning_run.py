@@ -64,8 +64,8 @@ class PlanningSettings:
         ConfigError: A number is too small.
     """
 
-    rounds: int = 5
-    seconds: float = 5.0
+    rounds: int = 3
+    seconds: float = 4.0
     clients: tuple[int, ...] = (1, 16, 64, 256)
     users: int = 200_000
     average_bits: float = 3.0
@@ -138,15 +138,15 @@ class Plannings:
         settings = self._settings
         shape = Shape.parse(settings.shape)
         self._tell("bundle, store and users")
-        bundle = write_seeded_bundle(work / "bundle", shape, seed=settings.seed)
-        layers = bundle.manifest.layers
-        KeyFolder(work / "keys").create()
-        create_repository(work / "store", work / "keys")
-        publish_bundle(work / "store", work / "keys", bundle, make_sensitivity(layers))
+        bundle = write_seeded_bundle(work / "bundle", shape, seed=settings.seed, has_extractor=True)
+        layers, keys, store = bundle.manifest.layers, work / "keys", work / "store"
         planner = seeded_planner(
             layers, bundle.model_digest, embedding_dim=shape.d, seed=settings.seed
-        )
-        (work / "planner.safetensors").write_bytes(planner.to_bytes())
+        ).to_bytes()
+        (work / "planner.safetensors").write_bytes(planner)
+        KeyFolder(keys).create()
+        create_repository(store, keys)
+        publish_bundle(store, keys, bundle, make_sensitivity(layers), planner=planner)
         subjects = [f"user-{number}" for number in range(settings.users)]
         users = make_users(settings.users, shape.d, seed=settings.seed)
         write_user_embeddings(work / "users.parquet", subjects, users)
@@ -182,13 +182,14 @@ class Plannings:
     def _ask(self, work: Path, bundle: BundleFolder) -> list[dict[str, Any]]:
         """Ask one server for plans, with every number of clients."""
         answers = []
-        with _server(work) as target:
+        with _server(work) as (target, pid):
             for clients in self._settings.clients:
                 self._tell(f"{clients} clients")
                 job = {
                     **self._common(work, clients),
                     "task": "load",
                     "target": target,
+                    "server_pid": pid,
                     "clients": clients,
                     "name": f"{time.time_ns()}",
                     "d": bundle.manifest.backbone.embedding_dim,
@@ -243,11 +244,11 @@ class Plannings:
 
 
 @contextmanager
-def _server(work: Path) -> Iterator[str]:
-    """Run a server process while the block runs, and yield its address."""
+def _server(work: Path) -> Iterator[tuple[str, int]]:
+    """Run a server process while the block runs, and yield its address and its id."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-P", "-m", _SERVER]
-    files = [str(work / name) for name in ("store", "keys", "planner.safetensors")]
+    files = [str(work / name) for name in ("store", "keys")]
     with subprocess.Popen(
         [*command, *files],
         stdout=subprocess.PIPE,
@@ -263,7 +264,7 @@ def _server(work: Path) -> Iterator[str]:
         try:
             if not address:
                 raise BackendError("the server did not start; see its messages above")
-            yield address
+            yield address, process.pid
         finally:
             process.terminate()
             process.wait(_GRACE_S)

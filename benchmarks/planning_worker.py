@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.planning_samples import make_users
+from benchmarks.processes import cpu_seconds
+from pocketrec.errors import BackendError
 from pocketrec.files import write_atomically
 
 __all__ = ["main"]
@@ -119,6 +122,7 @@ async def _ask(job: dict[str, Any]) -> dict[str, Any]:
     metadata = (("authorization", f"Bearer {token}"),)
     rng = np.random.default_rng(job["seed"])
     latencies: list[float] = []
+    busy = _Busy(job["server_pid"])
     sizes: dict[str, int] = {}
     warm = time.perf_counter() + job["seconds"] / 5
     stop = warm + job["seconds"]
@@ -137,11 +141,13 @@ async def _ask(job: dict[str, Any]) -> dict[str, Any]:
             )
             response = await stubs[number % len(stubs)].GetPlan(request, metadata=metadata)
             if before >= warm:
+                busy.start()
                 latencies.append(time.perf_counter() - before)
             sizes.update(up=request.ByteSize(), down=response.ByteSize())
             n_asked += 1
 
     await asyncio.gather(*(client(number) for number in range(job["clients"])))
+    shares = busy.shares()
     for channel in channels:
         await channel.close()
     p50, p99 = (float(value) * 1e3 for value in np.percentile(latencies, (50, 99)))
@@ -151,9 +157,38 @@ async def _ask(job: dict[str, Any]) -> dict[str, Any]:
         "p50_ms": p50,
         "p99_ms": p99,
         "n": len(latencies),
+        **shares,
         "up_bytes": sizes["up"],
         "down_bytes": sizes["down"],
     }
+
+
+class _Busy:
+    """How much of a core each side of the socket takes, from the first call of ``start`` on.
+
+    Args:
+        server_pid: The process on the other side.
+    """
+
+    def __init__(self, server_pid: int) -> None:
+        self._pids = {"server_cores": server_pid, "clients_cores": os.getpid()}
+        self._started: tuple[float, dict[str, float]] | None = None
+
+    def start(self) -> None:
+        """Begin, unless that was done before."""
+        if self._started is None:
+            self._started = time.perf_counter(), self._seconds()
+
+    def shares(self) -> dict[str, float]:
+        """Return CPU seconds per second of each side."""
+        if self._started is None:
+            raise BackendError("no call ended in time; measure for longer")
+        since, before = self._started
+        passed, now = time.perf_counter() - since, self._seconds()
+        return {name: (now[name] - before[name]) / passed for name in now}
+
+    def _seconds(self) -> dict[str, float]:
+        return {name: cpu_seconds(pid) for name, pid in self._pids.items()}
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import ROOT
 
-__all__ = ["start_worker"]
+__all__ = ["cpu_seconds", "start_worker"]
 
 TIMEOUT_S = 900
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -50,3 +51,17 @@ def start_worker(module: str, job: dict[str, Any]) -> str:
         return f"no answer in {TIMEOUT_S} s"
     words = done.stderr.strip().splitlines() or ["no message"]
     return f"ended with {done.returncode}: {words[-1]}"
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process took so far, on Linux.
+
+    Args:
+        pid: Of the process; all its threads count.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    user, system = (int(field) for field in fields[11:13])
+    return (user + system) / os.sysconf("SC_CLK_TCK")

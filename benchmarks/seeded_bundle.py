@@ -17,6 +17,8 @@ from benchmarks.shapes import Shape
 from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_shapes
 from pocketrec_quantization.bundle import (
     DEFAULT_PLAN,
+    EXTRACT,
+    EXTRACT_VECTORS,
     FROZEN,
     ITEMS,
     PREFILL,
@@ -24,6 +26,7 @@ from pocketrec_quantization.bundle import (
     STEP,
     VECTORS,
     BundleFolder,
+    ExtractorInfo,
     ItemTableInfo,
     Manifest,
     write_bundle,
@@ -31,10 +34,11 @@ from pocketrec_quantization.bundle import (
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ROW_BITS, ItemTable
 from pocketrec_quantization.layers import split_by_layer
+from pocketrec_quantization.manifest import schema_minor_of
 from pocketrec_quantization.plan import Plan, encode_plan
 from pocketrec_quantization.quantizer import freeze_matrix
 from pocketrec_quantization.reference import ReferenceBackend
-from pocketrec_quantization.testing import tiny_plan
+from pocketrec_quantization.testing import tiny_extract_vectors, tiny_extractor, tiny_plan
 from pocketrec_quantization.vectors import TestVectors, VectorCase
 
 if TYPE_CHECKING:
@@ -46,16 +50,21 @@ MODEL_NAME = "seeded"
 _CREATED_AT_S = 1_700_000_000
 
 
-def write_seeded_bundle(folder: Path, shape: Shape, *, seed: int = 0) -> BundleFolder:
+def write_seeded_bundle(
+    folder: Path, shape: Shape, *, seed: int = 0, has_extractor: bool = False
+) -> BundleFolder:
     """Write a bundle that devices accept; its default plan has random codes.
 
     Args:
         folder: Where to; made when absent.
         shape: D, L, blocks and V of the model.
         seed: Of weights, items and the plan.
+        has_extractor: Whether devices can make user embeddings, which a personal planner
+            needs; its weights are as random.
     """
     from pocketrec_cloud.onnx_graphs import write_graphs
 
+    extractor = ExtractorInfo(kind="gru", window=shape.window) if has_extractor else None
     config = BackboneConfig(
         kind="sasrec",
         embedding_dim=shape.d,
@@ -81,6 +90,8 @@ def write_seeded_bundle(folder: Path, shape: Shape, *, seed: int = 0) -> BundleF
         ),
         layers=frozen.layers,
         license="CC0-1.0",
+        extractor=extractor,
+        schema_minor=schema_minor_of(config, extractor),
     )
     parts = {
         FROZEN: frozen.to_bytes(),
@@ -91,6 +102,8 @@ def write_seeded_bundle(folder: Path, shape: Shape, *, seed: int = 0) -> BundleF
         STEP: graphs["step"],
         SCORE: graphs["score"],
     }
+    if has_extractor:
+        parts |= _extract_parts(items, shape.d, seed)
     write_bundle(folder, manifest, parts)
     return BundleFolder.open(folder)
 
@@ -106,6 +119,17 @@ def shuffled_plan(plan: Plan, *, seed: int) -> Plan:
     by_layer = split_by_layer(plan.codes, plan.layers)
     codes = np.concatenate([rng.permutation(by_layer[layer.name]) for layer in plan.layers])
     return replace(plan, codes=codes, planner=f"shuffled-{seed}")
+
+
+def _extract_parts(items: ItemTable, embedding_dim: int, seed: int) -> dict[str, bytes]:
+    """Return an extractor and its test vectors."""
+    from pocketrec_cloud.onnx_graphs import write_extract_graph
+
+    extractor = tiny_extractor(embedding_dim, seed=seed)
+    return {
+        EXTRACT: write_extract_graph(extractor),
+        EXTRACT_VECTORS: tiny_extract_vectors(extractor, items).to_bytes(),
+    }
 
 
 def _frozen(config: BackboneConfig, rng: np.random.Generator) -> FrozenModel:

@@ -32,6 +32,7 @@ __all__ = [
     "plan_sizes",
     "split_signature",
     "write_container",
+    "write_message",
 ]
 
 PLAN_MAGIC = b"PKRP"
@@ -101,19 +102,32 @@ def write_container(
     """
     if (signer is None) != (not header.key_id):
         raise ConfigError("expected a signer for a plan with a key_id, and none for one without")
-    message = serialize_message(header)
-    if len(message) > _MAX_HEADER_BYTES:
-        raise ConfigError(
-            f"header: expected at most {_MAX_HEADER_BYTES} bytes, got {len(message)}; shorten "
-            "the layer names"
-        )
-    signed = _PRELUDE.pack(PLAN_MAGIC, *PLAN_VERSION, len(message)) + message + codes
+    signed = write_message(header, codes)
     if signer is None:
         return signed
     signature = signer(signed)
     if len(signature) != SIGNATURE_BYTES:
         raise ConfigError(f"signer: expected {SIGNATURE_BYTES} bytes, got {len(signature)}")
     return signed + signature
+
+
+def write_message(header: PlanHeader, codes: bytes) -> bytes:
+    """Put together what a signature covers: all of a container that precedes it.
+
+    Args:
+        header: The message.
+        codes: The packed codes.
+
+    Raises:
+        ConfigError: The header does not fit its 16-bit length.
+    """
+    message = serialize_message(header)
+    if len(message) > _MAX_HEADER_BYTES:
+        raise ConfigError(
+            f"header: expected at most {_MAX_HEADER_BYTES} bytes, got {len(message)}; shorten "
+            "the layer names"
+        )
+    return _PRELUDE.pack(PLAN_MAGIC, *PLAN_VERSION, len(message)) + message + codes
 
 
 def open_container(data: bytes) -> PlanContainer:

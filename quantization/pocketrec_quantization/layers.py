@@ -8,6 +8,7 @@ table, channel by channel within a layer.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -58,6 +59,7 @@ LayerTable: TypeAlias = tuple[LayerShape, ...]
 """The layers of a model, in the order that plans use."""
 
 
+@functools.lru_cache(maxsize=64)  # few models, many plans
 def check_layers(layers: LayerTable) -> None:
     """Refuse a table that is empty, too large, or names a layer twice.
 
@@ -77,6 +79,7 @@ def check_layers(layers: LayerTable) -> None:
         )
 
 
+@functools.lru_cache(maxsize=64)
 def total_channels(layers: LayerTable) -> int:
     """Count the channels of all layers: the length of a plan's codes."""
     return sum(layer.n_channels for layer in layers)

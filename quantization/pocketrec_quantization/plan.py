@@ -35,6 +35,7 @@ from pocketrec_quantization.container import (
     plan_sizes,
     split_signature,
     write_container,
+    write_message,
 )
 from pocketrec_quantization.layers import LayerTable, check_layers, total_channels
 from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable, check_codes
@@ -55,6 +56,7 @@ __all__ = [
     "decode_plan",
     "encode_plan",
     "model_id",
+    "plan_message",
     "plan_sizes",
     "split_signature",
 ]
@@ -170,6 +172,15 @@ def encode_plan(plan: Plan, signer: Callable[[bytes], bytes] | None) -> bytes:
             bytes long, or the header does not fit its 16-bit length.
     """
     return write_container(_header_of(plan), pack_codes(plan.codes), signer)
+
+
+def plan_message(plan: Plan) -> bytes:
+    """Return what a plan's signature covers; equal plans give equal bytes.
+
+    Raises:
+        ConfigError: The header does not fit its 16-bit length.
+    """
+    return write_message(_header_of(plan), pack_codes(plan.codes))
 
 
 def decode_plan(data: bytes) -> Plan:

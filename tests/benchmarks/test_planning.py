@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import pytest
 from benchmarks import planning
 from benchmarks.planning_page import page
 from benchmarks.planning_samples import make_sensitivity, make_users, seeded_planner
+from benchmarks.processes import cpu_seconds
+from benchmarks.seeded_bundle import write_seeded_bundle
+from benchmarks.shapes import Shape
 from click.testing import CliRunner
 
 from pocketrec_quantization.layers import LayerShape
+from pocketrec_quantization.personal_fit import check_planner_fits
 from pocketrec_quantization.planners import sensitivity_from_bytes
 
 LAYERS = (LayerShape("a", 8, 8),)
@@ -38,6 +44,8 @@ RESULT: dict[str, Any] = {
             "rpc_per_s": 700.0,
             "p50_ms": 20.0,
             "p99_ms": 40.0,
+            "server_cores": 0.98,
+            "clients_cores": 0.28,
             "up_bytes": 178,
             "down_bytes": 610,
         }
@@ -67,11 +75,29 @@ class TestSamples:
 
         assert len({row.tobytes() for row in codes}) > 1
 
+    def test_a_seeded_bundle_can_be_published_with_the_planner(self, tmp_path: Path) -> None:
+        """It brings the extractor that makes user embeddings, and devices accept it."""
+        shape = Shape(d=16, window=4, blocks=1, n_items=100)
+        bundle = write_seeded_bundle(tmp_path, shape, has_extractor=True)
+        planner = seeded_planner(bundle.manifest.layers, bundle.model_digest, embedding_dim=16)
+
+        bundle.verify()
+
+        check_planner_fits(planner, bundle.manifest, bundle.model_digest)
+
     def test_losses_fall_with_the_width(self) -> None:
         """As a publication expects."""
         losses = sensitivity_from_bytes(make_sensitivity(LAYERS))
 
         assert (losses[:, :-1] >= losses[:, 1:]).all()
+
+
+def test_cpu_time_of_a_process_is_read() -> None:
+    """Of all its threads; it agrees with what the process itself knows, to a few ticks."""
+    before = time.process_time()
+    found = cpu_seconds(os.getpid())
+
+    assert before - 0.1 <= found <= time.process_time() + 0.1
 
 
 class TestPage:
@@ -84,6 +110,9 @@ class TestPage:
         assert "| plans made offline, users/s | yes | 20,000 | 30,000 |" in text
         assert "| GetPlan, calls/s | MISSED | 1,500 | 700 |" in text
         assert "| ray | the extra 'ray' is not installed |" in text
+        assert "the server takes 1.40 ms of CPU per call and the clients 0.40 ms" in text
+        assert "the server is the bound" in text
+        assert "NumPy on these cores is the bound" not in text
         assert "trial run" not in text
 
     def test_a_short_run_is_called_a_trial(self) -> None:
@@ -117,5 +146,6 @@ def test_a_short_run_measures_everything(tmp_path: Path) -> None:
     assert found["users_per_s"] > 0
     assert [row["clients"] for row in found["rpc"]] == [1, 4]
     assert all(row["n"] > 0 for row in found["rpc"])
+    assert all(row["server_cores"] > 0 and row["clients_cores"] > 0 for row in found["rpc"])
     assert found["engines"][0]["users_per_s"] > 0
     assert found["alternative"]["int8_bytes"] > 30 * found["alternative"]["plan_payload_bytes"]

@@ -19,6 +19,7 @@ from pocketrec_quantization.plan import (
     check_applies,
     decode_plan,
     encode_plan,
+    plan_message,
     plan_sizes,
     split_signature,
 )
@@ -68,6 +69,12 @@ class TestContainer:
 
         assert signed.startswith(b"PKRP")
         assert signature == sign(signed)
+
+    def test_the_message_is_what_is_signed(self) -> None:
+        """It can be had without a key, to compare plans by their bytes."""
+        plan = tiny_plan(LAYERS, DIGEST, key_id=KEY_ID)
+
+        assert plan_message(plan) == split_signature(encode_plan(plan, sign))[0]
 
     def test_unsigned_plans_have_no_signature(self) -> None:
         """Without a key id, the codes end the container."""

@@ -30,6 +30,7 @@ class TestSignatures:
 
         assert key.public.raw == PUBLIC
         assert key.sign(MESSAGE) == SIGNATURE
+        assert key.signer()(MESSAGE) == SIGNATURE
 
     def test_genuine_signature_is_accepted(self) -> None:
         """Verification says nothing when all is well."""

@@ -41,13 +41,19 @@ class CachedStore(SqlStore):
         self._models: dict[bytes, ModelRecord] = {}
         self._publication: tuple[int, ...] = ()
 
-    def find_device(self, token_sha256: bytes) -> str | None:
-        """Return the id of the device that holds a token, or None."""
+    def recall_device(self, token_sha256: bytes) -> str | None:
+        """Return what ``find_device`` would, if no storage has to be asked; None otherwise."""
         with self._lock:
             known = self._devices.get(token_sha256)
             if known is not None:
                 self._devices.move_to_end(token_sha256)
-                return known
+        return known
+
+    def find_device(self, token_sha256: bytes) -> str | None:
+        """Return the id of the device that holds a token, or None."""
+        known = self.recall_device(token_sha256)
+        if known is not None:
+            return known
         found = super().find_device(token_sha256)
         if found is not None:
             with self._lock:

@@ -11,32 +11,29 @@ import hashlib
 import re
 import secrets
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError, IntegrityError, RejectedError
 from pocketrec_cloud.delivery.director import Director, PlanRequest
 from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.plan_requests import blaming_the_caller, read_plan_request
 from pocketrec_cloud.delivery.publication import PublicationCache, PublishedFile
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.store import DeliveryStore, DeviceRecord
 from pocketrec_proto.v1 import device_service_pb2 as pb
-from pocketrec_quantization.checks import check_integer, check_name, check_text
-from pocketrec_quantization.limits import MAX_SUBJECT_LENGTH
-from pocketrec_quantization.plan import DIGEST_BYTES
+from pocketrec_quantization.checks import check_integer, check_text
 
 __all__ = [
     "DeliveryService",
     "Limits",
     "authenticate",
+    "check_plan_request",
     "find_target",
     "get_metadata",
     "get_plan",
     "read_chunk",
+    "recall_device",
     "register",
 ]
 
@@ -45,7 +42,6 @@ _PART_PATH = re.compile(r"parts/([0-9a-f]{64})")
 _BEARER = "Bearer "
 _MIN_CHUNK_BYTES = 256 * 1024
 _MAX_CHUNK_BYTES = 1024 * 1024
-_MAX_SCALE = float(np.finfo(np.float32).max) / 128  # every dequantized value stays finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +101,14 @@ def register(
             "too many registrations; try again in a minute", code="RESOURCE_EXHAUSTED"
         )
     profile = request.profile
-    with _blaming_the_caller():
+    with blaming_the_caller():
         for name in ("backend", "app_version", "os"):
             check_text(getattr(profile, name), field=name, maximum=service.limits.profile_chars)
         check_integer(profile.ram_bytes, field="ram_bytes")
     token = secrets.token_urlsafe(32)
     device = DeviceRecord(
         device_id=uuid.uuid4().hex,
-        token_sha256=_token_sha256(token),
+        token_sha256=_sha256(token),
         backend=profile.backend,
         app_version=profile.app_version,
         os=profile.os,
@@ -130,16 +126,20 @@ def authenticate(service: DeliveryService, authorization: str) -> str:
         RejectedError: The entry is absent, or the token is not one of ours.
         StoreError: The database fails.
     """
-    token = authorization.removeprefix(_BEARER)
-    device_id = None
-    if authorization.startswith(_BEARER):
-        device_id = service.store.find_device(_token_sha256(token))
+    token_sha256 = _token_sha256(authorization)
+    device_id = None if token_sha256 is None else service.store.find_device(token_sha256)
     if device_id is None:
         raise RejectedError(
             "expected the metadata 'authorization: Bearer <token>'; register",
             code="UNAUTHENTICATED",
         )
     return device_id
+
+
+def recall_device(service: DeliveryService, authorization: str) -> str | None:
+    """Return what :func:`authenticate` would, if that takes no storage; None otherwise."""
+    token_sha256 = _token_sha256(authorization)
+    return None if token_sha256 is None else service.store.recall_device(token_sha256)
 
 
 def get_metadata(
@@ -228,56 +228,35 @@ def get_plan(
         InfeasibleBudgetError: No plan is that small.
         ArtifactError: What was published is damaged.
         StoreError: The database fails.
+        OSError: A file cannot be read.
+    """
+    plan = service.director.issue(check_plan_request(service, request, device_id))
+    return pb.GetPlanResponse(plan=plan)
+
+
+def check_plan_request(
+    service: DeliveryService, request: pb.GetPlanRequest, device_id: str
+) -> PlanRequest:
+    """Return what a device asks the director for; reads and writes no storage.
+
+    Raises:
+        RejectedError: A field is out of bounds, or this device asks too often.
     """
     if not service.plans.allow(device_id):
         raise RejectedError(
             "too many plans asked for; try again in a minute", code="RESOURCE_EXHAUSTED"
         )
-    with _blaming_the_caller():
-        check_text(request.subject, field="subject", maximum=MAX_SUBJECT_LENGTH)
-        if request.planner:
-            check_name(request.planner, field="planner")
-    _check_digests(request)
-    plan = service.director.issue(
-        PlanRequest(
-            subject=request.subject,
-            model_digest=request.model_digest,
-            average_bits=request.average_bits,
-            planner=request.planner,
-            bundle_digest=request.bundle_digest,
-            user_embedding=_user_embedding(request),
-            installed_version=request.installed_version,
-        )
-    )
-    return pb.GetPlanResponse(plan=plan)
+    return read_plan_request(request)
 
 
-@contextmanager
-def _blaming_the_caller() -> Iterator[None]:
-    """Turn what a value check says into a refusal."""
-    try:
-        yield
-    except ConfigError as exc:
-        raise RejectedError(str(exc), code="INVALID_ARGUMENT") from exc
+def _token_sha256(authorization: str) -> bytes | None:
+    """Return the digest of the token in a metadata entry, if there is one."""
+    if not authorization.startswith(_BEARER):
+        return None
+    return _sha256(authorization.removeprefix(_BEARER))
 
 
-def _check_digests(request: pb.GetPlanRequest) -> None:
-    """Refuse what is no digest; whose extractor made an embedding has to be said."""
-    if len(request.model_digest) != DIGEST_BYTES:
-        raise RejectedError(
-            f"expected a model_digest of {DIGEST_BYTES} bytes, got {len(request.model_digest)}",
-            code="INVALID_ARGUMENT",
-        )
-    expected = {DIGEST_BYTES} if request.HasField("user_embedding") else {0, DIGEST_BYTES}
-    if len(request.bundle_digest) not in expected:
-        raise RejectedError(
-            f"bundle_digest: expected {DIGEST_BYTES} bytes, needed with a user_embedding, got "
-            f"{len(request.bundle_digest)}",
-            code="INVALID_ARGUMENT",
-        )
-
-
-def _token_sha256(token: str) -> bytes:
+def _sha256(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -288,16 +267,3 @@ def _earlier_part(layout: StoreLayout, sha256: str) -> PublishedFile | None:
     except FileNotFoundError:
         return None
     return PublishedFile(path=f"parts/{sha256}", sha256=sha256, length_bytes=length)
-
-
-def _user_embedding(request: pb.GetPlanRequest) -> NDArray[np.float32] | None:
-    """Return the dequantized user embedding, (D,) float32, or None when it is absent."""
-    if not request.HasField("user_embedding"):
-        return None
-    scale = request.user_embedding.scale
-    if not 0 < scale <= _MAX_SCALE:
-        raise RejectedError(
-            f"expected user_embedding.scale above 0 and at most {_MAX_SCALE:.3g}, got {scale}",
-            code="INVALID_ARGUMENT",
-        )
-    return np.frombuffer(request.user_embedding.codes, np.int8) * np.float32(scale)

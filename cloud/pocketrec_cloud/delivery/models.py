@@ -12,13 +12,11 @@ from types import MappingProxyType
 from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.delivery.store import DeliveryStore, ModelRecord
-from pocketrec_cloud.planning.batching import DEFAULT_MAX_BATCH, BatchingPlanner
 from pocketrec_quantization.bundle import decode_manifest
 from pocketrec_quantization.layers import LayerTable
 from pocketrec_quantization.personal import PersonalPlanner
 from pocketrec_quantization.personal_fit import PERSONAL, check_planner_fits
 from pocketrec_quantization.planners import (
-    GlobalPlanner,
     Planner,
     named_planners,
     sensitivity_from_bytes,
@@ -47,14 +45,10 @@ class ModelCatalogue:
     Args:
         layout: Where published files lie.
         store: Remembers what was published.
-        max_batch: Most users that one call of a planner plans for.
     """
 
-    def __init__(
-        self, layout: StoreLayout, store: DeliveryStore, *, max_batch: int = DEFAULT_MAX_BATCH
-    ) -> None:
+    def __init__(self, layout: StoreLayout, store: DeliveryStore) -> None:
         self._layout = layout
-        self._max_batch = max_batch
         self._store = store
         self._lock = threading.Lock()
         self._loaded: OrderedDict[bytes, PlannedModel] = OrderedDict()
@@ -119,13 +113,5 @@ class ModelCatalogue:
             model_digest=record.model_digest,
             layers=manifest.layers,
             embedding_dim=manifest.backbone.embedding_dim,
-            planners=MappingProxyType(
-                {name: self._batched(planner) for name, planner in planners.items()}
-            ),
+            planners=MappingProxyType(dict(planners)),
         )
-
-    def _batched(self, planner: Planner) -> Planner:
-        """Return a planner that batches concurrent requests, where batches change no plan."""
-        if isinstance(planner, GlobalPlanner | PersonalPlanner):
-            return BatchingPlanner(planner, max_batch=self._max_batch)
-        return planner

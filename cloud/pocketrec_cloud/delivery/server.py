@@ -42,12 +42,12 @@ from pocketrec_cloud.delivery.handlers import DeliveryService, Limits
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_cloud.delivery.plan_queue import DEFAULT_MAX_BATCH
 from pocketrec_cloud.delivery.publication import PublicationCache
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.repository import refresh_timestamp
 from pocketrec_cloud.delivery.servicer import DeviceServicer
 from pocketrec_cloud.delivery.store import SqlStore, sqlite_engine
-from pocketrec_cloud.planning.batching import DEFAULT_MAX_BATCH
 from pocketrec_proto.v1 import device_service_pb2
 from pocketrec_proto.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
 from pocketrec_quantization.checks import check_integer
@@ -56,7 +56,7 @@ __all__ = ["DeliveryServer", "ServerConfig", "TlsFiles", "build_service", "serve
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = device_service_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_name
-_WORKERS = 32  # they mostly wait: for the disk, and for each other's batches
+_WORKERS = 32  # they mostly wait for the disk
 _MAX_CONCURRENT_CALLS = 256
 # A request is a digest, a pseudonym and one embedding; an answer at most a chunk, or a
 # metadata file, of which TUF clients take up to 5 MB.
@@ -92,7 +92,7 @@ class ServerConfig:
         is_plaintext_allowed: Whether to serve plaintext beyond this machine.
         policy: What plans are like by default.
         limits: What callers may send.
-        max_plan_batch: Most users that one call of a planner plans for, when requests meet.
+        max_plan_batch: Most requests for plans that are worked on together, when they meet.
         refresh_every_s: How often to see whether the timestamp grows old.
         grace_s: How long calls in flight may take after a signal to stop.
 
@@ -145,7 +145,8 @@ class DeliveryServer:
         self._server = grpc.aio.server(
             options=_CHANNEL_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS
         )
-        add_DeviceServiceServicer_to_server(DeviceServicer(service, self._executor), self._server)
+        servicer = DeviceServicer(service, self._executor, max_plan_batch=config.max_plan_batch)
+        add_DeviceServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -248,7 +249,7 @@ def build_service(
         keys.load(role)
     key = keys.load(Role.DIRECTOR)
     store = CachedStore(sqlite_engine(layout.database), timestamp=layout.timestamp)
-    models = ModelCatalogue(layout, store, max_batch=config.max_plan_batch)
+    models = ModelCatalogue(layout, store)
     return store, DeliveryService(
         layout=layout,
         publication=publication,

@@ -16,6 +16,7 @@ import grpc
 from pocketrec_cloud.delivery import handlers
 from pocketrec_cloud.delivery.error_catalogue import describe_error
 from pocketrec_cloud.delivery.handlers import DeliveryService
+from pocketrec_cloud.delivery.plan_queue import DEFAULT_MAX_BATCH, PlanQueue
 from pocketrec_cloud.delivery.rate_limit import peer_key
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceServicer
@@ -41,11 +42,22 @@ class DeviceServicer(DeviceServiceServicer):
     Args:
         service: What the handlers work on.
         executor: Runs the handlers, which read disks and compute.
+        max_plan_batch: Most requests for plans that are worked on together.
+
+    Raises:
+        ConfigError: ``max_plan_batch`` is below 1.
     """
 
-    def __init__(self, service: DeliveryService, executor: Executor) -> None:
+    def __init__(
+        self,
+        service: DeliveryService,
+        executor: Executor,
+        *,
+        max_plan_batch: int = DEFAULT_MAX_BATCH,
+    ) -> None:
         self._service = service
         self._executor = executor
+        self._plans = PlanQueue(service.director.issue_all, executor, max_batch=max_plan_batch)
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
         """Make a device known; the only call without a token."""
@@ -76,10 +88,17 @@ class DeviceServicer(DeviceServiceServicer):
     async def GetPlan(self, request: pb.GetPlanRequest, context: Context) -> pb.GetPlanResponse:
         """Send a signed plan, or nothing when the installed one is current."""
         async with _translated(context, "GetPlan"):
-            return await self._run(_get_plan, request, _authorization(context))
+            device_id = await self._authenticate(context)
+            asked = handlers.check_plan_request(self._service, request, device_id)
+            return pb.GetPlanResponse(plan=await self._plans.ask(asked))
 
     async def _authenticate(self, context: Context) -> str:
-        return await self._run(handlers.authenticate, _authorization(context))
+        """Return who calls; known devices need no thread, which costs more than to look."""
+        authorization = _authorization(context)
+        device_id = handlers.recall_device(self._service, authorization)
+        if device_id is None:
+            device_id = await self._run(handlers.authenticate, authorization)
+        return device_id
 
     async def _run(
         self,
@@ -92,14 +111,6 @@ class DeviceServicer(DeviceServiceServicer):
         return await loop.run_in_executor(
             self._executor, lambda: handler(self._service, *args, **kwargs)
         )
-
-
-def _get_plan(
-    service: DeliveryService, request: pb.GetPlanRequest, authorization: str
-) -> pb.GetPlanResponse:
-    """Authenticate and plan in one go: handing work to a thread costs as much as either."""
-    device_id = handlers.authenticate(service, authorization)
-    return handlers.get_plan(service, request, device_id)
 
 
 def _authorization(context: Context) -> str:

@@ -1,102 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server remembers: devices, published models, the last plan of each subject.
-
-``DeliveryStore`` is the seam; ``SqlStore`` keeps it in a SQL database, SQLite by default.
-Tokens are stored as digests only, and no item or event is ever stored.
-"""
+"""What the server remembers, kept in a SQL database: SQLite by default."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from pocketrec.errors import StoreError
-from pocketrec_cloud.coalescing import Coalescer
+from pocketrec_cloud.delivery.records import (
+    DeliveryStore,
+    DeviceRecord,
+    ModelRecord,
+    PlanRecord,
+    PlanSwap,
+)
 
 __all__ = [
     "DeliveryStore",
     "DeviceRecord",
     "ModelRecord",
     "PlanRecord",
+    "PlanSwap",
     "SqlStore",
     "sqlite_engine",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceRecord:
-    """A device that registered."""
-
-    device_id: str
-    token_sha256: bytes
-    backend: str
-    app_version: str
-    os: str
-    ram_bytes: int
-    created_at_s: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRecord:
-    """A bundle that was published, and the frozen model inside it."""
-
-    bundle_digest: bytes
-    model_digest: bytes
-    model_name: str
-    version: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRecord:
-    """The newest plan of one subject for one model; ``container`` is what was sent."""
-
-    subject: str
-    model_digest: bytes
-    version: int
-    planner: str
-    budget_bytes: int
-    issued_at_s: int
-    expires_at_s: int
-    container: bytes
-
-
-class DeliveryStore(Protocol):
-    """Storage of the delivery service; every method is one transaction.
-
-    Raises:
-        StoreError: From any method, when the storage fails; the call may be repeated.
-    """
-
-    def add_device(self, device: DeviceRecord) -> None:
-        """Remember a device; its id and token are new."""
-
-    def find_device(self, token_sha256: bytes) -> str | None:
-        """Return the id of the device that holds a token, or None."""
-
-    def record_model(self, model: ModelRecord) -> None:
-        """Remember a bundle; recording it twice changes nothing."""
-
-    def find_model(self, model_digest: bytes) -> ModelRecord | None:
-        """Return the bundle of highest version that carries a frozen model, or None."""
-
-    def find_bundle(self, bundle_digest: bytes) -> ModelRecord | None:
-        """Return a bundle that was published, or None."""
-
-    def find_plan(self, subject: str, model_digest: bytes) -> PlanRecord | None:
-        """Return a subject's newest plan for a model, or None."""
-
-    def swap_plan(self, plan: PlanRecord, *, replaces: int | None) -> bool:
-        """Store a plan if the newest one still has version ``replaces``.
-
-        Returns:
-            False when another writer came first; nothing was stored then.
-        """
 
 
 _METADATA = sa.MetaData()
@@ -137,19 +69,22 @@ _PLANS = sa.Table(
 
 # Statements of every request are built once: that takes longer than to run them. A database
 # that does not know OR IGNORE raises where the row exists, which comes to the same.
-_INSERT_PLAN = _PLANS.insert().prefix_with("OR IGNORE", dialect="sqlite")
+_INSERT_PLAN = (
+    _PLANS.insert()
+    .prefix_with("OR IGNORE", dialect="sqlite")
+    .execution_options(preserve_rowcount=True)
+)
 _UPDATE_PLAN = (
     _PLANS.update()
     .where(_PLANS.c.subject == sa.bindparam("subject_"))
     .where(_PLANS.c.model_digest == sa.bindparam("model_digest_"))
     .where(_PLANS.c.version == sa.bindparam("version_"))
 )
-_FIND_PLAN = (
+_FIND_PLANS = (
     sa.select(_PLANS)
-    .where(_PLANS.c.subject == sa.bindparam("subject_"))
     .where(_PLANS.c.model_digest == sa.bindparam("model_digest_"))
+    .where(_PLANS.c.subject.in_(sa.bindparam("subjects_", expanding=True)))
 )
-_MAX_MEETING = 64
 
 
 class SqlStore:
@@ -164,13 +99,6 @@ class SqlStore:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._finds: Coalescer[tuple[str, bytes], PlanRecord | None] = Coalescer(
-            self._find_plans, max_size=_MAX_MEETING
-        )
-        # Swaps that meet share a transaction: SQLite has one writer, and each waits for the disk.
-        self._swaps: Coalescer[tuple[PlanRecord, int | None], bool] = Coalescer(
-            self._swap_plans, max_size=_MAX_MEETING
-        )
         with self._transaction() as connection:
             _METADATA.create_all(connection)
 
@@ -199,6 +127,10 @@ class SqlStore:
             found: str | None = connection.scalar(query)
         return found
 
+    def recall_device(self, token_sha256: bytes) -> str | None:  # noqa: ARG002  nothing is kept
+        """Return what ``find_device`` would, if no storage has to be asked; None otherwise."""
+        return None
+
     def record_model(self, model: ModelRecord) -> None:
         """Remember a bundle; recording it twice changes nothing."""
         known = sa.select(_MODELS.c.version).where(_MODELS.c.bundle_digest == model.bundle_digest)
@@ -222,28 +154,44 @@ class SqlStore:
 
     def find_plan(self, subject: str, model_digest: bytes) -> PlanRecord | None:
         """Return a subject's newest plan for a model, or None."""
-        return self._finds.ask((subject, model_digest))
+        return self.find_plans([(subject, model_digest)])[0]
 
-    def _find_plans(self, requests: list[tuple[str, bytes]]) -> list[PlanRecord | None]:
+    def find_plans(self, rows: Sequence[tuple[str, bytes]]) -> list[PlanRecord | None]:
+        """Return the newest plan, or None, for each pair of a subject and a model's digest."""
+        found: dict[tuple[str, bytes], PlanRecord] = {}
         with self._transaction() as connection:
-            return [_find(connection, *request) for request in requests]
+            for digest in {digest for _, digest in rows}:
+                subjects = [subject for subject, model in rows if model == digest]
+                values = {"model_digest_": digest, "subjects_": subjects}
+                for row in connection.execute(_FIND_PLANS, values).mappings():
+                    found[row["subject"], digest] = PlanRecord(**row)
+        return [found.get(row) for row in rows]
 
     def swap_plan(self, plan: PlanRecord, *, replaces: int | None) -> bool:
         """Store a plan if the newest one still has version ``replaces``."""
+        return self.swap_plans([(plan, replaces)])[0]
+
+    def swap_plans(self, swaps: Sequence[PlanSwap]) -> list[bool]:
+        """Store each plan if the newest one still has the version that it replaces.
+
+        All share one transaction, because SQLite has one writer and each waits for the disk;
+        only when some lose has each to have its own.
+        """
+        if not swaps:
+            return []
         try:
-            return self._swaps.ask((plan, replaces))
-        except _DuplicateRowError:
-            return False
+            with self._transaction() as connection:
+                _swap_all(connection, swaps)
+        except (_DuplicateRowError, _LostSwapError):
+            if len(swaps) == 1:
+                return [False]
+            return [won for swap in swaps for won in self.swap_plans([swap])]
+        return [True] * len(swaps)
 
     def _find_record(self, query: sa.Select[Any]) -> ModelRecord | None:
         with self._transaction() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else ModelRecord(**row)
-
-    def _swap_plans(self, requests: list[tuple[PlanRecord, int | None]]) -> list[bool]:
-        """Store plans in one transaction, which is on disk when this returns."""
-        with self._transaction() as connection:
-            return [_swap(connection, plan, replaces) for plan, replaces in requests]
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -264,6 +212,10 @@ class _DuplicateRowError(StoreError):
     """An insert met a row with the same key."""
 
 
+class _LostSwapError(StoreError):
+    """A row was not what a swap expected."""
+
+
 def sqlite_engine(path: Path) -> sa.Engine:
     """Return where to connect for a SQLite file, which need not exist yet."""
     engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
@@ -271,17 +223,22 @@ def sqlite_engine(path: Path) -> sa.Engine:
     return engine
 
 
-def _find(connection: sa.Connection, subject: str, model_digest: bytes) -> PlanRecord | None:
-    values = {"subject_": subject, "model_digest_": model_digest}
-    row = connection.execute(_FIND_PLAN, values).mappings().first()
-    return None if row is None else PlanRecord(**row)
-
-
-def _swap(connection: sa.Connection, plan: PlanRecord, replaces: int | None) -> bool:
-    if replaces is None:
-        return connection.execute(_INSERT_PLAN, _columns(plan)).rowcount == 1
-    values = {"subject_": plan.subject, "model_digest_": plan.model_digest, "version_": replaces}
-    return connection.execute(_UPDATE_PLAN, {**_columns(plan), **values}).rowcount == 1
+def _swap_all(connection: sa.Connection, swaps: Sequence[PlanSwap]) -> None:
+    """Store all plans; raises ``_LostSwapError`` when one of them loses."""
+    first = [_columns(plan) for plan, replaces in swaps if replaces is None]
+    later = [
+        {
+            **_columns(plan),
+            "subject_": plan.subject,
+            "model_digest_": plan.model_digest,
+            "version_": replaces,
+        }
+        for plan, replaces in swaps
+        if replaces is not None
+    ]
+    for statement, rows in ((_INSERT_PLAN, first), (_UPDATE_PLAN, later)):
+        if rows and connection.execute(statement, rows).rowcount != len(rows):
+            raise _LostSwapError("another writer came first")
 
 
 def _columns(record: DeviceRecord | ModelRecord | PlanRecord) -> dict[str, object]:

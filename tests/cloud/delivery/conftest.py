@@ -23,18 +23,30 @@ from pocketrec_cloud.delivery.repository import create_repository, publish_bundl
 from pocketrec_cloud.delivery.server import ServerConfig, build_service
 from pocketrec_cloud.delivery.store import ModelRecord
 from pocketrec_cloud.delivery.tuf_editor import Writer
+from pocketrec_cloud.onnx_graphs import write_extract_graph
 from pocketrec_quantization.bundle import (
     CARD,
     DEFAULT_PLAN,
+    EXTRACT,
+    EXTRACT_VECTORS,
     FROZEN,
     ITEMS,
     BundleFolder,
+    ExtractorInfo,
     write_bundle,
 )
 from pocketrec_quantization.layers import total_channels
 from pocketrec_quantization.plan import encode_plan
 from pocketrec_quantization.planners import sensitivity_to_bytes
-from pocketrec_quantization.testing import tiny_frozen, tiny_items, tiny_manifest, tiny_plan
+from pocketrec_quantization.testing import (
+    tiny_extract_vectors,
+    tiny_extractor,
+    tiny_frozen,
+    tiny_items,
+    tiny_manifest,
+    tiny_personal_planner,
+    tiny_plan,
+)
 
 NOW_S = 1_800_000_000
 CARD_BYTES = 600 * 1024  # more than one chunk
@@ -88,11 +100,23 @@ class Deployment:
         folder = self.folder / f"{model_name}-{version}-{seed}"
         return make_bundle(folder, version=version, seed=seed, model_name=model_name)
 
-    def publish(self, bundle: BundleFolder, write: Writer = write_atomically) -> ModelRecord:
+    def publish(
+        self,
+        bundle: BundleFolder,
+        write: Writer = write_atomically,
+        *,
+        planner: bytes | None = None,
+    ) -> ModelRecord:
         """Publish a bundle with random sensitivities."""
         sensitivity = make_sensitivity(bundle)
         return publish_bundle(
-            self.store, self.keys, bundle, sensitivity, clock=self.clock, write=write
+            self.store,
+            self.keys,
+            bundle,
+            sensitivity,
+            planner=planner,
+            clock=self.clock,
+            write=write,
         )
 
     def tuf_client(self) -> Updater:
@@ -122,6 +146,22 @@ def make_bundle(folder: Path, *, version: int, seed: int, model_name: str) -> Bu
         CARD: np.random.default_rng(version).bytes(CARD_BYTES),
     }
     write_bundle(folder, replace(tiny_manifest(), model_name=model_name, version=version), parts)
+    return BundleFolder.open(folder)
+
+
+def add_extractor(bundle: BundleFolder, folder: Path) -> BundleFolder:
+    """Write a bundle with the parts of another one, and an extractor."""
+    extractor = tiny_extractor()
+    parts = {part.name: bundle.read(part.name) for part in bundle.manifest.parts}
+    parts[EXTRACT] = write_extract_graph(extractor)
+    parts[EXTRACT_VECTORS] = tiny_extract_vectors(extractor, bundle.read_items()).to_bytes()
+    manifest = replace(
+        bundle.manifest,
+        parts=(),
+        extractor=ExtractorInfo(kind="gru", window=9),
+        schema_minor=1,
+    )
+    write_bundle(folder, manifest, parts)
     return BundleFolder.open(folder)
 
 
@@ -168,6 +208,16 @@ def deployment(published_template: Deployment, tmp_path: Path) -> Deployment:
 def bundle(deployment: Deployment) -> BundleFolder:
     """The bundle that is published."""
     return BundleFolder.open(deployment.folder / "demo-1-0")
+
+
+@pytest.fixture
+def personal(deployment: Deployment) -> BundleFolder:
+    """A bundle of another model, published with a personal planner."""
+    plain = deployment.bundle(seed=1, model_name="personal")
+    bundle = add_extractor(plain, deployment.folder / "with-extractor")
+    planner = tiny_personal_planner(bundle.manifest.layers, bundle.model_digest)
+    deployment.publish(bundle, planner=planner.to_bytes())
+    return bundle
 
 
 @pytest.fixture

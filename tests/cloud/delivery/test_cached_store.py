@@ -55,6 +55,18 @@ def test_a_device_is_looked_up_once(store: CachedStore) -> None:
         store.find_device(b"x" * 32)
 
 
+def test_a_device_is_recalled_once_it_was_looked_up(store: CachedStore) -> None:
+    """Before that, nothing but the database could tell; recalling never asks it."""
+    store.add_device(DEVICE)
+    assert store.recall_device(DEVICE.token_sha256) is None
+    store.find_device(DEVICE.token_sha256)
+
+    forget_all(store)
+
+    assert store.recall_device(DEVICE.token_sha256) == "d-1"
+    assert store.recall_device(b"x" * 32) is None
+
+
 def test_an_unknown_device_may_register_later(store: CachedStore) -> None:
     """That there is none is not remembered."""
     assert store.find_device(DEVICE.token_sha256) is None

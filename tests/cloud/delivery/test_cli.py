@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
+from tests.cloud.delivery.conftest import add_extractor
 
 from pocketrec.errors import (
     ConfigError,
@@ -19,17 +19,7 @@ from pocketrec.errors import (
 )
 from pocketrec_cloud.delivery.cli import bundle_publish, keys_init, keys_renew, serve
 from pocketrec_cloud.delivery.publication import read_publication
-from pocketrec_cloud.onnx_graphs import write_extract_graph
-from pocketrec_quantization.bundle import (
-    EXTRACT,
-    EXTRACT_VECTORS,
-    BundleFolder,
-    ExtractorInfo,
-    write_bundle,
-)
 from pocketrec_quantization.testing import (
-    tiny_extract_vectors,
-    tiny_extractor,
     tiny_personal_planner,
 )
 
@@ -120,20 +110,8 @@ class TestBundlePublish:
         self, empty: Deployment, sensitivity: Path, tmp_path: Path
     ) -> None:
         """It stays in the server's folder, under the bundle's digest, and is no target."""
-        plain = empty.bundle()
-        extractor = tiny_extractor()
-        parts = {part.name: plain.read(part.name) for part in plain.manifest.parts}
-        parts[EXTRACT] = write_extract_graph(extractor)
-        parts[EXTRACT_VECTORS] = tiny_extract_vectors(extractor, plain.read_items()).to_bytes()
-        manifest = replace(
-            plain.manifest,
-            parts=(),
-            extractor=ExtractorInfo(kind="gru", window=9),
-            schema_minor=1,
-        )
-        write_bundle(tmp_path / "personal", manifest, parts)
-        bundle = BundleFolder.open(tmp_path / "personal")
-        content = tiny_personal_planner(manifest.layers, bundle.model_digest).to_bytes()
+        bundle = add_extractor(empty.bundle(), tmp_path / "personal")
+        content = tiny_personal_planner(bundle.manifest.layers, bundle.model_digest).to_bytes()
         planner = tmp_path / "planner.safetensors"
         planner.write_bytes(content)
         options = ["--sensitivity", sensitivity, "--planner", planner]

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from pocketrec.errors import ConfigError, InfeasibleBudgetError, RejectedError, StoreError
+from pocketrec.errors import (
+    ConfigError,
+    InfeasibleBudgetError,
+    PocketRecError,
+    RejectedError,
+    StoreError,
+)
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.director import Director, PlanPolicy, PlanRequest
+from pocketrec_cloud.delivery.director import Director, Outcome, PlanPolicy, PlanRequest
 from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.models import ModelCatalogue
-from pocketrec_cloud.delivery.store import PlanRecord, SqlStore
+from pocketrec_cloud.delivery.server import build_service
+from pocketrec_cloud.delivery.store import PlanSwap, SqlStore
 from pocketrec_quantization.budget import budget_bytes, coded_bytes
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.plan import check_applies, decode_plan, split_signature
@@ -209,10 +219,10 @@ class TestVersions:
     ) -> None:
         """After an update, a stored plan that this release cannot read gets a successor."""
         director.issue(request_)
-        stored = service.store.find_plan(request_.subject, request_.model_digest)
+        (stored,) = service.store.find_plans([(request_.subject, request_.model_digest)])
         assert stored is not None
         older = stored.container[:4] + b"\1" + stored.container[5:]
-        service.store.swap_plan(replace(stored, container=older), replaces=1)
+        service.store.swap_plans([(replace(stored, container=older), 1)])
 
         plan = decode_plan(director.issue(request_))
 
@@ -259,8 +269,8 @@ class TestVersions:
         """A writer that always comes too late gives up instead of spinning."""
 
         class BusyStore(SqlStore):
-            def swap_plan(self, plan: PlanRecord, *, replaces: int | None) -> bool:
-                return False
+            def swap_plans(self, swaps: Sequence[PlanSwap]) -> list[bool]:
+                return [False] * len(swaps)
 
         store = BusyStore.open(deployment.layout.database)
         models = ModelCatalogue(deployment.layout, store)
@@ -280,3 +290,159 @@ class TestVersions:
         deployment.publish(deployment.bundle(version=2))
 
         assert director.issue(replace(request_, installed_version=1)) == b""
+
+
+class TestBatches:
+    """Requests that are worked on together."""
+
+    def test_each_gets_what_it_would_have_got_alone(
+        self,
+        deployment: Deployment,
+        personal: BundleFolder,
+        bundle: BundleFolder,
+        tmp_path: Path,
+    ) -> None:
+        """Whatever subjects, models, planners and budgets meet, and whoever is refused."""
+        requests = mixed_requests(bundle, personal)
+        other = deployment.copy(tmp_path / "other")
+
+        with served(deployment) as together, served(other) as alone:
+            outcomes = together.issue_all(requests)
+            expected = [outcome_of(alone, request) for request in requests]
+
+        assert list(map(str, outcomes)) == list(map(str, expected))
+        assert list(map(type, outcomes)) == list(map(type, expected))
+        assert sum(isinstance(outcome, bytes) for outcome in outcomes) == 9
+
+    def test_personal_plans_differ(
+        self, deployment: Deployment, personal: BundleFolder, bundle: BundleFolder
+    ) -> None:
+        """Users of one batch are not mixed up, nor given one plan."""
+        requests = mixed_requests(bundle, personal)[:2]
+
+        with served(deployment) as director:
+            first, second = map(decode_plan, map(bytes_of, director.issue_all(requests)))
+
+        assert (first.planner, second.planner) == ("personal", "personal")
+        assert (first.codes != second.codes).any()
+
+    def test_one_subject_that_asks_twice_gets_the_same_bytes(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """Also within a batch; a third one that has it already gets nothing."""
+        holder = replace(request_, installed_version=1)
+
+        first, second, third = director.issue_all([request_, request_, holder])
+
+        assert isinstance(first, bytes)
+        assert (first, third) == (second, b"")
+
+    def test_one_subject_with_other_wishes_gets_the_next_version(
+        self, director: Director, request_: PlanRequest
+    ) -> None:
+        """In the order of the batch."""
+        requests = [replace(request_, average_bits=bits) for bits in (2.0, 8.0, 2.0)]
+
+        plans = [decode_plan(bytes_of(outcome)) for outcome in director.issue_all(requests)]
+
+        assert [plan.version for plan in plans] == [1, 2, 3]
+        assert (plans[0].codes == plans[2].codes).all()
+
+    def test_who_loses_to_another_writer_tries_again_alone(
+        self, deployment: Deployment, service: DeliveryService, request_: PlanRequest
+    ) -> None:
+        """The others of its batch keep what they were given."""
+        other_writer = service.director
+
+        class RacedStore(SqlStore):
+            is_raced = False
+
+            def swap_plans(self, swaps: Sequence[PlanSwap]) -> list[bool]:
+                if not self.is_raced:
+                    self.is_raced = True
+                    other_writer.issue(replace(request_, average_bits=8.0))
+                return super().swap_plans(swaps)
+
+        store = RacedStore.open(deployment.layout.database)
+        key = KeyFolder(deployment.keys).load(Role.DIRECTOR)
+        models = ModelCatalogue(deployment.layout, store)
+        director = Director(models=models, store=store, key=key, clock=deployment.clock)
+
+        outcomes = director.issue_all([request_, replace(request_, subject="bob")])
+
+        plans = [decode_plan(bytes_of(outcome)) for outcome in outcomes]
+        assert [(plan.subject, plan.version) for plan in plans] == [("alice", 2), ("bob", 1)]
+        store.close()
+
+    def test_failing_database_fails_only_who_needed_it(
+        self, deployment: Deployment, service: DeliveryService, request_: PlanRequest
+    ) -> None:
+        """What was refused before stays refused for its own reason."""
+
+        class BrokenStore(SqlStore):
+            def swap_plans(self, swaps: Sequence[PlanSwap]) -> list[bool]:
+                raise StoreError("no space")
+
+        service.director.issue(request_)
+        store = BrokenStore.open(deployment.layout.database)
+        key = KeyFolder(deployment.keys).load(Role.DIRECTOR)
+        models = ModelCatalogue(deployment.layout, store)
+        director = Director(models=models, store=store, key=key, clock=deployment.clock)
+
+        current, refused, failed = director.issue_all(
+            [
+                replace(request_, installed_version=1),
+                replace(request_, planner="best"),
+                replace(request_, subject="bob"),
+            ]
+        )
+
+        assert current == b""
+        assert isinstance(refused, RejectedError)
+        assert isinstance(failed, StoreError)
+        store.close()
+
+
+def mixed_requests(bundle: BundleFolder, personal: BundleFolder) -> list[PlanRequest]:
+    """Return requests of many kinds, the first two for personal plans of different users."""
+    plain = PlanRequest(subject="alice", model_digest=bundle.model_digest)
+    own = replace(plain, model_digest=personal.model_digest, bundle_digest=personal.digest)
+    users = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    huge = np.full(4, 1e30, np.float32)
+    return [
+        replace(own, user_embedding=users[0]),
+        replace(own, subject="bob", user_embedding=users[1]),
+        plain,
+        replace(plain, subject="carol", planner="random"),
+        replace(plain, subject="dan", planner="random"),
+        replace(plain, subject="bob", average_bits=4.0),
+        replace(own, subject="eve", user_embedding=huge),
+        replace(own, subject="fay", user_embedding=users[2], average_bits=1.0),
+        replace(own, subject="gus", user_embedding=users[3], average_bits=5.0),
+        replace(plain, subject="hal", planner="best"),
+        replace(plain, subject="ida", model_digest=b"?" * 32),
+        replace(plain, subject="alice", planner="uniform-8"),
+        replace(own, subject="jim", planner="personal"),
+    ]
+
+
+@contextmanager
+def served(deployment: Deployment) -> Iterator[Director]:
+    """The director of a deployment."""
+    store, service = build_service(deployment.config(), deployment.clock)
+    yield service.director
+    store.close()
+
+
+def outcome_of(director: Director, request: PlanRequest) -> Outcome:
+    """Return what a request gets alone, be it a refusal."""
+    try:
+        return director.issue(request)
+    except PocketRecError as failure:
+        return failure
+
+
+def bytes_of(outcome: Outcome) -> bytes:
+    """Return a plan that was issued."""
+    assert isinstance(outcome, bytes), outcome
+    return outcome

@@ -142,8 +142,50 @@ class TestCalls:
         assert decode_plan(plan).subject == "alice"
         assert again == b""
 
+    def test_plans_that_meet_are_each_ones_own(
+        self, stub: DeviceServiceStub, token: Metadata, personal: BundleFolder
+    ) -> None:
+        """Of many calls in flight, one is refused and the others are answered."""
+        calls = [
+            stub.GetPlan.future(  # type: ignore[attr-defined]  # of sync stubs
+                pb.GetPlanRequest(
+                    model_digest=personal.model_digest,
+                    bundle_digest=personal.digest,
+                    subject=f"user-{number}",
+                    average_bits=1.0 if number == 5 else 0.0,
+                    user_embedding=pb.UserEmbedding(codes=bytes([number] * 4), scale=0.1),
+                ),
+                metadata=token,
+                timeout=DEADLINE_S,
+            )
+            for number in range(20)
+        ]
+
+        code, _ = status_of(calls.pop(5).result)
+        plans = [decode_plan(call.result().plan) for call in calls]
+
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert [plan.subject for plan in plans] == [f"user-{n}" for n in range(20) if n != 5]
+        assert {(plan.planner, plan.version) for plan in plans} == {("personal", 1)}
+        assert len({plan.codes.tobytes() for plan in plans}) > 1
+
 
 class TestRefusals:
+    def test_huge_but_finite_embedding_is_the_callers_mistake(
+        self, stub: DeviceServiceStub, token: Metadata, personal: BundleFolder
+    ) -> None:
+        """No extractor gives such numbers, and the planner refuses them."""
+        request = pb.GetPlanRequest(
+            model_digest=personal.model_digest,
+            bundle_digest=personal.digest,
+            user_embedding=pb.UserEmbedding(codes=bytes([127] * 4), scale=1e30),
+        )
+
+        code, details = status_of(lambda: consume(stub.GetPlan, request, token))
+
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert "user_embedding: expected numbers of at most 1e+06" in details
+
     @pytest.mark.parametrize(
         "metadata",
         [

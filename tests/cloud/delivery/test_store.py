@@ -146,6 +146,51 @@ class TestPlans:
             assert won[found.budget_bytes]
 
 
+class TestBatches:
+    """Plans that are looked up, or stored, together."""
+
+    def test_plans_are_found_in_the_order_they_are_asked_for(self, store: SqlStore) -> None:
+        """Whatever models they are for; what is not there is None."""
+        others = [replace(PLAN, subject="bob"), replace(PLAN, model_digest=b"n" * 32)]
+        store.swap_plans([(plan, None) for plan in (PLAN, *others)])
+        missing = ("bob", b"n" * 32)
+
+        found = store.find_plans(
+            [missing, *[(plan.subject, plan.model_digest) for plan in (*others, PLAN)]]
+        )
+
+        assert found == [None, *others, PLAN]
+        assert store.find_plans([]) == []
+
+    def test_only_losers_lose(self, store: SqlStore) -> None:
+        """First plans and later ones share a transaction, and nobody pays for another one."""
+        store.swap_plans([(PLAN, None), (replace(PLAN, subject="bob"), None)])
+        swaps = [
+            (replace(PLAN, version=2), 1),
+            (replace(PLAN, subject="bob", version=9), 8),
+            (replace(PLAN, subject="carol"), None),
+            (replace(PLAN, subject="bob", container=b"late"), None),
+        ]
+
+        assert store.swap_plans(swaps) == [True, False, True, False]
+
+        rows = [(subject, PLAN.model_digest) for subject in ("alice", "bob", "carol")]
+        found = store.find_plans(rows)
+        assert [plan and plan.version for plan in found] == [2, 1, 1]
+        assert found[1] == replace(PLAN, subject="bob")
+
+    def test_all_are_on_disk_for_the_next_process(self, tmp_path: Path, store: SqlStore) -> None:
+        """Not only in this one's connection."""
+        swaps = [(replace(PLAN, subject=f"s-{number}"), None) for number in range(100)]
+        assert all(store.swap_plans(swaps))
+
+        again = SqlStore.open(tmp_path / "pocketrec.db")
+
+        found = again.find_plans([(plan.subject, plan.model_digest) for plan, _ in swaps])
+        assert found == [plan for plan, _ in swaps]
+        again.close()
+
+
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """The driver's error arrives as one of ours, with what to do."""
     path = tmp_path / "pocketrec.db"
