@@ -28,7 +28,6 @@ from pocketrec_quantization.levels import DEFAULT_LEVELS, SPEED_PRESETS
         {"high_share": 1.1},
         {"high_share": float("nan")},
         {"level_tables": ()},
-        {"level_tables": TRAINED_LEVELS[1:]},
     ],
     ids=str,
 )
