@@ -188,9 +188,7 @@ def build_bundle(
         SENSITIVITY: sensitivity_to_bytes(sensitivity),
         CASES: _evaluation_cases(split, config).to_bytes(),
         FLOAT_TWIN: _float_twin(quantized).to_bytes(),
-    }
-    if planner is not None:
-        beside[PLANNER] = planner.to_bytes()
+    } | ({} if planner is None else {PLANNER: planner.to_bytes()})
     out.mkdir(parents=True, exist_ok=True)
     for name, content in beside.items():
         write_atomically(out / name, content)

@@ -285,13 +285,12 @@ class Runtime:
         """
         if mode not in MODES:
             raise ConfigError(f"mode: expected one of {MODES}, got {mode!r}")
+        n_lists = len(candidate_lists)
         all_scores: Sequence[Sequence[float] | None]
-        all_scores = [None] * len(candidate_lists) if server_scores is None else server_scores
-        if len(all_scores) != len(candidate_lists):
-            raise ConfigError(
-                f"server_scores: expected scores for {len(candidate_lists)} lists, got "
-                f"{len(all_scores)}"
-            )
+        all_scores = [None] * n_lists if server_scores is None else server_scores
+        if len(all_scores) != n_lists:
+            found = len(all_scores)
+            raise ConfigError(f"server_scores: expected scores for {n_lists} lists, got {found}")
 
         def rank_all(moment: Snapshot | Slates) -> tuple[Ranking, ...]:
             checked = [
@@ -417,10 +416,7 @@ class Runtime:
 
         wish = PlanWish(subject=subject, average_bits=average_bits or 0.0)
         self._refresh_state.attempt()
-        with (
-            self._store.writing(),
-            ServiceClient(target, tls=tls, deadline_s=deadline_s) as client,
-        ):
+        with self._store.writing(), ServiceClient(target, tls=tls, deadline_s=deadline_s) as client:
             engine, report = synchronise(
                 self._store,
                 client,

@@ -112,21 +112,10 @@ def planner_train(
     if threads is not None:
         torch.set_num_threads(threads)
     with training_display(stderr_console(), max_epochs) as display:
-        result = train_planner(
-            split,
-            _frozen(model, init, seed),
-            config,
-            device=device,
-            progress=display,
-        )
-    test = _test(result.planned, split, seed)
-    facts = {
-        "init": init,
-        "scores": scores,
-        "tiers": tiers,
-        "average_bits": average_bits,
-        "test": test,
-    }
+        frozen = _frozen(model, init, seed)
+        result = train_planner(split, frozen, config, device=device, progress=display)
+    choices = {"init": init, "scores": scores, "tiers": tiers, "average_bits": average_bits}
+    facts = choices | {"test": _test(result.planned, split, seed)}
     saved = save_planner(out, result.planned, item_ids, facts)
     record = {
         "planner": out,

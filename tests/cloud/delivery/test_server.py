@@ -3,33 +3,23 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pocketrec.errors import ConfigError, StoreError
 from pocketrec_cloud.delivery.handlers import Limits
-from pocketrec_cloud.delivery.server import ServerConfig, TlsFiles
+from pocketrec_cloud.delivery.server import ServerConfig
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
@@ -372,54 +362,6 @@ class TestStandardServices:
         }
 
 
-class TestTls:
-    @pytest.fixture
-    def files(self, tmp_path: Path) -> TlsFiles:
-        """A certificate for localhost that signs itself."""
-        return make_certificate(tmp_path)
-
-    def test_client_that_trusts_the_certificate_is_served(
-        self, deployment: Deployment, files: TlsFiles
-    ) -> None:
-        """With the certificate as trust anchor, calls succeed."""
-        credentials = grpc.ssl_channel_credentials(files.certificate.read_bytes())
-        with (
-            serve_in_thread(deployment.config(tls=files)) as target,
-            grpc.secure_channel(target, credentials) as channel,
-        ):
-            assert register(DeviceServiceStub(channel))
-
-    def test_client_that_does_not_trust_it_is_not(
-        self, deployment: Deployment, files: TlsFiles
-    ) -> None:
-        """Neither plaintext nor another trust anchor gets through."""
-        (files.key.parent / "other").mkdir()
-        other = make_certificate(files.key.parent / "other")
-        credentials = grpc.ssl_channel_credentials(other.certificate.read_bytes())
-        with serve_in_thread(deployment.config(tls=files)) as target:
-            with grpc.insecure_channel(target) as plain:
-                plain_code, _ = status_of(lambda: register(DeviceServiceStub(plain)))
-            with grpc.secure_channel(target, credentials) as stranger:
-                stranger_code, _ = status_of(lambda: register(DeviceServiceStub(stranger)))
-
-        assert (plain_code, stranger_code) == (grpc.StatusCode.UNAVAILABLE,) * 2
-
-    def test_mutual_tls_asks_for_a_certificate(
-        self, deployment: Deployment, files: TlsFiles
-    ) -> None:
-        """With a client CA, only devices that it certified get through."""
-        mutual = TlsFiles(certificate=files.certificate, key=files.key, client_ca=files.certificate)
-        root = files.certificate.read_bytes()
-        known = grpc.ssl_channel_credentials(root, files.key.read_bytes(), root)
-        with serve_in_thread(deployment.config(tls=mutual)) as target:
-            with grpc.secure_channel(target, known) as channel:
-                assert register(DeviceServiceStub(channel))
-            with grpc.secure_channel(target, grpc.ssl_channel_credentials(root)) as stranger:
-                code, _ = status_of(lambda: register(DeviceServiceStub(stranger)))
-
-        assert code == grpc.StatusCode.UNAVAILABLE
-
-
 class TestStarting:
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
     def test_plaintext_beyond_this_machine_is_refused(
@@ -493,30 +435,3 @@ def consume(call: object, request: object, metadata: Metadata) -> list[object]:
     """Make a call and read its answer, streamed or not."""
     answer = call(request, metadata=metadata, timeout=DEADLINE_S)  # type: ignore[operator]
     return list(answer) if hasattr(answer, "__next__") else [answer]
-
-
-def make_certificate(folder: Path) -> TlsFiles:
-    """Write a self-signed certificate for localhost and 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    names: list[x509.GeneralName] = [
-        x509.DNSName("localhost"),
-        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-    ]
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = TlsFiles(certificate=folder / "cert.pem", key=folder / "key.pem")
-    files.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
-    files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return files
