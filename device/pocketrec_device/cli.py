@@ -142,7 +142,8 @@ def sync(
     runtime = _runtime(Store(store, max_kept_bytes=max_kept_bytes), model, root, backend)
     if history:
         runtime.load()
-        runtime.observe_many(read_ids(history))
+        events = read_ids(history)
+        _remark_on_events(len(events), runtime.observe_many(events))
     report = runtime.sync(
         target,
         subject=subject,
@@ -288,11 +289,16 @@ def read_ids(text: str) -> list[str]:
         raise ConfigError(f"{text[1:]}: expected item ids in UTF-8, one per line") from exc
 
 
+def _remark_on_events(n_events: int, n_known: int) -> None:
+    if n_known < n_events:
+        absent = f"{n_events - n_known} of {n_events} events are not in the item table"
+        stderr_console().print(absent)
+
+
 def _remark_on_unknown(n_events: int, n_known: int, ranking: Ranking) -> None:
     """Say on stderr what the item table lacks: a ranking does not show it."""
     console = stderr_console()
-    if n_known < n_events:
-        console.print(f"{n_events - n_known} of {n_events} events are not in the item table")
+    _remark_on_events(n_events, n_known)
     if not n_known:
         console.print("without a known event, candidates stay in the order given")
     n_last = sum(not math.isfinite(score) for score in ranking.scores)

@@ -143,10 +143,15 @@ class BundleFolder:
         Raises:
             MalformedArtifactError: The manifest is malformed.
             IncompatibleArtifactError: The manifest is of an unknown major version.
+            FileNotFoundError: The folder holds no bundle.
             OSError: The manifest cannot be read.
         """
-        with (folder / MANIFEST_FILE).open("rb") as file:
-            data = file.read(MAX_MANIFEST_BYTES + 1)
+        try:
+            with (folder / MANIFEST_FILE).open("rb") as file:
+                data = file.read(MAX_MANIFEST_BYTES + 1)
+        except FileNotFoundError as exc:
+            advice = f"expected a bundle, a folder with {MANIFEST_FILE}; bundle build makes one"
+            raise FileNotFoundError(exc.errno, advice, str(folder)) from exc
         return cls(path=folder, manifest=decode_manifest(data), digest=manifest_digest(data))
 
     def part_path(self, name: str) -> Path:

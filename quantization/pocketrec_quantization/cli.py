@@ -21,6 +21,7 @@ from pocketrec.files import write_atomically
 from pocketrec_quantization.budget import coded_bytes, effective_bits
 from pocketrec_quantization.bundle import VECTORS, BundleFolder
 from pocketrec_quantization.checks import reading
+from pocketrec_quantization.container import PLAN_MAGIC
 from pocketrec_quantization.layers import split_by_layer, total_channels, total_weights
 from pocketrec_quantization.levels import count_widths
 from pocketrec_quantization.limits import MAX_PLAN_BYTES
@@ -188,6 +189,8 @@ def _read_plan(path: Path) -> tuple[Plan, bytes | None]:
     with path.open("rb") as file:
         data = file.read(_MAX_JSON_BYTES + 1)
     if data[:1] != b"{":
+        if not data.startswith(PLAN_MAGIC):
+            raise MalformedArtifactError("expected a plan, or its JSON twin", field=str(path))
         return decode_plan(data), data
     if len(data) > _MAX_JSON_BYTES:
         raise MalformedArtifactError(f"expected at most {_MAX_JSON_BYTES} bytes", field="plan")

@@ -221,4 +221,7 @@ def _load_command(path: str, entry_point: EntryPoint) -> click.Command:
 def _report(error: PocketRecError | OSError, *, with_traceback: bool) -> None:
     if with_traceback:
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    click.secho(f"error: {error}", fg="red", err=True)
+    text = str(error)
+    if not isinstance(error, PocketRecError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    click.secho(f"error: {text}", fg="red", err=True)

@@ -112,6 +112,9 @@ class TestSyncing:
         assert "ann" in shown
         assert "global v1" in shown
 
+        again = run(cli.sync, *arguments, "--subject", "ann", "--history", "nowhere")
+        assert again.stderr == "1 of 1 events are not in the item table\n"
+
     @pytest.mark.parametrize("subject", ["a\nb", "\udcff", "x" * 129])
     def test_a_subject_that_is_no_text_is_refused(
         self, deployment: Deployment, tmp_path: Path, subject: str

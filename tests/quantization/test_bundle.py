@@ -135,6 +135,14 @@ def test_a_bundle_needs_its_essentials(tmp_path: Path, name: str) -> None:
         BundleFolder.open(tmp_path).verify()
 
 
+def test_a_folder_without_a_bundle_is_named(tmp_path: Path) -> None:
+    """The error says what was expected where, and what makes one."""
+    with pytest.raises(FileNotFoundError, match=r"manifest\.pb; bundle build") as failure:
+        BundleFolder.open(tmp_path)
+
+    assert failure.value.filename == str(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [

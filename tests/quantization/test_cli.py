@@ -253,6 +253,15 @@ class TestPlanShow:
 
         assert isinstance(run("show", path).exception, MalformedArtifactError)
 
+    def test_a_file_of_another_kind_is_named(self, tmp_path: Path) -> None:
+        """The error says which file is no plan."""
+        path = tmp_path / "README.md"
+        path.write_text("# no plan", encoding="utf-8")
+
+        error = run("show", path).exception
+
+        assert str(error) == f"{path}: expected a plan, or its JSON twin"
+
 
 class TestPlanDiff:
     @pytest.fixture

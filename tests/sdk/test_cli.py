@@ -89,7 +89,7 @@ class TestErrors:
         ("kind", "code", "line"),
         [
             ("data", ExitCode.DATA, "error: a.csv:7: expected 4 fields, got 3\n"),
-            ("os", ExitCode.STORE, "error: [Errno 2] No such file or directory: 'gone.txt'\n"),
+            ("os", ExitCode.STORE, "error: gone.txt: No such file or directory\n"),
             ("rejected", ExitCode.SERVICE, "error: no such plan\n"),
             ("interrupt", ExitCode.INTERRUPTED, "interrupted\n"),
         ],

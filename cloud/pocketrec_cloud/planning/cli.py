@@ -75,7 +75,11 @@ class _Wish:
 )
 @click.option("--sensitivity", type=_FILE, help="The file beside the bundle, for 'global'.")
 @click.option("--planner-file", type=_FILE, help="A planner file, for 'personal'.")
-@click.option("--embedding", type=_FILE, help="One user embedding as .npy, for 'personal'.")
+@click.option(
+    "--embedding",
+    type=_FILE,
+    help="One user embedding as .npy, for 'personal'; the population's mean when left out.",
+)
 @click.option("--average-bits", type=float, help="Budget in bits per weight, scales apart.")
 @click.option("--budget-bytes", type=click.IntRange(0), help="Budget in bytes, scales included.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For 'random'.")
