@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class TestSoak:
     """Whole soaks, short ones."""
 
     def test_the_runtime_passes(self, bench: Bench) -> None:
-        """Every answer is a legal one, in most cases the only legal one."""
+        """Every answer is a legal one."""
         found = Soak(SETTINGS, bench).run()
 
         assert found["violations_shown"] == found["errors"] == []
@@ -55,7 +56,13 @@ class TestSoak:
         assert found["calls"]["swap"] == 39
         assert found["calls"]["slate"] > 100
         assert found["answers_checked"] == 2000
-        assert found["answers_with_known_state"] > 200
+
+    def test_one_thread_leaves_one_legal_answer(self, bench: Bench) -> None:
+        """How often several threads do is up to the scheduler."""
+        found = Soak(replace(SETTINGS, threads=1), bench).run()
+
+        assert found["is_met"]
+        assert found["answers_with_known_state"] == found["answers_checked"] == 2000
 
     def test_growth_of_memory_fails(self, bench: Bench) -> None:
         """However little, where less is allowed."""
