@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.planning_page import draw, page
 from benchmarks.planning_run import Plannings, PlanningSettings
+from benchmarks.reports import source_option, write_page
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import PocketRecError
-from pocketrec.files import write_atomically
 
 __all__ = ["main"]
 
@@ -49,12 +49,7 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tu
 @click.option("--shape", default=_DEFAULT.shape, show_default=True, help="D x L x blocks.")
 @click.option("--seed", type=int, default=_DEFAULT.seed, show_default=True)
 @click.option("--report", type=_PATH, help="Write the page there.")
-@click.option(
-    "--from",
-    "source",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure nothing: draw what was written with --json before.",
-)
+@source_option
 @json_option
 def main(
     *,
@@ -95,8 +90,7 @@ def main(
         except PocketRecError as error:
             raise click.ClickException(str(error)) from error
     if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(report, page(result).encode())
+        write_page(report, page(result))
     emit(result, render=lambda console: draw(console, result), json_path=json_path)
 
 

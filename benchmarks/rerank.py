@@ -21,11 +21,11 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.reports import source_option, write_page
 from benchmarks.rerank_page import draw, page
 from benchmarks.rerank_run import CONFIGS, METHODS, Benchmark, Settings
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import PocketRecError
-from pocketrec.files import write_atomically
 
 __all__ = ["main"]
 
@@ -47,12 +47,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--work", type=_PATH, help="Keep built models here; a temporary folder if not given.")
 @click.option("--report", type=_PATH, help="Write the page there, such as docs/results/rerank.md.")
-@click.option(
-    "--from",
-    "source",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure nothing: draw what was written with --json before.",
-)
+@source_option
 @json_option
 def main(
     *,
@@ -86,8 +81,7 @@ def main(
         except PocketRecError as error:
             raise click.ClickException(str(error)) from error
     if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(report, page(result).encode())
+        write_page(report, page(result))
     emit(result, render=lambda console: draw(console, result), json_path=json_path)
 
 

@@ -40,18 +40,20 @@ class TrainingPreset:
         return KINDS[self.kind].shape(n_items=n_items, **self.shape)
 
 
+_DEMO_TRAINING = TrainingConfig(
+    max_epochs=30,
+    max_minutes=1.0,
+    evaluate_every=2,
+    patience=3,
+    tokens_per_batch=3_200,
+    learning_rate=2e-3,
+)
+
 PRESETS: Mapping[str, TrainingPreset] = {
     "demo": TrainingPreset(
         summary="the generated catalogue, a minute at most",
         shape={"window": 50, "embedding_dim": 64, "dropout": 0.1},
-        training=TrainingConfig(
-            max_epochs=30,
-            max_minutes=1.0,
-            evaluate_every=2,
-            patience=3,
-            tokens_per_batch=3_200,
-            learning_rate=2e-3,
-        ),
+        training=_DEMO_TRAINING,
     ),
     "ml-1m": TrainingPreset(
         summary="MovieLens-1M, stopped early: some ten minutes on two cores",
@@ -72,14 +74,7 @@ PRESETS: Mapping[str, TrainingPreset] = {
         summary="Caser on the generated catalogue, a minute at most",
         kind="caser",
         shape={"window": 10, "dropout": 0.2},
-        training=TrainingConfig(
-            max_epochs=30,
-            max_minutes=1.0,
-            evaluate_every=2,
-            patience=3,
-            tokens_per_batch=3_200,
-            learning_rate=2e-3,
-        ),
+        training=_DEMO_TRAINING,
     ),
     "caser-ml-1m-full": TrainingPreset(
         summary="Caser on MovieLens-1M until validation stops improving",

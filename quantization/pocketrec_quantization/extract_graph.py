@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
+from pocketrec.errors import MalformedArtifactError
 from pocketrec_proto.v1.onnx_subset_pb2 import OnnxModel, OnnxNode, OnnxTensor
 from pocketrec_quantization.checks import reading
 from pocketrec_quantization.extractor import Extractor
-from pocketrec_quantization.graph_contract import GRAPH_CONTRACT, GRAPH_CONTRACT_KEY
+from pocketrec_quantization.graph_file import parse_graph
 
 __all__ = ["onnx_gate_order", "read_extract_graph"]
 
@@ -46,16 +45,7 @@ def read_extract_graph(data: bytes, part: str) -> Extractor:
         MalformedArtifactError: The bytes are no ONNX file, or its weights do not fit.
         IncompatibleArtifactError: The graph keeps another contract than this release.
     """
-    try:
-        model = OnnxModel.FromString(data)
-    except DecodeError as exc:
-        raise MalformedArtifactError("expected an ONNX file", field=part) from exc
-    contract = next((p.value for p in model.metadata_props if p.key == GRAPH_CONTRACT_KEY), "none")
-    if contract != GRAPH_CONTRACT:
-        raise IncompatibleArtifactError(
-            f"{part}: expected graphs of contract {GRAPH_CONTRACT}, found {contract!r:.20}; build "
-            "the bundle with this release of pocketrec, or update the device"
-        )
+    model = parse_graph(data, part)
     node = _only_gru(model, part)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     weights, recurrent, biases = (_array(tensors.get(name), name, part) for name in node.input[1:4])

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads, changes and writes ONNX files; devices do not carry the ``onnx`` package."""
+"""Changes and writes ONNX graphs; devices do not carry the ``onnx`` package."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
-from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
 from pocketrec_proto.v1.onnx_subset_pb2 import (
     OnnxAttribute,
     OnnxGraph,
@@ -18,7 +16,6 @@ from pocketrec_proto.v1.onnx_subset_pb2 import (
     OnnxTensor,
     OnnxValueInfo,
 )
-from pocketrec_quantization.graph_contract import GRAPH_CONTRACT, GRAPH_CONTRACT_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +30,6 @@ __all__ = [
     "declare",
     "make_model",
     "node",
-    "parse_graph",
     "require_contrib",
 ]
 
@@ -55,30 +51,6 @@ def copy_of(message: _Message) -> _Message:
     copied = type(message)()
     copied.CopyFrom(message)
     return copied
-
-
-def parse_graph(data: bytes, part: str) -> OnnxModel:
-    """Read a graph of a bundle.
-
-    Args:
-        data: The content of an ``.onnx`` file.
-        part: The name of the part, for messages.
-
-    Raises:
-        MalformedArtifactError: The bytes are no ONNX file.
-        IncompatibleArtifactError: The graph keeps another contract than this release.
-    """
-    try:
-        model = OnnxModel.FromString(data)
-    except DecodeError as exc:
-        raise MalformedArtifactError("expected an ONNX file", field=part) from exc
-    contract = next((p.value for p in model.metadata_props if p.key == GRAPH_CONTRACT_KEY), "none")
-    if contract != GRAPH_CONTRACT:
-        raise IncompatibleArtifactError(
-            f"{part}: expected graphs of contract {GRAPH_CONTRACT}, found {contract!r:.20}; build "
-            "the bundle with this release of pocketrec, or update the device"
-        )
-    return model
 
 
 def make_model(graph: OnnxGraph, opset: int) -> OnnxModel:

@@ -12,12 +12,12 @@ from pocketrec.errors import IncompatibleArtifactError
 from pocketrec_device.lowering.graph import (
     constant,
     copy_of,
-    parse_graph,
     require_contrib,
 )
 from pocketrec_device.lowering.kernels import KERNELS, Product
 from pocketrec_device.lowering.rewrites import chunk_causal_attention, share_cache
 from pocketrec_quantization.graph_contract import stacked_layers
+from pocketrec_quantization.graph_file import parse_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_device.lowering.channels import FrozenStore
-from pocketrec_device.lowering.graph import parse_graph
 from pocketrec_device.lowering.kernels import KERNELS
 from pocketrec_device.lowering.rewrites import chunk_bounds, chunk_causal_attention, share_cache
 from pocketrec_quantization.attention_bias import RingBias, prefill_bias, stack_relative_bias
 from pocketrec_quantization.backbone import BackboneConfig
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.graph_contract import stacked_layers
+from pocketrec_quantization.graph_file import parse_graph
 from pocketrec_quantization.testing import tiny_frozen
 
 if TYPE_CHECKING:

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every benchmark with a page of its own does about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pocketrec.files import write_atomically
+
+__all__ = ["source_option", "write_page"]
+
+source_option = click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing: draw what was written with --json before.",
+)
+"""Adds ``--from``, a result file to draw again; passed as ``source``."""
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page, and the folder that it goes to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page.encode())
