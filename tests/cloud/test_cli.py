@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import EntryPoint
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner, Result
+from tests.commands import run_command, run_command_json
 
-from pocketrec.cli import COMMAND_GROUP, ExitCode, make_root
+from pocketrec.cli import ExitCode
 from pocketrec_cloud.bundling import BUNDLE_FOLDER, CASES, FLOAT_TWIN, SENSITIVITY
 from pocketrec_quantization.budget import budget_bytes, coded_bytes
 from pocketrec_quantization.bundle import BundleFolder
@@ -29,21 +29,8 @@ COMMANDS = {
     "bundle.build": "pocketrec_cloud.cli:bundle_build",
     "plan.make": "pocketrec_cloud.cli:plan_make",
 }
-
-
-def run(*words: object) -> Result:
-    """Run one command through the root, which turns errors into exit codes."""
-    root = make_root([EntryPoint(name, value, COMMAND_GROUP) for name, value in COMMANDS.items()])
-    runner = CliRunner(env={"COLUMNS": "200"})
-    return runner.invoke(root, [str(word) for word in words])
-
-
-def run_json(*words: object) -> dict[str, Any]:
-    """Run one command that succeeds, and return its JSON."""
-    result = run(*words, "--json", "-")
-    assert result.exit_code == ExitCode.OK, result.output
-    document: dict[str, Any] = json.loads(result.stdout)
-    return document
+run = partial(run_command, COMMANDS)
+run_json = partial(run_command_json, COMMANDS)
 
 
 @pytest.fixture(scope="module")

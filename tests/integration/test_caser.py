@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from importlib.metadata import EntryPoint
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from tests.commands import run_command_json
 
-from pocketrec.cli import COMMAND_GROUP, ExitCode, make_root
 from pocketrec_quantization.bundle import GRAPH_PARTS, BundleFolder
 
 pytest.importorskip("torch", reason="needs the extra 'cloud'")
@@ -29,15 +27,7 @@ COMMANDS = {
     "bench.run": "pocketrec_device.bench_cli:run",
 }
 LAYERS = [*(f"horizontal.{height}" for height in range(1, 6)), "vertical", "fc"]
-
-
-def run_json(*words: object) -> dict[str, Any]:
-    """Run one command that succeeds, and return its JSON."""
-    root = make_root([EntryPoint(name, value, COMMAND_GROUP) for name, value in COMMANDS.items()])
-    result = CliRunner().invoke(root, [str(word) for word in (*words, "--json", "-")])
-    assert result.exit_code == ExitCode.OK, result.output
-    document: dict[str, Any] = json.loads(result.stdout)
-    return document
+run_json = partial(run_command_json, COMMANDS)
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from tests.commands import run_command, run_command_json
 
-from pocketrec.cli import COMMAND_GROUP, ExitCode, make_root
+from pocketrec.cli import ExitCode
 from pocketrec_cloud.bundling import BUNDLE_FOLDER, PLANNER, SENSITIVITY
 from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
@@ -39,21 +39,8 @@ COMMANDS = {
     "planner.train": "pocketrec_cloud.planning.train_cli:planner_train",
     "bundle.build": "pocketrec_cloud.cli:bundle_build",
 }
-
-
-def run(*words: object) -> Result:
-    """Run one command through the root, which turns errors into exit codes."""
-    root = make_root([EntryPoint(name, value, COMMAND_GROUP) for name, value in COMMANDS.items()])
-    runner = CliRunner(env={"COLUMNS": "200"})
-    return runner.invoke(root, [str(word) for word in words])
-
-
-def run_json(*words: object) -> dict[str, Any]:
-    """Run one command that succeeds, and return its JSON."""
-    result = run(*words, "--json", "-")
-    assert result.exit_code == ExitCode.OK, result.output
-    document: dict[str, Any] = json.loads(result.stdout)
-    return document
+run = partial(run_command, COMMANDS)
+run_json = partial(run_command_json, COMMANDS)
 
 
 @dataclass(frozen=True)
