@@ -17,6 +17,7 @@ from pocketrec_quantization.plan import Plan
 __all__ = ["draw_bundle", "draw_difference", "draw_plan", "draw_verdict"]
 
 _WIDTH_NAMES = tuple(f"{bits} bit" for bits in WIDTHS)
+_EVERYBODY = "everybody"
 _LAST_DATE_S = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 
@@ -68,7 +69,7 @@ def draw_plan(console: Console, plan: Plan, result: Mapping[str, Any]) -> None:
     """Draw a plan and what ``plan show`` measured."""
     sizes = result["container"]
     rows: list[tuple[str, object]] = [
-        ("subject", plan.subject or "everybody"),
+        ("subject", plan.subject or _EVERYBODY),
         ("planner", plan.planner),
         ("version", plan.version),
         ("issued", _date(plan.issued_at_s)),
@@ -97,7 +98,8 @@ def draw_difference(console: Console, result: Mapping[str, Any]) -> None:
     for name in before:
         cells = (before[name], after[name])
         texts = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
-        table.add_row(name.replace("_", " "), *texts)
+        shown = (text or _EVERYBODY for text in texts) if name == "subject" else texts
+        table.add_row(name.replace("_", " "), *map(Text, shown))
     console.print(table)
     if not result["is_same_model"]:
         console.print("[yellow]the plans are bound to different weights of one shape[/yellow]")
