@@ -23,6 +23,7 @@ from pocketrec_cloud.export import coded_names, device_form, with_weights
 from pocketrec_cloud.exports import EXPORTS
 from pocketrec_cloud.extractor_proving import make_extract_vectors, measure_rows
 from pocketrec_cloud.graph_checks import check_functions
+from pocketrec_cloud.item_facts import table_facts
 from pocketrec_cloud.onnx_graphs import write_extract_graph, write_graphs
 from pocketrec_cloud.proving import make_vectors
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
@@ -183,6 +184,7 @@ def build_bundle(
     parts = _parts(quantized, plan, config)
     extract_parts, extract_facts = _extract_parts(quantized, config)
     parts |= extract_parts
+    extract_facts["item_table"] = table_facts(quantized.items)
     parts[CARD] = _card(config, plan, parts, {**extract_facts, **facts})
     beside = {
         SENSITIVITY: sensitivity_to_bytes(sensitivity),

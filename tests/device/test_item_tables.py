@@ -185,6 +185,28 @@ class TestReplacement:
         assert ranking_of(device) != before
         assert ranking_after_restart(device) == ranking_of(device)
 
+    def test_is_made_from_the_bundle_that_is_published(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        bundle: BundleFolder,
+        tmp_path: Path,
+    ) -> None:
+        """What ``bundle replace-items`` writes is fetched in part, and runs under the old plan."""
+        pytest.importorskip("torch", reason="needs the extra 'cloud'")
+        from pocketrec_cloud.item_replacement import ReplacementConfig, replace_items
+
+        config = ReplacementConfig(created_at_s=0)
+        made = replace_items(bundle, compressed("product 8"), out=tmp_path / "new", config=config)
+        deployment.publish(made)
+
+        report = device.sync(middle.target)
+
+        assert (report.bundle_version, report.parts_downloaded, report.parts_reused) == (2, 2, 5)
+        assert not report.is_plan_new
+        assert report.bytes_downloaded < sum(p.length_bytes for p in made.manifest.parts) / 4
+
     def test_computes_the_state_from_the_history(
         self,
         device: Runtime,
