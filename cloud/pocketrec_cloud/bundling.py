@@ -23,6 +23,7 @@ from pocketrec_cloud.export import coded_names, device_form, with_weights
 from pocketrec_cloud.exports import EXPORTS
 from pocketrec_cloud.extractor_proving import make_extract_vectors, measure_rows
 from pocketrec_cloud.graph_checks import check_functions
+from pocketrec_cloud.item_facts import table_facts
 from pocketrec_cloud.onnx_graphs import write_extract_graph, write_graphs
 from pocketrec_cloud.proving import make_vectors
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
@@ -42,7 +43,7 @@ from pocketrec_quantization.bundle import (
 from pocketrec_quantization.cases import EvaluationCases
 from pocketrec_quantization.float_twin import FloatTwin
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.item_table import ROW_BITS, ItemTable
+from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.manifest import (
     BackboneConfig,
@@ -183,6 +184,7 @@ def build_bundle(
     parts = _parts(quantized, plan, config)
     extract_parts, extract_facts = _extract_parts(quantized, config)
     parts |= extract_parts
+    extract_facts["item_table"] = table_facts(quantized.items)
     parts[CARD] = _card(config, plan, parts, {**extract_facts, **facts})
     beside = {
         SENSITIVITY: sensitivity_to_bytes(sensitivity),
@@ -330,8 +332,7 @@ def _card(
 
 
 def _manifest(quantized: _Quantized, config: BuildConfig) -> Manifest:
-    items = quantized.items
-    extractor = None
+    items, extractor = ItemTableInfo.of(quantized.items), None
     if quantized.extractor is not None:
         extractor = ExtractorInfo(kind="gru", window=config.extract_window)
     return Manifest(
@@ -339,15 +340,10 @@ def _manifest(quantized: _Quantized, config: BuildConfig) -> Manifest:
         version=config.version,
         created_at_s=config.created_at_s,
         backbone=quantized.config,
-        items=ItemTableInfo(
-            n_items=items.n_items,
-            n_rows=items.n_rows,
-            row_bits=ROW_BITS,
-            version=items.version,
-        ),
+        items=items,
         layers=quantized.frozen.layers,
         license=config.license,
         producer=f"pocketrec {__version__}",
         extractor=extractor,
-        schema_minor=schema_minor_of(quantized.config, extractor),
+        schema_minor=schema_minor_of(quantized.config, extractor, items),
     )

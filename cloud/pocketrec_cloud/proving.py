@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pocketrec_quantization.manifest import BackboneConfig
     from pocketrec_quantization.plan import Plan
 
-__all__ = ["make_vectors", "score_tolerance"]
+__all__ = ["make_vectors", "reference_vectors", "score_tolerance"]
 
 N_CASES = 8
 N_CANDIDATES = 32
@@ -53,6 +53,24 @@ def make_vectors(
     Raises:
         QuantizationError: The reference executor disagrees with the trained model.
     """
+    vectors = reference_vectors(frozen, items, plan, config=config, seed=seed)
+    adapted = with_weights(model, frozen.adapt(plan.widths))
+    _check_against_torch(adapted, items, vectors)
+    return vectors
+
+
+def reference_vectors(
+    frozen: FrozenModel, items: ItemTable, plan: Plan, *, config: BackboneConfig, seed: int
+) -> TestVectors:
+    """Score generated histories with the reference, which no trained model vouches for.
+
+    Args:
+        frozen: The quantized weights.
+        items: The item table.
+        plan: The default plan.
+        config: The backbone's shape.
+        seed: Seed of histories and candidates.
+    """
     rng = np.random.default_rng(seed)
     reference = reference_of(frozen, plan.widths, config)
     cases = []
@@ -64,10 +82,7 @@ def make_vectors(
         scores = reference.score(h, items.embed(candidates))
         cases.append(VectorCase(history=history, candidates=candidates, scores=scores))
     tolerance = score_tolerance(config, max(float(np.abs(c.scores).max()) for c in cases))
-    vectors = TestVectors(cases=tuple(cases), tolerance=dict.fromkeys(BACKENDS, tolerance))
-    adapted = with_weights(model, frozen.adapt(plan.widths))
-    _check_against_torch(adapted, items, vectors)
-    return vectors
+    return TestVectors(cases=tuple(cases), tolerance=dict.fromkeys(BACKENDS, tolerance))
 
 
 def score_tolerance(config: BackboneConfig, largest_score: float) -> float:
