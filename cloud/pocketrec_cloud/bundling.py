@@ -262,7 +262,7 @@ def _freeze(model: Backbone) -> tuple[FrozenModel, dict[str, NDArray[np.float32]
     arrays = {
         name: np.ascontiguousarray(value.detach().numpy())
         for name, value in model.named_parameters()
-        if name != "item_embedding.weight"
+        if not name.startswith("item_embedding.")
     }
     names = coded_names(model)
     weights = {f"{name}.weight": arrays.pop(f"{name}.weight") for name in names}
