@@ -20,7 +20,7 @@ from pocketrec_quantization.backbone import coded_layers
 from pocketrec_quantization.bitpack import pack_codes, unpack_codes
 from pocketrec_quantization.extract_vectors import ExtractCase, ExtractVectors
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.item_table import ItemTable
+from pocketrec_quantization.item_table import Codebook, ItemTable
 from pocketrec_quantization.layers import LayerShape
 from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable
 from pocketrec_quantization.manifest import (
@@ -189,8 +189,9 @@ FROZEN_BYTES = (
 )
 
 ITEMS = ItemTable(
-    rows=np.array([[0, 0], [1, -2]], np.int8),
-    scales=np.array([0, 0.5], np.float32),
+    codebooks=(
+        Codebook(codes=np.array([[0, 0], [1, -2]], np.int8), scales=np.array([0, 0.5], np.float32)),
+    ),
     row_of_item=np.array([0, 1, 1], np.int32),
     item_ids=("é", "b"),
     version=9,
