@@ -18,6 +18,7 @@ import numpy as np
 from pocketrec import __version__
 from pocketrec.files import write_atomically
 from pocketrec_cloud.calibration import collect_statistics, measure_sensitivity
+from pocketrec_cloud.compression.item_tables import item_table
 from pocketrec_cloud.executorch_program import export_executorch
 from pocketrec_cloud.export import coded_names, device_form, with_weights
 from pocketrec_cloud.exports import EXPORTS
@@ -42,7 +43,7 @@ from pocketrec_quantization.bundle import (
 from pocketrec_quantization.cases import EvaluationCases
 from pocketrec_quantization.float_twin import FloatTwin
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.item_table import ROW_BITS, ItemTable
+from pocketrec_quantization.item_table import ROW_BITS
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.manifest import (
     BackboneConfig,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.extractor import Extractor
     from pocketrec_quantization.extractor import Extractor as DeviceExtractor
+    from pocketrec_quantization.item_table import ItemTable
     from pocketrec_quantization.personal import PersonalPlanner
 
 __all__ = [
@@ -251,7 +253,7 @@ def _quantize(
         model=model,
         frozen=frozen,
         weights=weights,
-        items=ItemTable.from_embeddings(_embeddings(model), item_ids, version),
+        items=item_table(model.item_embedding, item_ids, version),
         config=model.config.architecture(),
         extractor=extractor,
     )

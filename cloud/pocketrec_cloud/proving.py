@@ -104,7 +104,7 @@ def _n_terms(config: BackboneConfig) -> int:
 def _check_against_torch(adapted: Backbone, items: ItemTable, vectors: TestVectors) -> None:
     """Compare the reference executor with the model that was trained."""
     table = torch.from_numpy(items.embed(np.arange(items.n_items + 1, dtype=np.int32)))
-    adapted.eval().item_embedding = nn.Embedding.from_pretrained(table, padding_idx=0)
+    adapted.eval().item_embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
     for case in vectors.cases:
         with torch.inference_mode():
             history = torch.from_numpy(case.history.astype(np.int64))[None]

@@ -3,13 +3,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from pocketrec.errors import ConfigError, InfeasibleBudgetError
-from pocketrec_cloud.compression.layout import CodebookShape, TableLayout, number_bytes
+from pocketrec_cloud.compression.layout import CodebookShape, TableLayout
 
-__all__ = ["LAYOUTS", "Budget", "float_bytes", "lay_out", "plain", "product", "residual", "rows", "shared"]
+__all__ = [
+    "LAYOUTS",
+    "Budget",
+    "float_bytes",
+    "lay_out",
+    "plain",
+    "product",
+    "residual",
+    "rows",
+    "shared",
+]
 
 _PRODUCT_ROWS = (256, 128, 64, 32, 16)
 """Rows of a product's codebooks; 256 are all that a byte numbers."""
@@ -160,7 +171,7 @@ def _stretches(n_columns: int, n_books: int, step: int) -> list[tuple[int, int]]
     """Divide columns evenly among codebooks, in multiples of ``step`` where it goes."""
     n_steps = -(-n_columns // step)
     bounds = [min(n_columns, step * (number * n_steps // n_books)) for number in range(n_books + 1)]
-    return [(begin, end - begin) for begin, end in zip(bounds, bounds[1:], strict=False)]
+    return [(begin, end - begin) for begin, end in itertools.pairwise(bounds)]
 
 
 def _within(budget: Budget, layouts: Iterable[TableLayout]) -> TableLayout:

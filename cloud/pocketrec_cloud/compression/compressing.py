@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pocketrec.errors import ConfigError
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.training import EpochRecord, Progress, TrainingConfig
 
-__all__ = ["MODEL", "Compressed", "Compression", "compress", "with_table"]
+__all__ = ["MODEL", "Compressed", "Compression", "compress", "fine_tuning", "with_table"]
 
 MODEL = "best.safetensors"
 """The file of a run with the model to use."""
+
+_SHARE, _TABLE_SHARE = 0.2, 1.0  # of the first step size, for the whole model and a table alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,23 @@ def compress(
     facts: dict[str, object] = {"epoch": 0, "ndcg@10": ndcg10}
     save_backbone(folder / MODEL, fitted, split.dataset.item_ids, facts)
     return Compressed(model=fitted, fitted_ndcg10=ndcg10, history=history, best_epoch=0)
+
+
+def fine_tuning(training: TrainingConfig, *, trains_backbone: bool) -> TrainingConfig:
+    """Return how to train on with codebooks, after a training that has converged.
+
+    Args:
+        training: How the model was trained.
+        trains_backbone: Whether all of it learns, and not the table alone.
+    """
+    return replace(
+        training,
+        max_epochs=20,
+        evaluate_every=1,
+        patience=4,
+        decay_patience=1,
+        learning_rate=training.learning_rate * (_SHARE if trains_backbone else _TABLE_SHARE),
+    )
 
 
 def with_table(model: Backbone, table: CodebookEmbedding) -> Backbone:

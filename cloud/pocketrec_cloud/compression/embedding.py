@@ -114,7 +114,9 @@ class CodebookEmbedding(nn.Module):
         numbers = self.row_of_item.cpu().numpy()
         n_rows = np.array([book.n_rows for book in self.layout.codebooks])
         if numbers.ndim != 2 or numbers.shape[1] != len(n_rows) or len(numbers) < 2:
-            raise ConfigError(f"row_of_item: expected (V + 1, {len(n_rows)}), found {numbers.shape}")
+            raise ConfigError(
+                f"row_of_item: expected (V + 1, {len(n_rows)}), found {numbers.shape}"
+            )
         if numbers[0].any() or (numbers < 0).any() or (numbers >= n_rows).any():
             raise ConfigError("row_of_item: expected zeros for padding, and rows that exist")
 

@@ -45,7 +45,7 @@ def as_quantized(rows: Tensor, bits: int, *, has_row_scales: bool) -> Tensor:
     Source:
         Bengio et al. 2013 (straight-through estimator).
     """
-    quantized: Tensor = _StraightThrough.apply(rows, bits, has_row_scales)
+    quantized: Tensor = _StraightThrough.apply(rows, bits, has_row_scales)  # type: ignore[no-untyped-call]
     return quantized
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from pocketrec.errors import ConfigError
 from pocketrec_cloud.compression.embedding import CodebookEmbedding
 from pocketrec_cloud.compression.kmeans import kmeans
+from pocketrec_quantization.quantizer import quantize_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,9 +76,9 @@ def fit_table(
         groups, means = _group(columns, book, weights, given, seed + place)
         padded = np.zeros((book.n_rows, book.width), np.float32)
         padded[1 : len(means) + 1] = means
+        rows.append(_rounded(padded, book))
         numbers[1:, place] = groups + 1
-        rows.append(padded)
-        left[:, book.begin : book.end] -= means[groups]
+        left[:, book.begin : book.end] -= rows[-1][numbers[1:, place]]
     return CodebookEmbedding(layout, numbers, rows)
 
 
@@ -96,6 +97,14 @@ def _group(
         return np.arange(n_items, dtype=np.int32), columns
     means, groups = kmeans(columns, n_groups, weights=weights, seed=seed)
     return groups, means
+
+
+def _rounded(rows: NDArray[np.float32], book: CodebookShape) -> NDArray[np.float32]:
+    """Return codes times scales, the scales such that the squared error is least."""
+    shape = rows.shape if book.has_row_scales else (1, rows.size)
+    codes, scales = quantize_rows(rows.reshape(shape), book.bits)
+    rounded: NDArray[np.float32] = (codes * scales[:, None]).astype(np.float32)
+    return rounded.reshape(rows.shape)
 
 
 def _means_of(

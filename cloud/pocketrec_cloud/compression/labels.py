@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Evidence", "HashLabels", "KMeansLabels", "LabelSource"]
+__all__ = ["LABEL_SOURCES", "Evidence", "HashLabels", "KMeansLabels", "LabelSource"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,6 +79,10 @@ class KMeansLabels:
     def labels(self, n_groups: int, evidence: Evidence, *, seed: int) -> NDArray[np.int32]:
         """See ``LabelSource``."""
         weights, rounds = evidence.weights, self.n_rounds
-        return kmeans(
-            evidence.embeddings, n_groups, weights=weights, n_rounds=rounds, seed=seed
-        )[1]
+        return kmeans(evidence.embeddings, n_groups, weights=weights, n_rounds=rounds, seed=seed)[1]
+
+
+LABEL_SOURCES: Mapping[str, LabelSource] = {
+    source.name: source for source in (HashLabels(), KMeansLabels())
+}
+"""Who may group items, by name."""

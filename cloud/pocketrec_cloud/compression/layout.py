@@ -124,9 +124,9 @@ def layout_of(fields: object) -> TableLayout:
     Raises:
         ConfigError: They are no layout's, or the layout is impossible.
     """
+    if not isinstance(fields, dict) or fields.keys() != {"embedding_dim", "codebooks"}:
+        raise ConfigError("expected the layout of an item table, found other fields")
     try:
-        if not isinstance(fields, dict) or fields.keys() != {"embedding_dim", "codebooks"}:
-            raise TypeError("other fields")
         books = tuple(CodebookShape(**book) for book in fields["codebooks"])
         return TableLayout(embedding_dim=fields["embedding_dim"], codebooks=books)
     except TypeError as error:
