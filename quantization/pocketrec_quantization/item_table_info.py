@@ -88,16 +88,17 @@ class ItemTableInfo:
     @classmethod
     def of(cls, table: ItemTable) -> ItemTableInfo:
         """Return what a manifest must say about a table."""
-        codebooks = tuple(
-            CodebookInfo(n_rows=each.n_rows, bits=each.bits, begin=each.begin, width=each.width)
-            for each in table.codebooks
-        )
         return cls(
             n_items=table.n_items,
             n_rows=table.n_rows,
             row_bits=ROW_BITS,
             version=table.version,
-            codebooks=() if table.is_plain else codebooks,
+            codebooks=()
+            if table.is_plain
+            else tuple(
+                CodebookInfo(n_rows=each.n_rows, bits=each.bits, begin=each.begin, width=each.width)
+                for each in table.codebooks
+            ),
         )
 
 

@@ -278,9 +278,14 @@ class TestGatheredRows:
         assert scores.tolist() == [0.5, 0, 768, 768]
         assert scores.dtype == np.float32
 
-    def test_none_at_all(self) -> None:
-        """Nothing to score is no error."""
-        assert SHARED.gather(SHARED.indices_of([])).scores(np.ones(2, np.float32)).shape == (0,)
+    @pytest.mark.parametrize("kind", TABLES)
+    def test_none_at_all(self, kind: str) -> None:
+        """Nothing to score, or to embed, is no error."""
+        table = TABLES[kind]
+        nothing, h = table.indices_of([]), np.ones(table.embedding_dim, np.float32)
+
+        assert table.gather(nothing).scores(h).shape == (0,)
+        assert table.embed(nothing).shape == (0, table.embedding_dim)
 
     @pytest.mark.parametrize("kind", TABLES)
     def test_embeddings_are_those_of_the_table(self, kind: str) -> None:
