@@ -43,7 +43,6 @@ from pocketrec_quantization.bundle import (
 from pocketrec_quantization.cases import EvaluationCases
 from pocketrec_quantization.float_twin import FloatTwin
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.item_table import ROW_BITS
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.manifest import (
     BackboneConfig,
@@ -332,8 +331,7 @@ def _card(
 
 
 def _manifest(quantized: _Quantized, config: BuildConfig) -> Manifest:
-    items = quantized.items
-    extractor = None
+    items, extractor = ItemTableInfo.of(quantized.items), None
     if quantized.extractor is not None:
         extractor = ExtractorInfo(kind="gru", window=config.extract_window)
     return Manifest(
@@ -341,15 +339,10 @@ def _manifest(quantized: _Quantized, config: BuildConfig) -> Manifest:
         version=config.version,
         created_at_s=config.created_at_s,
         backbone=quantized.config,
-        items=ItemTableInfo(
-            n_items=items.n_items,
-            n_rows=items.n_rows,
-            row_bits=ROW_BITS,
-            version=items.version,
-        ),
+        items=items,
         layers=quantized.frozen.layers,
         license=config.license,
         producer=f"pocketrec {__version__}",
         extractor=extractor,
-        schema_minor=schema_minor_of(quantized.config, extractor),
+        schema_minor=schema_minor_of(quantized.config, extractor, items),
     )

@@ -21,12 +21,21 @@ from pocketrec_quantization.item_ids import decode_ids, encode_ids
 from pocketrec_quantization.limits import MAX_CODEBOOKS
 from pocketrec_quantization.nibbles import packed_width
 from pocketrec_quantization.row_numbers import RowNumbers, number_type
+from pocketrec_quantization.tensor_header import read_header
 from pocketrec_quantization.tensors import TENSORS_VERSION, TensorReader, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CODEBOOKS_VERSION", "ITEMS_KIND", "TableContent", "read_table", "write_table"]
+__all__ = [
+    "CODEBOOKS_VERSION",
+    "ITEMS_KIND",
+    "TableBytes",
+    "TableContent",
+    "read_table",
+    "table_bytes",
+    "write_table",
+]
 
 ITEMS_KIND = "pocketrec.items"
 """What an item table part declares to be."""
@@ -52,6 +61,30 @@ class TableContent:
     row_numbers: Sequence[NDArray[np.integer] | None]
     item_ids: tuple[str, ...]
     version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableBytes:
+    """What a part spends on what.
+
+    Args:
+        embeddings: Codes, scales and row numbers.
+        ids: Item ids and where they begin.
+    """
+
+    embeddings: int
+    ids: int
+
+
+def table_bytes(data: bytes) -> TableBytes:
+    """Return what a part spends on what; only its header is read.
+
+    Raises:
+        MalformedArtifactError: The bytes break the layout of tensor files.
+    """
+    sizes = {name: entry.end - entry.begin for name, entry in read_header(data).entries.items()}
+    ids = sum(sizes.pop(name, 0) for name in ("id_bytes", "id_offsets"))
+    return TableBytes(embeddings=sum(sizes.values()), ids=ids)
 
 
 def write_table(content: TableContent, *, is_plain: bool) -> bytes:

@@ -92,4 +92,4 @@ class Tiles:
         values: NDArray[np.float32] = np.multiply(
             found, self.scales.take(rows)[..., None], dtype=np.float32
         )
-        return values.reshape(len(rows), -1)
+        return values.reshape(len(rows), len(self.first_rows) * self.width)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from pocketrec.errors import ConfigError
 from pocketrec_quantization.item_table import Codebook, GatheredRows, ItemTable
+from pocketrec_quantization.item_table_info import ItemTableInfo
 from pocketrec_quantization.testing import TABLE_KINDS, random_table, tiny_items
 
 SHARED = ItemTable(
@@ -166,6 +168,47 @@ def test_a_part_holds_everything(item_ids: list[str], version: int) -> None:
     assert read.to_bytes() == table.to_bytes()
 
 
+@st.composite
+def tables(draw: st.DrawFn) -> ItemTable:
+    """Draw a table of one to four codebooks over five columns at most."""
+    n_items = draw(st.integers(1, 6))
+    codebooks: list[Codebook] = []
+    numbers: list[np.ndarray] = []
+    covered = 0
+    for number in range(draw(st.integers(1, 4))):
+        begin, width = draw(st.integers(0, covered)), draw(st.integers(1, 3))
+        bits, n_rows = draw(st.sampled_from([4, 8])), draw(st.integers(2, 8))
+        largest = 2 ** (bits - 1) - 1
+        codes = draw(hnp.arrays(np.int8, (n_rows, width), elements=st.integers(-largest, largest)))
+        codes[0] = 0
+        scale = st.sampled_from([0.0, 0.25, 2.0**-126, 2.0**119])
+        n_scales = draw(st.sampled_from([1, n_rows]))
+        scales = draw(hnp.arrays(np.float32, n_scales, elements=scale))
+        codebooks.append(Codebook(codes=codes, scales=scales, bits=bits, begin=begin))
+        rows = st.integers(0 if number else 1, n_rows - 1)
+        numbers.append(np.array([0, *draw(st.lists(rows, min_size=n_items, max_size=n_items))]))
+        covered = max(covered, begin + width)
+    return ItemTable(
+        codebooks=tuple(codebooks),
+        row_of_item=np.stack(numbers, axis=1),
+        item_ids=tuple(str(i) for i in range(n_items)),
+        version=draw(st.integers(0, 9)),
+    )
+
+
+@given(tables())
+def test_any_table_survives_its_part(table: ItemTable) -> None:
+    """Whatever the codebooks are, a part gives them back, in the bytes it was made of."""
+    data = table.to_bytes()
+
+    read = ItemTable.from_bytes(data)
+
+    assert read.to_bytes() == data
+    assert ItemTableInfo.of(read) == ItemTableInfo.of(table)
+    indices = np.arange(table.n_items + 1)
+    np.testing.assert_array_equal(read.embed(indices), table.embed(indices))
+
+
 @pytest.mark.parametrize("indices", [np.array([4]), np.array([-1]), np.array([1.0])])
 def test_indices_outside_the_catalogue_are_refused(indices: np.ndarray) -> None:
     """Embeddings exist for 0 to V."""
@@ -235,9 +278,14 @@ class TestGatheredRows:
         assert scores.tolist() == [0.5, 0, 768, 768]
         assert scores.dtype == np.float32
 
-    def test_none_at_all(self) -> None:
-        """Nothing to score is no error."""
-        assert SHARED.gather(SHARED.indices_of([])).scores(np.ones(2, np.float32)).shape == (0,)
+    @pytest.mark.parametrize("kind", TABLES)
+    def test_none_at_all(self, kind: str) -> None:
+        """Nothing to score, or to embed, is no error."""
+        table = TABLES[kind]
+        nothing, h = table.indices_of([]), np.ones(table.embedding_dim, np.float32)
+
+        assert table.gather(nothing).scores(h).shape == (0,)
+        assert table.embed(nothing).shape == (0, table.embedding_dim)
 
     @pytest.mark.parametrize("kind", TABLES)
     def test_embeddings_are_those_of_the_table(self, kind: str) -> None:
