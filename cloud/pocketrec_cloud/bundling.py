@@ -18,6 +18,7 @@ import numpy as np
 from pocketrec import __version__
 from pocketrec.files import write_atomically
 from pocketrec_cloud.calibration import collect_statistics, measure_sensitivity
+from pocketrec_cloud.compression.item_tables import item_table
 from pocketrec_cloud.executorch_program import export_executorch
 from pocketrec_cloud.export import coded_names, device_form, with_weights
 from pocketrec_cloud.exports import EXPORTS
@@ -43,7 +44,6 @@ from pocketrec_quantization.bundle import (
 from pocketrec_quantization.cases import EvaluationCases
 from pocketrec_quantization.float_twin import FloatTwin
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.manifest import (
     BackboneConfig,
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.extractor import Extractor
     from pocketrec_quantization.extractor import Extractor as DeviceExtractor
+    from pocketrec_quantization.item_table import ItemTable
     from pocketrec_quantization.personal import PersonalPlanner
 
 __all__ = [
@@ -253,7 +254,7 @@ def _quantize(
         model=model,
         frozen=frozen,
         weights=weights,
-        items=ItemTable.from_embeddings(_embeddings(model), item_ids, version),
+        items=item_table(model.item_embedding, item_ids, version),
         config=model.config.architecture(),
         extractor=extractor,
     )
@@ -264,7 +265,7 @@ def _freeze(model: Backbone) -> tuple[FrozenModel, dict[str, NDArray[np.float32]
     arrays = {
         name: np.ascontiguousarray(value.detach().numpy())
         for name, value in model.named_parameters()
-        if name != "item_embedding.weight"
+        if not name.startswith("item_embedding.")
     }
     names = coded_names(model)
     weights = {f"{name}.weight": arrays.pop(f"{name}.weight") for name in names}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from pocketrec.errors import QuantizationError
 from pocketrec_cloud.export import with_weights
@@ -118,7 +119,7 @@ def _n_terms(config: BackboneConfig) -> int:
 def _check_against_torch(adapted: Backbone, items: ItemTable, vectors: TestVectors) -> None:
     """Compare the reference executor with the model that was trained."""
     table = torch.from_numpy(items.embed(np.arange(items.n_items + 1, dtype=np.int32)))
-    adapted.eval().item_embedding.weight.data.copy_(table)
+    adapted.eval().item_embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
     for case in vectors.cases:
         with torch.inference_mode():
             history = torch.from_numpy(case.history.astype(np.int64))[None]
