@@ -9,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec_quantization.coclustering.graph import Edges, Graph, read_graph
+from pocketrec.errors import ConfigError
+from pocketrec_quantization.coclustering.graph import Graph, read_graph
 from pocketrec_quantization.coclustering.model import Model
 from pocketrec_quantization.coclustering.options import (
     Isolated,
@@ -21,7 +22,7 @@ from pocketrec_quantization.coclustering.options import (
 )
 from pocketrec_quantization.coclustering.propagation import SweepReport
 from pocketrec_quantization.coclustering.solver import Problem, solve
-from pocketrec_quantization.coclustering.weighting import WeightScheme, read_scheme
+from pocketrec_quantization.coclustering.weighting import WeightScheme, read_schemes
 
 __all__ = ["CoClustering"]
 
@@ -110,7 +111,6 @@ class CoClustering:
         progress: Callable[[SweepReport], None] | None = None,
     ) -> None:
         method = read_choice(Method, method, "method")
-        users, items = (weights, weights) if isinstance(weights, str) else weights
         self.options = Options(
             n_rows=n_rows,
             n_bytes=n_bytes,
@@ -118,7 +118,7 @@ class CoClustering:
             row_bytes=row_bytes,
             counted=read_choice(Sides, counted, "counted"),
             method=method,
-            weights=(read_scheme(users, "weights"), read_scheme(items, "weights")),
+            weights=read_schemes(weights, "weights"),
             n_sweeps=default_sweeps(method) if n_sweeps is None else n_sweeps,
             tolerance=tolerance,
             block_nodes=block_nodes,
@@ -205,6 +205,44 @@ class CoClustering:
         """
         return self._fitted().assign(1, getattr(biadjacency, "T", biadjacency))
 
+    def update(self, biadjacency: Any) -> Self:
+        """Take in new users, items and interactions; who had a row keeps it.
+
+        Rows are neither added nor renumbered. Newcomers, and those who had no interactions so
+        far, join the co-cluster that a move would choose; who still has none, or only such with
+        others without a co-cluster, gets the default row.
+
+        Args:
+            biadjacency: (U' ≥ U, V' ≥ V) sparse, all interactions that count now. Its first
+                rows and columns are the users and items of before.
+
+        Raises:
+            ConfigError: As `fit`, or there are fewer rows or columns than before.
+            MissingExtraError: numba or scipy is not installed.
+        """
+        before = self._fitted()
+        n_before = tuple(side.labels.size for side in before.sides)
+        graph = read_graph(biadjacency, is_weighted=self.options.is_weighted)
+        if graph.n_users < n_before[0] or graph.n_items < n_before[1]:
+            raise ConfigError(
+                f"biadjacency: expected at least the {n_before} users and items of before, "
+                f"got {(graph.n_users, graph.n_items)}"
+            )
+        second = self.secondary_user_labels_, self.secondary_item_labels_
+        problem = Problem.of(graph, self.options)
+        model = before.extended(problem)
+        self._set_model(model, graph)
+        for now, earlier, side in zip(
+            (self.secondary_user_labels_, self.secondary_item_labels_),
+            second,
+            before.sides,
+            strict=True,
+        ):
+            had_one = side.clusters >= 0
+            now[: earlier.size][had_one] = earlier[had_one]
+        self.objective_ = model.objective(problem)
+        return self
+
     def _fitted(self) -> Model:
         if self._model is None:
             raise RuntimeError("expected a fitted CoClustering: call fit first")
@@ -220,23 +258,8 @@ class CoClustering:
         self.default_user_row_, self.default_item_row_ = users.default_row, items.default_row
         self.resolution_ = model.resolution
         wants = self.options.secondary
-        self.secondary_user_labels_, self.secondary_item_labels_ = (
-            model.second_rows(side, edges) if is_wanted else rows.labels.copy()
-            for side, (edges, is_wanted, rows) in enumerate(
-                zip(_sides_of(graph), (wants.has_users, wants.has_items), model.sides, strict=True)
-            )
-        )
-
-
-def _sides_of(graph: Graph) -> tuple[Edges, Edges]:
-    """Return edges of users to items, and of items to users, each numbered on its own."""
-    offsets, indices, data = graph.edges.arrays
-    n_users, n_edges = graph.n_users, graph.n_edges
-    return (
-        Edges(
-            offsets=offsets[: n_users + 1],
-            indices=indices[:n_edges] - np.int32(n_users),
-            data=data[:n_edges],
-        ),
-        Edges(offsets=offsets[n_users:] - n_edges, indices=indices[n_edges:], data=data[n_edges:]),
-    )
+        second = [rows.labels.copy() for rows in model.sides]
+        for side, is_wanted in enumerate((wants.has_users, wants.has_items)):
+            if is_wanted:
+                second[side] = model.second_rows(side, graph.sides()[side])
+        self.secondary_user_labels_, self.secondary_item_labels_ = second

@@ -77,6 +77,22 @@ class Graph:
         """E, each edge once."""
         return self.edges.indices.size // 2
 
+    def sides(self) -> tuple[Edges, Edges]:
+        """Return edges of users to items, and of items to users, each numbered from 0."""
+        offsets, indices, data = self.edges.arrays
+        n_users, n_edges = self.n_users, self.n_edges
+        users = Edges(
+            offsets=offsets[: n_users + 1],
+            indices=indices[:n_edges] - np.int32(n_users),
+            data=data[: data.size // 2],
+        )
+        items = Edges(
+            offsets=offsets[n_users:] - n_edges,
+            indices=indices[n_edges:],
+            data=data[data.size // 2 :],
+        )
+        return users, items
+
 
 def read_edges(biadjacency: Any, *, is_weighted: bool) -> Edges:
     """Return the edges of rows to columns of any scipy sparse matrix, which stays as it is.

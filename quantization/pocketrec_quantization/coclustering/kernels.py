@@ -70,9 +70,8 @@ def _gather(graph: Graph, x: int, labels: Ints, n_touched: int, work: Work) -> i
     acc, touched = work
     for j in range(offsets[x], offsets[x + 1]):
         label = labels[indices[j]]
-        if acc[label] == 0.0:
-            touched[n_touched] = label
-            n_touched += 1
+        touched[n_touched] = label  # counts where the label is new; cheaper than a branch
+        n_touched += acc[label] == 0.0
         acc[label] += data[j] if data.size else 1.0
     return n_touched
 

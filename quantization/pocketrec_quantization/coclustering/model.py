@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from pocketrec.errors import ConfigError
 from pocketrec_quantization.coclustering.graph import Edges, read_edges
 from pocketrec_quantization.coclustering.options import Isolated, Options
-from pocketrec_quantization.coclustering.partition import Side, number_rows
+from pocketrec_quantization.coclustering.partition import (
+    Side,
+    inner_minus_volumes,
+    number_rows,
+)
 from pocketrec_quantization.coclustering.secondary import choose_clusters
 from pocketrec_quantization.coclustering.solver import Problem, Solution
 from pocketrec_quantization.coclustering.weighting import Weighting
@@ -118,3 +122,67 @@ class Model:
         best = self.choose(side, edges, np.full(edges.n_nodes, -1, np.int32))
         known = self.sides[side]
         return np.where(best >= 0, known.row_of_cluster[best], known.default_row).astype(np.int32)
+
+    def extended(self, problem: Problem) -> Model:
+        """Return the model of a later graph, in which everybody keeps their row.
+
+        Who has no co-cluster joins one, as far as their neighbours have some: users and items
+        in turns, until nobody else can.
+
+        Args:
+            problem: The later graph; its first users and items are those of this model.
+        """
+        graph = problem.graph
+        sides = [
+            _grown(side, n)
+            for side, n in zip(self.sides, (graph.n_users, graph.n_items), strict=True)
+        ]
+        model = self._with(sides, problem)
+        is_changed = True
+        while is_changed:
+            is_changed = False
+            for side, edges in enumerate(graph.sides()):
+                best = model.choose(side, edges, np.full(edges.n_nodes, -1, np.int32))
+                joins = (sides[side].clusters < 0) & (best >= 0)
+                is_changed |= bool(joins.any())
+                sides[side].clusters[joins] = best[joins]
+                sides[side].labels[joins] = sides[side].row_of_cluster[best[joins]]
+                model = self._with(sides, problem)
+        return model
+
+    def _with(self, sides: list[Side], problem: Problem) -> Model:
+        """Return the model with other sides, and with the volumes that they have."""
+        clusters = np.concatenate([side.clusters for side in sides])
+        is_in = clusters >= 0
+        volumes = [
+            np.bincount(clusters[is_in], weights, minlength=self.volumes.shape[0])
+            for weights in problem.weights[is_in].T
+        ]
+        return Model(
+            sides=(sides[0], sides[1]),
+            weightings=problem.weightings,
+            volumes=np.stack(volumes, axis=1),
+            resolution=self.resolution,
+            is_weighted=self.is_weighted,
+        )
+
+    def objective(self, problem: Problem) -> float:
+        """Return the objective of a graph whose nodes these are.
+
+        Args:
+            problem: The graph and its weights.
+        """
+        clusters = np.concatenate([side.clusters for side in self.sides])
+        alone = np.flatnonzero(clusters < 0)
+        clusters[alone] = self.volumes.shape[0] + np.arange(alone.size)
+        return inner_minus_volumes(problem.graph, problem.weights, clusters, self.resolution)
+
+
+def _grown(side: Side, n_nodes: int) -> Side:
+    """Return a copy of a side with more nodes, who have no co-cluster and the default row."""
+    n_new = n_nodes - side.labels.size
+    return replace(
+        side,
+        clusters=np.concatenate((side.clusters, np.full(n_new, -1, np.int32))),
+        labels=np.concatenate((side.labels, np.full(n_new, side.default_row, np.int32))),
+    )

@@ -27,7 +27,7 @@ class Side:
         row_of_cluster: (K,) int32, −1 where a co-cluster has nobody on this side.
         n_rows: How many rows there are.
         default_row: Of entities that nothing is known about: the row that nodes without edges
-            share, or the row that most have.
+            share if there are any, or the row that most have.
     """
 
     clusters: NDArray[np.int32]
@@ -59,7 +59,9 @@ def number_rows(clusters: NDArray[np.int32], n_clusters: int, *, shares_isolated
         labels=labels,
         row_of_cluster=row_of_cluster,
         n_rows=n_rows + (min(1, n_isolated) if shares_isolated else n_isolated),
-        default_row=n_rows if n_isolated else int(row_of_cluster[n_members.argmax()]),
+        default_row=(
+            n_rows if n_isolated and shares_isolated else int(row_of_cluster[n_members.argmax()])
+        ),
     )
 
 

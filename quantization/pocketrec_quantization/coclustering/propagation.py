@@ -104,7 +104,7 @@ def sweeps(
     kernels, edges = load_kernels(), labelling.edges
     n = edges.n_nodes
     state = labelling.weights, labelling.volumes(), labelling.labels
-    work = np.zeros(n), np.empty(n, np.int32)
+    work = np.zeros(n), np.empty(n + 1, np.int32)
     blocks = np.arange(-(-n // moves.block_nodes), dtype=np.int32)
     is_waiting = np.ones(n, np.bool_)
     total_edges = float(edges.data.sum(dtype=np.float64)) if edges.data.size else edges.indices.size

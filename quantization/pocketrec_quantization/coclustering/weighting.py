@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
 
-__all__ = ["WeightScheme", "Weighting", "read_scheme"]
+__all__ = ["WeightScheme", "Weighting", "read_scheme", "read_schemes"]
 
 
 class WeightScheme(StrEnum):
@@ -91,3 +91,19 @@ def read_scheme(name: Any, field: str) -> WeightScheme:
     except ValueError as error:
         known = ", ".join(WeightScheme)
         raise ConfigError(f"{field}: expected one of {known}, got {name!r}") from error
+
+
+def read_schemes(names: Any, field: str) -> tuple[WeightScheme, WeightScheme]:
+    """Return the schemes of users and items.
+
+    Args:
+        names: One name for both, or a pair.
+        field: What the caller calls it.
+
+    Raises:
+        ConfigError: There is no such scheme, or it is no pair.
+    """
+    pair = (names, names) if isinstance(names, str) else tuple(names)
+    if len(pair) != 2:
+        raise ConfigError(f"{field}: expected one scheme, or users' and items', got {names!r}")
+    return read_scheme(pair[0], field), read_scheme(pair[1], field)
