@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -29,36 +30,34 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _REPORT = "pocketrec_device.bench_report"  # imported when a page is asked for
-_DEFAULTS = BenchConfig()
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _GRID = Grid(variants=(Variant(name="default"),))
 
 
-def effort_options(command: Any) -> Any:
-    """Add the options that become a ``BenchConfig``.
+def effort_options(**defaults: int) -> Callable[[_Command], _Command]:
+    """Return what adds the options that become a ``BenchConfig``.
 
     Args:
-        command: The function below ``@click.command()``.
+        defaults: Other defaults than those of ``BenchConfig``, by field.
     """
+    config = replace(BenchConfig(), **defaults)
     count = click.IntRange(1)
-    for option in reversed(
-        (
-            click.option(
-                "--candidates", "n_candidates", type=count, default=_DEFAULTS.n_candidates
-            ),
-            click.option("--warmup", type=click.IntRange(0), default=_DEFAULTS.warmup),
-            click.option("--runs", type=count, default=_DEFAULTS.runs),
-            click.option("--min-seconds", type=click.FloatRange(0), default=_DEFAULTS.min_seconds),
-            click.option(
-                "--repeat", type=count, default=_DEFAULTS.repeat, help="Processes per row."
-            ),
-            click.option("--seed", type=int, default=_DEFAULTS.seed),
-            click.option(
-                "--keep-samples", "kept_samples", type=count, default=_DEFAULTS.kept_samples
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+    options = (
+        click.option("--candidates", "n_candidates", type=count, default=config.n_candidates),
+        click.option("--warmup", type=click.IntRange(0), default=config.warmup),
+        click.option("--runs", type=count, default=config.runs, help="Calls per process."),
+        click.option("--min-seconds", type=click.FloatRange(0), default=config.min_seconds),
+        click.option("--repeat", type=count, default=config.repeat, help="Processes per row."),
+        click.option("--seed", type=int, default=config.seed),
+        click.option("--keep-samples", "kept_samples", type=count, default=config.kept_samples),
+    )
+
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +126,7 @@ class Files:
     "--peer", "peers", multiple=True, help="Another runtime: a name, module:Name or file.py:Name."
 )
 @click.option("--label", default="", help="Free text for the result.")
-@effort_options
+@effort_options()
 @click.option(
     "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page for people."
 )

@@ -74,6 +74,7 @@ class CellRecord:
     Args:
         cell: Its name, unique in a result and the same in every result.
         n_bytes: ``wire_bytes``, ``disk_bytes``, ``plan_bytes`` and the like, by name.
+        quality: ``ndcg@10`` and ``hr@10``, 0..1; empty without cases.
         processes: In the order of their turns, at least one; all time the same operations.
         flags: Names of what is doubtful about it.
 
@@ -83,6 +84,7 @@ class CellRecord:
 
     cell: str
     n_bytes: Mapping[str, int]
+    quality: Mapping[str, float]
     processes: tuple[ProcessRecord, ...]
     flags: tuple[str, ...]
 
@@ -167,13 +169,17 @@ def read_result(path: Path) -> BenchResult:
 def _cell(record: Mapping[str, Any]) -> CellRecord:
     return CellRecord(
         cell=record["cell"],
-        n_bytes={key: int(value) for key, value in record.items() if key in _SIZES},
+        n_bytes={key: int(record[key]) for key in _SIZES if record[key] is not None},
+        quality={
+            key: float((record["quality"] or {})[key]) for key in _QUALITY if record["quality"]
+        },
         processes=tuple(_process(one) for one in record["processes"]),
         flags=tuple(flag["flag"] for flag in record["validity"]["flags"]),
     )
 
 
 _SIZES = ("wire_bytes", "disk_bytes", "plan_bytes", "coded_bytes", "resident_weight_bytes")
+_QUALITY = ("hr@10", "ndcg@10")
 
 
 def _process(one: Mapping[str, Any]) -> ProcessRecord:
