@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures bundles, plans and other runtimes on this machine, and compares what was measured.
 
-    result = run_bench(Path("bundle"), [Variant(name="default")], BenchConfig())
+    grid = Grid(variants=(Variant(name="default"),))
+    result = run_bench(Side(folder=Path("bundle"), grid=grid), BenchConfig())
     result["records"][0]["latency_us"]["observe_rerank"]["p50"]
 
 ``docs/benchmarking.md`` has the result file and the rules. Every module is one concept:
 ``config``, ``cells`` and ``demo_files`` say what to measure; ``run`` and ``processes`` take
 turns; ``worker`` is one process, ``scenarios`` what it times, ``yardstick`` how fast the
 machine was meanwhile; ``sizes``, ``quality``, ``samples`` and ``validity`` make records of
-it; ``result`` reads them, ``compare`` judges two; ``peers`` finds other runtimes.
+it; ``result`` reads them, ``decision`` and ``compare`` judge two; ``peers`` finds other
+runtimes.
 
 Measuring processes import parts of this package, so it imports nothing before it is asked.
 """
@@ -22,17 +24,28 @@ if TYPE_CHECKING:
     from pocketrec_device.bench.cells import Grid, Variant
     from pocketrec_device.bench.config import BenchConfig
     from pocketrec_device.bench.result import BenchResult, read_result
-    from pocketrec_device.bench.run import run_bench
+    from pocketrec_device.bench.run import Side, run_bench, run_sides
 
-__all__ = ["BenchConfig", "BenchResult", "Grid", "Variant", "read_result", "run_bench"]
+__all__ = [
+    "BenchConfig",
+    "BenchResult",
+    "Grid",
+    "Side",
+    "Variant",
+    "read_result",
+    "run_bench",
+    "run_sides",
+]
 
 _HOMES = {
     "BenchConfig": "config",
     "BenchResult": "result",
     "Grid": "cells",
+    "Side": "run",
     "Variant": "cells",
     "read_result": "result",
     "run_bench": "run",
+    "run_sides": "run",
 }
 
 
