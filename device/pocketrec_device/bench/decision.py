@@ -11,9 +11,9 @@ resampled.
 * Its *interval* is a percentile bootstrap over processes, or turns, at the level
   ``1 - alpha / m`` for m numbers that are judged together, so that many numbers together
   raise a false alarm no more often than one.
-* It is a *regression* when the change is beyond the threshold and the whole interval is
-  above 1; an *improvement* likewise below. It is *equal* when it is neither and the
-  interval leaves no room for a change as large as that; else it is *unsure*: measure more.
+* It is a *regression* when the whole interval is beyond the threshold: slower by more than
+  that, whatever the noise; an *improvement* likewise. It is *equal* when the whole interval
+  is within the threshold, and *unsure* when it is on both sides: measure more.
 
 Source:
     Bootstrap: Efron 1979, percentile interval; Bonferroni's correction; the rule is our choice.
@@ -131,7 +131,7 @@ def judge(
         ratio=math.exp(center),
         low=math.exp(low),
         high=math.exp(high),
-        verdict=_verdict(math.exp(center), math.exp(low), math.exp(high), rule, n_processes),
+        verdict=_verdict(math.exp(low), math.exp(high), rule, n_processes),
     )
 
 
@@ -144,21 +144,17 @@ def judge_counts(base: float, head: float, rule: Rule) -> Change:
         rule: What counts; a change from 0 always does.
     """
     ratio = 1.0 if base == head else head / base if base else math.inf
-    verdict = Verdict.EQUAL
-    if ratio > 1 + rule.threshold:
-        verdict = Verdict.REGRESSION
-    elif ratio < 1 / (1 + rule.threshold):
-        verdict = Verdict.IMPROVEMENT
+    verdict = _verdict(ratio, ratio, rule, rule.min_processes)
     return Change(base=base, head=head, ratio=ratio, low=ratio, high=ratio, verdict=verdict)
 
 
-def _verdict(ratio: float, low: float, high: float, rule: Rule, n_processes: int) -> Verdict:
+def _verdict(low: float, high: float, rule: Rule, n_processes: int) -> Verdict:
     worse, better = 1 + rule.threshold, 1 / (1 + rule.threshold)
     if n_processes < rule.min_processes:
         return Verdict.UNSURE
-    if ratio > worse and low > 1:
+    if low > worse:
         return Verdict.REGRESSION
-    if ratio < better and high < 1:
+    if high < better:
         return Verdict.IMPROVEMENT
     return Verdict.EQUAL if high <= worse and low >= better else Verdict.UNSURE
 

@@ -149,9 +149,6 @@ class _Work:
         self.cells = [cell for cell in cells if not cell.impossible]
         self._skipped = [cell for cell in cells if cell.impossible]
         self._check()
-        self._sizes = {
-            cell.name: sizes_of(self._bundle, cell.variant, cell.speed) for cell in self.cells
-        }
         scratch.mkdir()
         self._baseline = scratch / "baseline.npy"
         self._peer_files = {
@@ -159,6 +156,7 @@ class _Work:
             for cell in self.cells
             if cell.is_peer
         }
+        self._sizes = {cell.name: self._sizes_of(cell) for cell in self.cells}
         self._measured: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in self.cells}
         self._rankings: dict[tuple[str, str, str], dict[str, Any]] = {}
 
@@ -193,15 +191,15 @@ class _Work:
             "skipped": [{"cell": cell.name, "reason": cell.impossible} for cell in self._skipped],
         }
 
+    def _sizes_of(self, cell: Cell) -> dict[str, float | int]:
+        peer_file = self._peer_files.get(cell.variant.name)
+        return sizes_of(self._bundle, cell.variant, cell.speed, peer_file=peer_file)
+
     def _record(self, cell: Cell, baseline: list[int] | None) -> dict[str, Any]:
-        sizes = dict(self._sizes[cell.name])
-        if cell.is_peer:
-            size = self._peer_files[cell.variant.name].stat().st_size
-            sizes |= dict.fromkeys(("bundle_bytes", "wire_bytes", "disk_bytes"), size)
         return record_of(
             cell,
             self._measured[cell.name],
-            sizes=sizes,
+            sizes=self._sizes[cell.name],
             layers=self._bundle.manifest.layers,
             kept_samples=self._config.kept_samples,
             ranking=self._rankings.get(_rank_key(cell)),

@@ -15,6 +15,7 @@ from pocketrec_quantization.plan import check_applies, decode_plan, plan_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from pocketrec_device.bench.cells import Variant
     from pocketrec_quantization.layers import LayerTable
@@ -25,20 +26,23 @@ FLOAT_BITS = 32
 _BLOCK_BYTES = 4096  # what a file takes on most disks is a multiple of this
 
 
-def sizes_of(bundle: BundleFolder, variant: Variant, speed: str) -> dict[str, float | int]:
+def sizes_of(
+    bundle: BundleFolder, variant: Variant, speed: str, *, peer_file: Path | None = None
+) -> dict[str, float | int]:
     """Return the sizes of a variant; a float model has no plan, and its own arrays.
 
     Args:
         bundle: What the variant is of.
         variant: Its files are checked against the bundle.
         speed: What its tiers mean in bits, one of ``SPEED_PRESETS``.
+        peer_file: What another runtime converted the float model to, if it is one.
 
     Raises:
         ArtifactError: A plan or a float twin cannot be used with the bundle.
         OSError: A file cannot be read.
     """
     if variant.float_twin is not None:
-        return _float_sizes(bundle, variant)
+        return _float_sizes(bundle, variant.float_twin, peer_file)
     content = bundle.read(DEFAULT_PLAN) if variant.plan is None else variant.plan.read_bytes()
     plan, sizes = decode_plan(content), plan_sizes(content)
     check_applies(plan, bundle.manifest.layers, bundle.model_digest)
@@ -59,12 +63,12 @@ def sizes_of(bundle: BundleFolder, variant: Variant, speed: str) -> dict[str, fl
     }
 
 
-def _float_sizes(bundle: BundleFolder, variant: Variant) -> dict[str, float | int]:
-    if variant.float_twin is None:
-        return {}
-    twin = FloatTwin.from_bytes(variant.float_twin.read_bytes())
-    check_twin(twin, bundle, variant.float_twin)
-    size = variant.float_twin.stat().st_size
+def _float_sizes(
+    bundle: BundleFolder, path: Path, peer_file: Path | None
+) -> dict[str, float | int]:
+    twin = FloatTwin.from_bytes(path.read_bytes())
+    check_twin(twin, bundle, path)
+    size = (peer_file or path).stat().st_size
     return {
         "effective_bits": float(FLOAT_BITS),
         "coded_bytes": sum(array.nbytes for array in twin.weights.values()),
