@@ -18,6 +18,8 @@ import numpy as np
 
 from benchmarks.shapes import Shape
 from pocketrec.files import write_atomically
+from pocketrec_quantization.backbone import BackboneConfig
+from pocketrec_quantization.peers import FloatNetwork
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_quantization.bundle import BundleFolder
 
-__all__ = ["FACTS", "MODEL_NAME", "WEIGHTS", "Cases", "build"]
+__all__ = ["FACTS", "MODEL_NAME", "WEIGHTS", "Cases", "build", "read_network"]
 
 MODEL_NAME = "rerank"
 WEIGHTS = "weights.npz"
@@ -96,6 +98,35 @@ def build(shape: Shape, folder: Path, *, seed: int) -> None:
     )
     facts = _write_plain(shape, bundle, folder, seed=seed)
     write_atomically(folder / FACTS, json.dumps(facts).encode())
+
+
+def read_network(shape: Shape, folder: Path) -> FloatNetwork:
+    """Return the weights that ``build`` wrote, as peers convert them.
+
+    Args:
+        shape: What was built.
+        folder: Where to.
+
+    Raises:
+        OSError: There are none.
+    """
+    with np.load(folder / WEIGHTS) as arrays:
+        weights = dict(arrays)
+    embeddings = weights.pop(EMBEDDINGS)
+    backbone = BackboneConfig(
+        kind="sasrec",
+        embedding_dim=shape.d,
+        n_blocks=shape.blocks,
+        n_heads=shape.n_heads,
+        window=shape.window,
+        ffn_multiplier=1,
+    )
+    return FloatNetwork(
+        backbone=backbone,
+        weights=weights,
+        item_embeddings=embeddings,
+        n_candidates=shape.n_candidates,
+    )
 
 
 def _split(shape: Shape, seed: int) -> LeaveOneOut:

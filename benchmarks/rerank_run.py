@@ -20,12 +20,12 @@ from typing import Any
 from rich.progress import Progress
 
 from benchmarks.environment import LIBRARIES, ROOT, digest_of, read_environment
-from benchmarks.peers import PEERS
 from benchmarks.processes import start_worker
 from benchmarks.rerank_analysis import OURS, bounds, merge, ratios
 from benchmarks.rerank_models import FACTS
 from benchmarks.shapes import Shape
 from pocketrec.errors import ConfigError
+from pocketrec_cloud.peers import PEERS
 
 __all__ = ["CONFIGS", "METHODS", "Benchmark", "Settings"]
 
@@ -170,7 +170,7 @@ class Benchmark:
             self._progress.advance(self._bar)
             return
         facts = json.loads((model / FACTS).read_text())
-        sources = sorted((ROOT / "benchmarks" / "peers").glob("*.py"))
+        sources = sorted(Path(_found(find_spec("pocketrec_cloud.peers"))).glob("*.py"))
         key = digest_of(sources, PEERS[method].requires) + facts["weights_digest"][:12]
         out = model / f"{method}-{key}.model"
         self._models[shape.name, method] = out

@@ -59,20 +59,22 @@ def _build(job: dict[str, Any], shape: Shape, model: Path) -> dict[str, Any]:
 
 
 def _convert(job: dict[str, Any], shape: Shape, model: Path) -> dict[str, Any]:
-    from benchmarks.peers import PEERS
-    from benchmarks.rerank_models import WEIGHTS
+    from benchmarks.rerank_models import read_network
+    from pocketrec_cloud.peers import PEERS
 
     out = Path(job["out"])
     unfinished = out.with_name(f"unfinished-{out.name}")
-    PEERS[job["method"]].convert(shape, model / WEIGHTS, unfinished)
+    PEERS[job["method"]].convert(read_network(shape, model), unfinished)
     unfinished.replace(out)
     return {}
 
 
 def _measure_peer(job: dict[str, Any], shape: Shape, model: Path) -> dict[str, Any]:
-    from benchmarks.peers import PEERS
+    from pocketrec_cloud.peers import PEERS
 
-    session = PEERS[job["method"]].load(shape, Path(job["out"]))
+    session = PEERS[job["method"]].load(
+        Path(job["out"]), window=shape.window, n_candidates=shape.n_candidates
+    )
     asked = _Questions(shape, model, job["seed"])
     index_of = {item: index for index, item in enumerate(asked.item_ids, start=1)}
     history, candidates = session.history, session.candidates

@@ -3,155 +3,206 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from pocketrec.console import emit, json_option, stderr_console
+from pocketrec.errors import ConfigError
 from pocketrec_device.backends import BACKENDS
-from pocketrec_device.bench import PERCENTILES, BenchConfig, Variant, run_bench
+from pocketrec_device.bench.cells import SCENARIOS, Grid, Variant
+from pocketrec_device.bench.config import BenchConfig
+from pocketrec_device.bench.demo_files import DEMO_FOLDER, find_demo
+from pocketrec_device.bench.peers import load_peer
+from pocketrec_device.bench.run import Side, run_bench
+from pocketrec_device.bench.tables import draw_result
 from pocketrec_quantization.bundle import BundleFolder
+from pocketrec_quantization.levels import SPEED_PRESETS
 
-__all__ = ["draw_latency", "draw_summary", "run"]
+__all__ = ["FILE", "Files", "effort_options", "run", "side_of"]
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_DEFAULTS = BenchConfig()
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+"""A file that is read."""
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_REPORT = "pocketrec_device.bench_report"  # imported when a page is asked for
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_GRID = Grid(variants=(Variant(name="default"),))
 
 
-@click.command()
-@click.option(
-    "--bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True
-)
+def effort_options(**defaults: int) -> Callable[[_Command], _Command]:
+    """Return what adds the options that become a ``BenchConfig``.
+
+    Args:
+        defaults: Other defaults than those of ``BenchConfig``, by field.
+    """
+    config = replace(BenchConfig(), **defaults)
+    count = click.IntRange(1)
+    options = (
+        click.option("--candidates", "n_candidates", type=count, default=config.n_candidates),
+        click.option("--warmup", type=click.IntRange(0), default=config.warmup),
+        click.option("--runs", type=count, default=config.runs, help="Calls per process."),
+        click.option("--min-seconds", type=click.FloatRange(0), default=config.min_seconds),
+        click.option("--repeat", type=count, default=config.repeat, help="Processes per row."),
+        click.option("--seed", type=int, default=config.seed),
+        click.option("--keep-samples", "kept_samples", type=count, default=config.kept_samples),
+    )
+
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """What to measure, as options or a preset name it.
+
+    Args:
+        bundle: Folder of the bundle.
+        plans: Plan files beside the default plan.
+        float_twin: The float control.
+        cases: Held-out users.
+    """
+
+    bundle: Path | None
+    plans: tuple[Path, ...]
+    float_twin: Path | None
+    cases: Path | None
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--bundle", type=_FOLDER, help="The bundle; needed without --preset.")
 @click.option(
     "--plan",
     "plans",
-    type=_FILE,
+    type=FILE,
     multiple=True,
     help="A row beside the default plan's; may be repeated.",
 )
-@click.option("--float-twin", type=_FILE, help="The float control, as the first row.")
-@click.option("--cases", type=_FILE, help="Held-out users: adds HR and NDCG.")
-@click.option("--backend", type=click.Choice(sorted(BACKENDS)), default=_DEFAULTS.backend)
-@click.option("--threads", type=click.IntRange(1), default=_DEFAULTS.threads, show_default=True)
-@click.option("--candidates", type=click.IntRange(1), default=_DEFAULTS.n_candidates)
-@click.option("--warmup", type=click.IntRange(0), default=_DEFAULTS.warmup, show_default=True)
-@click.option("--runs", type=click.IntRange(1), default=_DEFAULTS.runs, show_default=True)
-@click.option("--min-seconds", type=float, default=_DEFAULTS.min_seconds, show_default=True)
-@click.option("--repeat", type=click.IntRange(1), default=_DEFAULTS.repeat, show_default=True)
-@click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True)
+@click.option("--float-twin", type=FILE, help="The float control, as the first row.")
+@click.option("--cases", type=FILE, help="Held-out users: adds HR, NDCG and agreement.")
+@click.option(
+    "--preset",
+    type=click.Choice(["demo"]),
+    help="Bundle, plans, float control and cases of a finished demo.",
+)
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=DEMO_FOLDER, help="The demo's folder."
+)
+@click.option(
+    "--backend",
+    "backends",
+    type=click.Choice(sorted(BACKENDS)),
+    multiple=True,
+    default=_GRID.backends,
+)
+@click.option(
+    "--speed",
+    "speeds",
+    type=click.Choice(sorted(SPEED_PRESETS)),
+    multiple=True,
+    default=_GRID.speeds,
+    help="What a plan's tiers mean in bits.",
+)
+@click.option("--threads", type=click.IntRange(1), multiple=True, default=_GRID.threads)
+@click.option(
+    "--scenario",
+    "scenarios",
+    type=click.Choice(SCENARIOS),
+    multiple=True,
+    default=_GRID.scenarios,
+)
+@click.option(
+    "--sessions", type=FILE, help="Users to replay: 'user item item …' per line; or the cases."
+)
+@click.option(
+    "--peer", "peers", multiple=True, help="Another runtime: a name, module:Name or file.py:Name."
+)
+@click.option("--label", default="", help="Free text for the result.")
+@effort_options()
+@click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page for people."
+)
 @json_option
 def run(
     *,
-    bundle: Path,
+    bundle: Path | None,
     plans: tuple[Path, ...],
     float_twin: Path | None,
     cases: Path | None,
-    backend: str,
-    threads: int,
-    candidates: int,
-    warmup: int,
-    runs: int,
-    min_seconds: float,
-    repeat: int,
-    seed: int,
+    preset: str | None,
+    work: Path,
+    backends: tuple[str, ...],
+    speeds: tuple[str, ...],
+    threads: tuple[int, ...],
+    scenarios: tuple[str, ...],
+    sessions: Path | None,
+    peers: tuple[str, ...],
+    label: str,
+    html: Path | None,
     json_path: str | None,
+    **effort: Any,
 ) -> None:
-    """Time and size one bundle under its plans, and score its ranking."""
-    config = BenchConfig(
-        backend=backend,
-        threads=threads,
-        n_candidates=candidates,
-        warmup=warmup,
-        runs=runs,
-        min_seconds=min_seconds,
-        repeat=repeat,
-        seed=seed,
-    )
-    control = [] if float_twin is None else [Variant(name="float32", float_twin=float_twin)]
-    rows = [*control, *(Variant(name=path.stem, plan=path) for path in plans)]
-    rows.append(Variant(name=BundleFolder.open(bundle).read_default_plan().planner))
+    """Time and size one bundle under its plans, and score its ranking.
+
+    Options that may be repeated make rows of every combination.
+    """
+    files = Files(bundle=bundle, plans=plans, float_twin=float_twin, cases=cases)
+    if preset is not None:
+        files = _with_demo(files, work)
+    axes = {"backends": backends, "speeds": speeds, "threads": threads, "scenarios": scenarios}
+    side = side_of(files, peers, sessions, label, **axes)
     with stderr_console().status("measuring") as status:
-        result = run_bench(bundle, rows, config, cases=cases, progress=status.update)
-    emit(result, render=lambda console: _draw(console, result), json_path=json_path)
+        result = run_bench(side, BenchConfig(**effort), progress=status.update)
+    if html is not None:
+        import_module(_REPORT).write_html(result, html)
+    emit(result, render=lambda console: draw_result(console, result), json_path=json_path)
 
 
-def _draw(console: Console, result: dict[str, Any]) -> None:
-    draw_summary(console, result)
-    draw_latency(console, result)
-    environment = ", ".join(f"{key} {value}" for key, value in result["environment"].items())
-    config = result["config"]
-    console.print(
-        f"{config['threads']} thread(s), {config['n_candidates']} candidates, "
-        f"{config['repeat']} processes per row; {environment}"
+def _with_demo(files: Files, work: Path) -> Files:
+    """Return a demo's files; what was named adds to its plans, or takes the others' place."""
+    found = find_demo(work)
+    return Files(
+        bundle=files.bundle or found.bundle,
+        plans=(*found.plans, *files.plans),
+        float_twin=files.float_twin or found.float_twin,
+        cases=files.cases or found.cases,
     )
 
 
-def draw_summary(console: Console, result: dict[str, Any]) -> None:
-    """Draw what each row costs and what its ranking is worth.
+def side_of(
+    files: Files, peers: tuple[str, ...], sessions: Path | None, label: str, **axes: tuple[Any, ...]
+) -> Side:
+    """Return what to measure.
 
     Args:
-        console: Where to.
-        result: What ``run_bench`` returned.
+        files: With a bundle.
+        peers: Other runtimes, as ``load_peer`` takes them.
+        sessions: Users to replay, or None.
+        label: Free text for the result.
+        axes: As of ``Grid``, its variants apart.
+
+    Raises:
+        ConfigError: There is no bundle, or a peer is unknown.
+        ArtifactError: The bundle cannot be used.
     """
-    table = Table(title="Size and quality", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("variant", no_wrap=True)
-    for column in ("effective\nbits", "plan\nbytes", "bundle\nbytes", "HR@10", "NDCG@10"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("95 %\ninterval", no_wrap=True)
-    table.add_column("rerank\np50 μs", justify="right")
-    for record in result["records"]:
-        quality = record["quality"]
-        shown = ["", "", ""]
-        if quality is not None:
-            low, high = quality["ndcg@10_interval"]
-            shown = [
-                f"{quality['hr@10']:.4f}",
-                f"{quality['ndcg@10']:.4f}",
-                f"{low:.3f}–{high:.3f}",
-            ]
-        table.add_row(
-            record["variant"],
-            f"{record['effective_bits']:.2f}",
-            f"{record['plan_bytes']:,}" if record["plan_bytes"] else "–",
-            f"{record['bundle_bytes']:,}",
-            *shown,
-            f"{record['latency_us']['observe_rerank']['p50']:.0f}",
-        )
-    console.print(table)
-    console.print("rerank: one new event taken in, then the candidates ranked")
+    if files.bundle is None:
+        raise ConfigError("expected a bundle: add --bundle, or --preset demo")
+    grid = Grid(variants=_variants(files.bundle, files, peers), **axes)
+    return Side(folder=files.bundle, grid=grid, cases=files.cases, sessions=sessions, label=label)
 
 
-def draw_latency(console: Console, result: dict[str, Any]) -> None:
-    """Draw the percentiles of every operation, and what loading costs.
-
-    Args:
-        console: Where to.
-        result: What ``run_bench`` returned.
-    """
-    table = Table(title="Time, μs per call", box=SIMPLE_HEAD)
-    table.add_column("variant")
-    table.add_column("operation")
-    for percentile in PERCENTILES:
-        table.add_column(f"p{percentile}", justify="right")
-    for record in result["records"]:
-        for name, summary in record["latency_us"].items():
-            cells = [f"{summary[f'p{p}']:.0f}" for p in PERCENTILES]
-            table.add_row(record["variant"], name.replace("_", " + "), *cells)
-        table.add_section()
-    console.print(table)
-    start = Table(title="Start and memory", box=SIMPLE_HEAD)
-    for column in ("variant", "import ms", "load ms", "first run ms", "peak MiB", "above idle MiB"):
-        start.add_column(column, justify="left" if column == "variant" else "right")
-    for record in result["records"]:
-        peak, idle = record["peak_rss_bytes"], record["idle_rss_bytes"]
-        start.add_row(
-            record["variant"],
-            *(f"{record[key]:.1f}" for key in ("import_ms", "load_ms", "first_run_ms")),
-            f"{peak / 2**20:.1f}",
-            f"{(peak - idle) / 2**20:.1f}",
-        )
-    console.print(start)
+def _variants(bundle: Path, files: Files, peers: tuple[str, ...]) -> tuple[Variant, ...]:
+    twin = files.float_twin
+    control = [] if twin is None else [Variant(name="float32", float_twin=twin)]
+    rows = [*control, *(Variant(name=path.stem, plan=path) for path in files.plans)]
+    rows.append(Variant(name=BundleFolder.open(bundle).read_default_plan().planner))
+    others = (Variant(name=load_peer(spec).name, float_twin=twin, peer=spec) for spec in peers)
+    return (*rows, *others)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pocketrec_device.bench import BenchConfig, Variant, run_bench
+from pocketrec_device.bench import BenchConfig, Grid, Side, Variant, run_bench
 
 
 def main() -> None:
@@ -21,9 +21,9 @@ def main() -> None:
 
 def run(bundle: Path, plans: list[Path], n_runs: int) -> None:
     """Print one line per plan; the default plan is the unit."""
-    variants = [Variant(name="default"), *(Variant(name=p.stem, plan=p) for p in plans)]
+    variants = (Variant(name="default"), *(Variant(name=p.stem, plan=p) for p in plans))
     config = BenchConfig(runs=n_runs, min_seconds=0.0, repeat=2)
-    records = run_bench(bundle, variants, config)["records"]
+    records = run_bench(Side(folder=bundle, grid=Grid(variants=variants)), config)["records"]
     unit_us = records[0]["latency_us"]["observe_rerank"]["p50"]
     for record in records:
         latency_us = record["latency_us"]["observe_rerank"]

@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmarks import rerank_run
-from benchmarks.peers import PEERS
-from benchmarks.peers.mnn import Mnn
 from benchmarks.processes import start_worker
 from benchmarks.rerank import main
 from benchmarks.rerank_analysis import TOLERANCE
-from benchmarks.rerank_models import EMBEDDINGS
 from benchmarks.rerank_run import Benchmark, Settings
 from benchmarks.shapes import Shape
 from click.testing import CliRunner
 from rich.console import Console
 from rich.progress import Progress
 
+from pocketrec_cloud.peers import PEERS
+from pocketrec_cloud.peers.mnn import Mnn
 from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_shapes
+from pocketrec_quantization.peers import FloatNetwork
 from pocketrec_quantization.reference import ReferenceBackend
 
 SHAPE = Shape(d=8, window=6, blocks=2, n_items=120)
@@ -60,10 +60,8 @@ def present(name: str) -> Callable[[str], object]:
     return lambda wanted: None if wanted == name else real(wanted)
 
 
-def test_the_exported_network_is_the_reference(tmp_path: Path) -> None:
-    """The same scores from random weights, item by item."""
-    pytest.importorskip("torch", reason="needs the extra 'cloud'")
-    peer = PEERS["torch-eager"]
+def random_network() -> FloatNetwork:
+    """Return a network of random weights."""
     rng = np.random.default_rng(7)
     backbone = BackboneConfig(
         kind="sasrec", embedding_dim=8, n_blocks=2, n_heads=2, window=6, ffn_multiplier=1
@@ -74,16 +72,23 @@ def test_the_exported_network_is_the_reference(tmp_path: Path) -> None:
     }
     weights = {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
     items = rng.normal(size=(SHAPE.n_items + 1, 8)).astype(np.float32)
-    arrays: dict[str, Any] = {**weights, EMBEDDINGS: items}
-    np.savez(tmp_path / "weights.npz", **arrays)
+    return FloatNetwork(backbone=backbone, weights=weights, item_embeddings=items, n_candidates=100)
+
+
+def test_the_exported_network_is_the_reference(tmp_path: Path) -> None:
+    """The same scores from random weights, item by item."""
+    pytest.importorskip("torch", reason="needs the extra 'cloud'")
+    peer, network = PEERS["torch-eager"], random_network()
+    rng = np.random.default_rng(8)
     history, candidates = rng.integers(1, 121, 6), rng.permutation(120)[:100] + 1
 
-    peer.convert(SHAPE, tmp_path / "weights.npz", tmp_path / "eager.model")
-    session = peer.load(SHAPE, tmp_path / "eager.model")
+    peer.convert(network, tmp_path / "eager.model")
+    session = peer.load(tmp_path / "eager.model", window=6, n_candidates=100)
     session.history[:], session.candidates[:] = history, candidates
     scores = session.run()
 
-    reference = ReferenceBackend(weights, backbone)
+    items = network.item_embeddings
+    reference = ReferenceBackend(network.weights, network.backbone)
     expected = reference.score(reference.prefill(items[history]).h, items[candidates])
     assert np.abs(scores - expected).max() <= TOLERANCE * np.abs(expected).max()
 
@@ -139,15 +144,15 @@ def test_a_converter_that_writes_nothing_is_an_error(
     """MNN's prints its complaint and returns as if nothing had happened."""
     pytest.importorskip("torch", reason="needs the extra 'cloud'")
     monkeypatch.setattr(
-        "benchmarks.peers.history.write_onnx", lambda shape, weights, out: out.touch()
+        "pocketrec_cloud.peers.history.write_onnx", lambda network, out: out.touch()
     )
     monkeypatch.setattr(
-        "benchmarks.peers.mnn.import_module",
+        "pocketrec_cloud.peers.mnn.import_module",
         lambda name: type("Silent", (), {"mnnconvert": staticmethod(lambda arguments: None)}),
     )
 
     with pytest.raises(RuntimeError, match="wrote no file"):
-        Mnn(name="mnn").convert(SHAPE, tmp_path / "weights.npz", tmp_path / "mnn.model")
+        Mnn(name="mnn").convert(random_network(), tmp_path / "mnn.model")
 
 
 @pytest.fixture(scope="module")

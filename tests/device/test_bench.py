@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,16 @@ from pocketrec.errors import (
     MalformedArtifactError,
 )
 from pocketrec.metrics import ndcg
-from pocketrec_device import bench_cli, bench_worker
-from pocketrec_device.bench import PERCENTILES, BenchConfig, Variant, run_bench
+from pocketrec_device import bench_cli
+from pocketrec_device.bench import (
+    BenchConfig,
+    Grid,
+    Side,
+    Variant,
+    run_bench,
+    worker,
+)
+from pocketrec_device.bench.samples import PERCENTILES
 from pocketrec_device.float_control import build_float_engine
 from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.budget import coded_bytes, effective_bits
@@ -41,7 +49,8 @@ if TYPE_CHECKING:
     from pocketrec_quantization.plan import Plan
 
 QUICK = BenchConfig(n_candidates=5, warmup=1, runs=5, min_seconds=0, repeat=1)
-OPERATIONS = {"prefill_rerank", "observe", "rerank", "observe_rerank"}
+END_TO_END = {"observe", "rerank", "observe_rerank", "prefill_rerank"}
+OPERATIONS = {"prefill", "step", "score"} | END_TO_END
 N_CASES = 40
 
 
@@ -68,6 +77,20 @@ def _packages_for_workers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         yield
+
+
+def measure(
+    bundle: BundleFolder,
+    variants: list[Variant],
+    config: BenchConfig = QUICK,
+    *,
+    cases: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    **axes: tuple[Any, ...],
+) -> dict[str, Any]:
+    """Measure variants of a bundle; ``axes`` as of ``Grid``."""
+    grid = Grid(variants=tuple(variants), **axes)
+    return run_bench(Side(folder=bundle.path, grid=grid, cases=cases), config, progress=progress)
 
 
 def coarse_plan(model: TinyModel) -> Plan:
@@ -138,7 +161,7 @@ def result(inputs: Inputs, bundle: BundleFolder) -> dict[str, Any]:
         Variant(name="default"),
         Variant(name="coarse", plan=inputs.coarse),
     ]
-    return run_bench(bundle.path, variants, QUICK, cases=inputs.cases)
+    return measure(bundle, variants, cases=inputs.cases)
 
 
 @pytest.fixture
@@ -149,8 +172,10 @@ def records(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def job(bundle: BundleFolder, **changes: Any) -> dict[str, Any]:
     """Return what a measuring process is told."""
-    files = {"plan": None, "float_twin": None, "cases": None}
-    return {"bundle": str(bundle.path), **files, **asdict(QUICK)} | changes
+    absent = ("plan", "float_twin", "cases", "baseline", "sessions", "peer", "peer_file")
+    cell = {"backend": "onnxruntime", "speed": "balanced", "threads": 1, "scenario": "single"}
+    own = {"bundle": str(bundle.path), **dict.fromkeys(absent), **cell}
+    return own | asdict(QUICK) | changes
 
 
 class TestReport:
@@ -159,8 +184,9 @@ class TestReport:
         assert result["bundle"]["digest"] == bundle.digest.hex()
         assert result["config"] == asdict(QUICK)
         assert result["n_cases"] == N_CASES
-        assert result["environment"]["backend"].startswith("onnxruntime ")
-        assert {"pocketrec", "numpy", "python", "machine", "cores"} <= result["environment"].keys()
+        assert result["records"][0]["backend_version"].startswith("onnxruntime ")
+        assert {"pocketrec", "numpy", "python"} <= result["environment"]["versions"].keys()
+        assert {"machine", "cpu", "cores"} <= result["environment"]["hardware"].keys()
         json.dumps(result, allow_nan=False)
 
     def test_rows_are_in_the_order_asked_for(self, result: dict[str, Any]) -> None:
@@ -280,13 +306,13 @@ class TestQuality:
         )
         (tmp_path / "cases").write_bytes(cases.to_bytes())
 
-        measured = bench_worker.measure(job(bundle, cases=str(tmp_path / "cases")))
+        measured = worker.measure(job(bundle, cases=str(tmp_path / "cases")))
 
-        assert measured["ranks"] == [0]
+        assert measured["ranking"]["ranks"] == [0]
 
     def test_without_cases_there_is_no_quality(self, bundle: BundleFolder) -> None:
         """Timing needs nobody's events."""
-        result = run_bench(bundle.path, [Variant(name="default")], replace(QUICK, backend="numpy"))
+        result = measure(bundle, [Variant(name="default")], backends=("numpy",))
 
         assert result["n_cases"] is None
         assert result["records"][0]["quality"] is None
@@ -298,18 +324,19 @@ class TestProcesses:
         said: list[str] = []
         variants = [Variant(name="default"), Variant(name="mixed", plan=inputs.mixed)]
 
-        result = run_bench(
-            bundle.path,
+        result = measure(
+            bundle,
             variants,
-            replace(QUICK, backend="numpy", repeat=2),
+            replace(QUICK, repeat=2),
+            backends=("numpy",),
             progress=said.append,
         )
 
         assert said == [
-            "default, process 1 of 2",
-            "mixed, process 1 of 2",
-            "default, process 2 of 2",
-            "mixed, process 2 of 2",
+            "default/numpy/balanced/1/single, process 1 of 2",
+            "mixed/numpy/balanced/1/single, process 1 of 2",
+            "default/numpy/balanced/1/single, process 2 of 2",
+            "mixed/numpy/balanced/1/single, process 2 of 2",
         ]
         assert result["records"][0]["latency_us"]["rerank"]["n"] >= 10
 
@@ -317,7 +344,7 @@ class TestProcesses:
         """What the benchmark's own process holds is not counted."""
         ballast = np.ones(2**24)  # 128 MiB
 
-        result = run_bench(bundle.path, [Variant(name="default")], replace(QUICK, backend="numpy"))
+        result = measure(bundle, [Variant(name="default")], backends=("numpy",))
 
         assert ballast[0] == 1
         assert result["records"][0]["idle_rss_bytes"] < ballast.nbytes / 2
@@ -329,7 +356,7 @@ class TestProcesses:
         control = Variant(name="float", float_twin=inputs.twin)
 
         with pytest.raises(BackendError, match="float control runs on 'onnxruntime'"):
-            run_bench(bundle.path, [control], replace(QUICK, backend="numpy"))
+            measure(bundle, [control], backends=("numpy",))
 
 
 class TestRefusals:
@@ -343,12 +370,12 @@ class TestRefusals:
         path.write_bytes(encode_plan(replace(model.plan(), model_id=bytes(16)), None))
 
         with pytest.raises(IncompatibleArtifactError):
-            run_bench(bundle.path, [Variant(name="other", plan=path)], QUICK)
+            measure(bundle, [Variant(name="other", plan=path)])
 
     def test_what_is_no_file_of_cases(self, bundle: BundleFolder, inputs: Inputs) -> None:
         """Cases are read before anything is measured."""
         with pytest.raises(MalformedArtifactError):
-            run_bench(bundle.path, [Variant(name="default")], QUICK, cases=inputs.twin)
+            measure(bundle, [Variant(name="default")], cases=inputs.twin)
 
     def test_cases_over_another_catalogue(
         self, bundle: BundleFolder, tmp_path: Path, inputs: Inputs
@@ -358,21 +385,22 @@ class TestRefusals:
         (tmp_path / "cases").write_bytes(cases.to_bytes())
 
         with pytest.raises(IncompatibleArtifactError, match="bundle's 12 items, found 13"):
-            run_bench(bundle.path, [Variant(name="default")], QUICK, cases=tmp_path / "cases")
+            measure(bundle, [Variant(name="default")], cases=tmp_path / "cases")
 
     def test_what_is_no_float_twin(self, bundle: BundleFolder, inputs: Inputs) -> None:
         """So is the float twin."""
         with pytest.raises(MalformedArtifactError):
-            run_bench(bundle.path, [Variant(name="float", float_twin=inputs.cases)], QUICK)
+            measure(bundle, [Variant(name="float", float_twin=inputs.cases)])
 
     @pytest.mark.parametrize("names", [[], ["a", "a"]], ids=["none", "equal"])
     def test_rows_without_names_of_their_own(self, bundle: BundleFolder, names: list[str]) -> None:
         """Two plan files of one name would be mixed up."""
         with pytest.raises(ConfigError, match="different names"):
-            run_bench(bundle.path, [Variant(name=name) for name in names], QUICK)
+            measure(bundle, [Variant(name=name) for name in names])
 
     @pytest.mark.parametrize(
-        "wrong", [{"runs": 0}, {"repeat": 0}, {"n_candidates": 0}, {"threads": 0}, {"warmup": -1}]
+        "wrong",
+        [{"runs": 0}, {"repeat": 0}, {"n_candidates": 0}, {"kept_samples": 0}, {"warmup": -1}],
     )
     def test_counts_that_make_no_sense(self, wrong: dict[str, int]) -> None:
         """Without calls there is nothing to summarise."""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.shapes import Shape
+from pocketrec.telemetry import import_onnxruntime
+from pocketrec_quantization.peers import FloatNetwork
 
 __all__ = ["OnnxRuntime"]
 
@@ -18,9 +19,8 @@ __all__ = ["OnnxRuntime"]
 class _Session:
     """Inputs and output are bound to arrays once: 2 to 7 us a call less than ``run``."""
 
-    def __init__(self, shape: Shape, path: Path) -> None:
-        import onnxruntime
-
+    def __init__(self, path: Path, window: int, n_candidates: int) -> None:
+        onnxruntime: Any = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -28,9 +28,9 @@ class _Session:
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-        self.history = np.ones(shape.window, np.int64)
-        self.candidates = np.ones(shape.n_candidates, np.int64)
-        self._scores = np.zeros(shape.n_candidates, np.float32)
+        self.history = np.ones(window, np.int64)
+        self.candidates = np.ones(n_candidates, np.int64)
+        self._scores = np.zeros(n_candidates, np.float32)
         value = onnxruntime.OrtValue.ortvalue_from_numpy  # over the array's own memory
         self._binding: Any = self._session.io_binding()
         self._binding.bind_ortvalue_input("history", value(self.history))
@@ -57,20 +57,20 @@ class OnnxRuntime:
     requires: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript", "torch")
     install: str = "pip install 'pocketrec[cloud]'"
 
-    def convert(self, shape: Shape, weights: Path, out: Path) -> None:
+    def convert(self, network: FloatNetwork, out: Path) -> None:
         """See ``Peer.convert``."""
-        from benchmarks.peers.history import write_onnx
+        from pocketrec_cloud.peers.history import write_onnx
 
         if self.is_exact:
-            write_onnx(shape, weights, out)
+            write_onnx(network, out)
             return
         from onnxruntime.quantization import quantize_dynamic
 
         plain = out.with_suffix(".float")
-        write_onnx(shape, weights, plain)
+        write_onnx(network, plain)
         quantize_dynamic(plain, out)
         plain.unlink()
 
-    def load(self, shape: Shape, path: Path) -> _Session:
+    def load(self, path: Path, *, window: int, n_candidates: int) -> _Session:
         """See ``Peer.load``."""
-        return _Session(shape, path)
+        return _Session(path, window, n_candidates)

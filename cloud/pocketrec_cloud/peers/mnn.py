@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.shapes import Shape
+from pocketrec_quantization.peers import FloatNetwork
 
 __all__ = ["Mnn"]
 
 
 class _Session:
-    def __init__(self, shape: Shape, path: Path) -> None:
+    def __init__(self, path: Path, window: int, n_candidates: int) -> None:
         expr, nn = import_module("MNN.expr"), import_module("MNN.nn")
         # Its module reads the manager for as long as it lives.
         self._manager = nn.create_runtime_manager(({"numThread": 1, "backend": "CPU"},))
@@ -33,11 +33,11 @@ class _Session:
             shape_mutable=False,
             rearrange=True,  # weights in the kernels' own layout, at load
         )
-        self.history = np.ones(shape.window, np.int32)
-        self.candidates = np.ones(shape.n_candidates, np.int32)
+        self.history = np.ones(window, np.int32)
+        self.candidates = np.ones(n_candidates, np.int32)
         self._inputs = [
             expr.placeholder([size], expr.data_format.NCHW, expr.dtype.int)
-            for size in (shape.window, shape.n_candidates)
+            for size in (window, n_candidates)
         ]
 
     def run(self) -> NDArray[np.float32]:
@@ -69,16 +69,16 @@ class Mnn:
         """See ``Peer.is_exact``."""
         return self.weight_bits == 0
 
-    def convert(self, shape: Shape, weights: Path, out: Path) -> None:
+    def convert(self, network: FloatNetwork, out: Path) -> None:
         """See ``Peer.convert``.
 
         Raises:
             RuntimeError: The converter wrote nothing; it says why on stdout.
         """
-        from benchmarks.peers.history import write_onnx
+        from pocketrec_cloud.peers.history import write_onnx
 
         plain = out.with_suffix(".onnx")
-        write_onnx(shape, weights, plain)
+        write_onnx(network, plain)
         command = ["MNNConvert", "-f", "ONNX", "--modelFile", str(plain), "--MNNModel", str(out)]
         command += ["--bizCode", "pocketrec"]
         if self.weight_bits:
@@ -89,6 +89,6 @@ class Mnn:
         if not out.exists():
             raise RuntimeError("MNN's converter wrote no file")
 
-    def load(self, shape: Shape, path: Path) -> _Session:
+    def load(self, path: Path, *, window: int, n_candidates: int) -> _Session:
         """See ``Peer.load``."""
-        return _Session(shape, path)
+        return _Session(path, window, n_candidates)

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.shapes import Shape
+from pocketrec_quantization.peers import FloatNetwork
 
 __all__ = ["ExecuTorch"]
 
 
 class _Session:
-    def __init__(self, shape: Shape, path: Path) -> None:
+    def __init__(self, path: Path, window: int, n_candidates: int) -> None:
         with warnings.catch_warnings():  # the library's own, from its import on
             warnings.simplefilter("ignore")
             import torch
@@ -34,8 +34,8 @@ class _Session:
         # A method reads the program's bytes, and only the program keeps those alive.
         self._program = Runtime.get().load_program(path.read_bytes())
         self._method = self._program.load_method("forward")
-        self.history = np.ones(shape.window, np.int64)
-        self.candidates = np.ones(shape.n_candidates, np.int64)
+        self.history = np.ones(window, np.int64)
+        self.candidates = np.ones(n_candidates, np.int64)
         # The tensors share the arrays' memory.
         self._inputs = [torch.from_numpy(self.history), torch.from_numpy(self.candidates)]
 
@@ -60,18 +60,18 @@ class ExecuTorch:
     requires: tuple[str, ...] = ("executorch", "torch", "torchao")
     install: str = "pip install 'pocketrec[cloud,executorch,peers]'"
 
-    def convert(self, shape: Shape, weights: Path, out: Path) -> None:
+    def convert(self, network: FloatNetwork, out: Path) -> None:
         """See ``Peer.convert``."""
         import torch
 
-        from benchmarks.peers.history import FullHistory, example_inputs
+        from pocketrec_cloud.peers.history import FullHistory, example_inputs
 
         with warnings.catch_warnings():  # the library's own, from its import on
             warnings.simplefilter("ignore")
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            network = FullHistory.load(shape, weights)
+            module = FullHistory.load(network)
             if not self.is_exact:
                 from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
                 from torchao.quantization.granularity import PerAxis
@@ -80,11 +80,11 @@ class ExecuTorch:
                     weight_dtype=getattr(torch, "int4"),  # noqa: B009  # torch's types lack it
                     weight_granularity=PerAxis(0),
                 )
-                quantize_(network, config)
-            exported = torch.export.export(network, example_inputs(shape))
+                quantize_(module, config)
+            exported = torch.export.export(module, example_inputs(network))
             lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
             out.write_bytes(lowered.to_executorch().buffer)
 
-    def load(self, shape: Shape, path: Path) -> _Session:
+    def load(self, path: Path, *, window: int, n_candidates: int) -> _Session:
         """See ``Peer.load``."""
-        return _Session(shape, path)
+        return _Session(path, window, n_candidates)

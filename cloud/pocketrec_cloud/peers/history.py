@@ -14,51 +14,66 @@ import warnings
 from pathlib import Path
 from typing import Self, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.shapes import Shape
+from pocketrec.errors import ConfigError
 from pocketrec_cloud.backbones.sasrec import Block, SASRec, SASRecConfig
+from pocketrec_quantization.backbone import BackboneConfig
+from pocketrec_quantization.peers import FloatNetwork
 
 __all__ = ["FullHistory", "example_inputs", "write_onnx"]
+
+_EMBEDDINGS = "item_embedding.weight"
 
 
 class FullHistory(nn.Module):
     """All blocks over all L events, then the last state against the candidates.
 
     Args:
-        shape: The shape of the model.
+        backbone: The architecture, a ``sasrec``.
+        n_items: V.
+
+    Raises:
+        ConfigError: It is another architecture.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, backbone: BackboneConfig, n_items: int) -> None:
         super().__init__()
+        if backbone.kind != "sasrec":
+            raise ConfigError(f"expected a sasrec to convert, got a {backbone.kind}")
         model = SASRec(
             SASRecConfig(
-                n_items=shape.n_items,
-                embedding_dim=shape.d,
-                n_blocks=shape.blocks,
-                n_heads=shape.n_heads,
-                window=shape.window,
+                n_items=n_items,
+                embedding_dim=backbone.embedding_dim,
+                n_blocks=backbone.n_blocks,
+                n_heads=backbone.n_heads,
+                window=backbone.window,
+                ffn_multiplier=backbone.ffn_multiplier,
                 dropout=0.0,
             )
         )
         self.item_embedding = model.item_embedding
         self.blocks = model.blocks
         self.final_norm = model.final_norm
-        for number in range(shape.blocks):
-            bias = torch.zeros(shape.n_heads, shape.window, shape.window)
+        for number in range(backbone.n_blocks):
+            bias = torch.zeros(backbone.n_heads, backbone.window, backbone.window)
             self.register_buffer(f"bias_{number}", bias, persistent=False)
         self.eval().requires_grad_(requires_grad=False)
 
     @classmethod
-    def load(cls, shape: Shape, weights: Path) -> Self:
-        """Return the network over the arrays of a ``weights.npz``."""
-        network = cls(shape)
-        with np.load(weights) as arrays:
-            network.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays})
-        network.fold()
-        return network
+    def load(cls, network: FloatNetwork) -> Self:
+        """Return the module over a network's arrays.
+
+        Raises:
+            ConfigError: It is no ``sasrec``.
+        """
+        module = cls(network.backbone, network.n_items)
+        arrays = {**network.weights, _EMBEDDINGS: network.item_embeddings}
+        state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        module.load_state_dict(state)
+        module.fold()
+        return module
 
     def fold(self) -> None:
         """Compute the constants from the parameters."""
@@ -89,29 +104,29 @@ class FullHistory(nn.Module):
         return scores
 
 
-def example_inputs(shape: Shape) -> tuple[Tensor, Tensor]:
+def example_inputs(network: FloatNetwork) -> tuple[Tensor, Tensor]:
     """Return inputs to export with: (L,) and (M,) int64."""
-    events = torch.arange(shape.window) % shape.n_items + 1
-    return events, torch.arange(1, shape.n_candidates + 1)
+    events = torch.arange(network.backbone.window) % network.n_items + 1
+    return events, torch.arange(1, network.n_candidates + 1)
 
 
-def write_onnx(shape: Shape, weights: Path, out: Path) -> None:
+def write_onnx(network: FloatNetwork, out: Path) -> None:
     """Export the network with ``torch.onnx.export``, nothing set but names.
 
     Args:
-        shape: The shape of the model.
-        weights: The ``weights.npz`` of that shape.
+        network: What to export.
         out: The file to write.
 
     Raises:
+        ConfigError: It is no ``sasrec``.
         RuntimeError: The exporter returned nothing.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            FullHistory.load(shape, weights),
-            example_inputs(shape),
+            FullHistory.load(network),
+            example_inputs(network),
             dynamo=True,
             input_names=["history", "candidates"],
             output_names=["scores"],

@@ -3,30 +3,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.shapes import Shape
+from pocketrec_quantization.backbone import BackboneConfig
+from pocketrec_quantization.peers import FloatNetwork
 
 __all__ = ["TorchEager"]
 
 
 class _Session:
-    def __init__(self, shape: Shape, path: Path) -> None:
+    def __init__(self, path: Path, window: int, n_candidates: int) -> None:
         import torch
 
-        from benchmarks.peers.history import FullHistory
+        from pocketrec_cloud.peers.history import FullHistory
 
         torch.set_num_threads(1)
         self._inference_mode = torch.inference_mode
-        self._network = FullHistory(shape)
-        self._network.load_state_dict(torch.load(path, weights_only=True))
+        saved = torch.load(path, weights_only=True)
+        self._network = FullHistory(BackboneConfig(**saved["backbone"]), saved["n_items"])
+        self._network.load_state_dict(saved["state"])
         self._network.fold()
-        self.history = np.ones(shape.window, np.int64)
-        self.candidates = np.ones(shape.n_candidates, np.int64)
+        self.history = np.ones(window, np.int64)
+        self.candidates = np.ones(n_candidates, np.int64)
         # The tensors share the arrays' memory.
         self._inputs = (torch.from_numpy(self.history), torch.from_numpy(self.candidates))
 
@@ -48,14 +50,19 @@ class TorchEager:
     requires: tuple[str, ...] = ("torch",)
     install: str = "pip install 'pocketrec[cloud]'"
 
-    def convert(self, shape: Shape, weights: Path, out: Path) -> None:
+    def convert(self, network: FloatNetwork, out: Path) -> None:
         """See ``Peer.convert``."""
         import torch
 
-        from benchmarks.peers.history import FullHistory
+        from pocketrec_cloud.peers.history import FullHistory
 
-        torch.save(FullHistory.load(shape, weights).state_dict(), out)
+        saved = {
+            "backbone": asdict(network.backbone),
+            "n_items": network.n_items,
+            "state": FullHistory.load(network).state_dict(),
+        }
+        torch.save(saved, out)
 
-    def load(self, shape: Shape, path: Path) -> _Session:
+    def load(self, path: Path, *, window: int, n_candidates: int) -> _Session:
         """See ``Peer.load``."""
-        return _Session(shape, path)
+        return _Session(path, window, n_candidates)

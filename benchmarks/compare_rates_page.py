@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows the error rates of ``bench compare``: on a terminal, and as a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.sheets import Sheet
+
+__all__ = ["draw", "page", "sheets"]
+
+_COMMAND = (
+    "python -m benchmarks.compare_rates --json benchmarks/results/compare_rates.json "
+    "--report docs/results/compare_rates.md"
+)
+
+
+def sheets(result: dict[str, Any]) -> list[Sheet]:
+    """Return both tables.
+
+    Args:
+        result: What the benchmark measured.
+    """
+    return [_rates(result), _tries(result)]
+
+
+def draw(console: Console, result: dict[str, Any]) -> None:
+    """Draw both tables.
+
+    Args:
+        console: Where to.
+        result: What the benchmark measured.
+    """
+    for sheet in sheets(result):
+        sheet.draw(console)
+
+
+def page(result: dict[str, Any]) -> str:
+    """Return the page.
+
+    Args:
+        result: What the benchmark measured.
+    """
+    environment, settings = result["environment"], result["settings"]
+    config, rule = settings["config"], settings["rule"]
+    method = (
+        f"Each try measures one build twice, and once more with {result['planted']:.0%} added to "
+        "every timed call, by keeping the core busy for that share of the call before the clock "
+        f"stops. A run has {config['repeat']} processes of {config['runs']} calls or more per "
+        f"operation; the threshold is {rule['threshold']:.0%}, the false alarm rate aimed at "
+        f"{rule['alpha']:.0%} per comparison. [benchmarking.md](../benchmarking.md) has the rule."
+    )
+    machine = (
+        f"{environment['cpu']}, {environment['cores']} cores, Python {environment['python']}, "
+        f"onnxruntime {environment['onnxruntime']}, commit {environment['commit']}. Other jobs ran "
+        "on the machine all the time, as the loads below say."
+    )
+    lines = ["# How often `bench compare` is wrong", "", f"    {_COMMAND}", "", method, "", machine]
+    lines.append("")
+    return "\n".join([*lines, *(line for each in sheets(result) for line in each.markdown())])
+
+
+def _rates(result: dict[str, Any]) -> Sheet:
+    n_tries = len(result["tries"])
+    return Sheet(
+        title="Rates",
+        columns=(
+            "mode",
+            "same build is equal",
+            "slowdown is caught",
+            "operations equal",
+            "operations caught",
+        ),
+        rows=tuple(
+            (
+                mode,
+                f"{round(found['equal'] * n_tries)} of {n_tries}",
+                f"{round(found['caught'] * n_tries)} of {n_tries}",
+                f"{found['numbers_equal']:.0%}",
+                f"{found['numbers_caught']:.0%}",
+            )
+            for mode, found in result["rates"].items()
+        ),
+        n_text=1,
+        note="A comparison is equal when no number of it is a regression or an improvement; the "
+        "operations on the right are single numbers, of which each comparison has seven.",
+    )
+
+
+def _tries(result: dict[str, Any]) -> Sheet:
+    return Sheet(
+        title="Tries",
+        columns=("try", "mode", "same build", "slowed build", "change", "slowed change", "load"),
+        rows=tuple(
+            (
+                str(one["try"] + 1),
+                mode,
+                one[mode]["same"]["verdict"],
+                one[mode]["slowed"]["verdict"],
+                _change(one[mode]["same"]),
+                _change(one[mode]["slowed"]),
+                f"{one['load']:.1f}",
+            )
+            for one in result["tries"]
+            for mode in result["rates"]
+        ),
+        n_text=4,
+        note="Changes are those of `observe_rerank`; load is the system's average over a minute, "
+        "when the try began.",
+    )
+
+
+def _change(judged: dict[str, Any]) -> str:
+    rows = [row for row in judged["rows"] if row["metric"] == "p50 observe_rerank"]
+    return f"{rows[0]['ratio'] - 1:+.1%}" if rows else "–"

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows a comparison: as a table on a terminal, and as Markdown for a pull request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from pocketrec_device.bench.decision import Verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pocketrec_device.bench.compare import Comparison, Row
+
+__all__ = ["draw_comparison", "markdown_of", "sentence_of"]
+
+_COLUMNS = ("cell", "number", "base", "head", "change", "interval", "verdict")
+_MARKS = {
+    Verdict.REGRESSION: "▲ regression",
+    Verdict.IMPROVEMENT: "▼ improvement",
+    Verdict.EQUAL: "equal",
+    Verdict.UNSURE: "unsure",
+}
+
+
+def sentence_of(comparison: Comparison) -> str:
+    """Return what came of it in one sentence.
+
+    Args:
+        comparison: What was compared.
+    """
+    counts = ", ".join(f"{len(comparison.of(verdict))} {verdict.value}" for verdict in Verdict)
+    how = "processes took turns" if comparison.is_paired else "one run after the other"
+    rule = comparison.rule
+    return (
+        f"{comparison.verdict.value}: of {len(comparison.rows)} numbers {counts} "
+        f"(threshold {rule.threshold:.0%}, false alarms {rule.alpha:.0%}, {how})"
+    )
+
+
+def draw_comparison(console: Console, comparison: Comparison) -> None:
+    """Draw all rows, the worst first.
+
+    Args:
+        console: Where to.
+        comparison: What was compared.
+    """
+    table = Table(title="Head against base", box=SIMPLE_HEAD, pad_edge=False)
+    for column in _COLUMNS:
+        is_text = column in ("cell", "number", "verdict")
+        table.add_column(column, justify="left" if is_text else "right")
+    for row in _ordered(comparison):
+        table.add_row(*_cells(row))
+    console.print(table)
+    for note in comparison.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print(sentence_of(comparison), markup=False)
+
+
+def markdown_of(comparison: Comparison) -> str:
+    """Return a comment for a pull request: a sentence, what changed, and all else folded away.
+
+    Args:
+        comparison: What was compared.
+    """
+    changed = [
+        row
+        for row in _ordered(comparison)
+        if row.change.verdict in (Verdict.REGRESSION, Verdict.IMPROVEMENT)
+    ]
+    lines = ["### Benchmark", "", sentence_of(comparison), ""]
+    if changed:
+        lines += [*_table(changed), ""]
+    lines += [f"* {note}" for note in comparison.notes]
+    lines += ["", "<details><summary>All numbers</summary>", "", *_table(_ordered(comparison))]
+    return "\n".join([*lines, "", "</details>", ""])
+
+
+def _ordered(comparison: Comparison) -> list[Row]:
+    order = list(Verdict)
+    return sorted(comparison.rows, key=lambda row: order.index(row.change.verdict))
+
+
+def _table(rows: list[Row]) -> list[str]:
+    lines = [_COLUMNS, ("---", "---", "---:", "---:", "---:", "---:", "---")]
+    return [f"| {' | '.join(cells)} |" for cells in (*lines, *map(_cells, rows))]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    change = row.change
+    interval = (
+        "–" if change.low == change.high else f"{change.low - 1:+.1%} to {change.high - 1:+.1%}"
+    )
+    return (
+        row.cell,
+        row.metric.replace("_", " "),
+        _number(change.base, row.unit),
+        _number(change.head, row.unit),
+        f"{change.ratio - 1:+.1%}",
+        interval,
+        _MARKS[change.verdict],
+    )
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value:,.0f} B"
+    return f"{value:.4f}" if not unit else f"{value:.1f} {'μs' if unit == 'us' else unit}"
