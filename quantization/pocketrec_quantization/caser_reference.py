@@ -86,9 +86,9 @@ class CaserReference:
         mixed = self._linear("vertical", image.T).reshape(-1)  # (D, n_vertical), row by row
         responses = np.concatenate([mixed, *strongest])
         self._observe("responses", responses[None])
-        state = self._linear("fc", responses[None])[0]
-        self._observe("h", state[None])
-        return state.astype(np.float32)
+        state = self._linear("fc", responses[None])
+        self._observe("h", state)
+        return state.astype(np.float32).reshape(-1)
 
     def score(self, h: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :func:`~pocketrec_quantization.reference.inner_products`."""

@@ -136,7 +136,8 @@ def find_blame(
         progress: Told how far it is.
 
     Raises:
-        ArtifactError: The bundle cannot be used, or the cases are of another catalogue.
+        IncompatibleArtifactError: The cases are of another catalogue.
+        ArtifactError: The bundle cannot be used.
         QuantizationError: The widths do not fit the bundle.
         BackendError: Inference failed.
     """

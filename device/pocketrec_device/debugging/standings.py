@@ -39,7 +39,8 @@ class Standings:
         """Return the share of leaders that two rankings have in common: (U,) float64."""
         n_leaders = self.leaders.shape[1]
         both = np.sort(np.concatenate([self.leaders, other.leaders], axis=1), axis=1)
-        return (both[:, 1:] == both[:, :-1]).sum(axis=1) / n_leaders
+        shares: NDArray[np.float64] = (both[:, 1:] == both[:, :-1]).sum(axis=1) / n_leaders
+        return shares
 
 
 class Catalogue:
