@@ -39,6 +39,7 @@ COMMAND_GROUP = "pocketrec.commands"
 
 SUMMARIES = {
     "bench": "Measure a bundle on this machine.",
+    "bench.report": "Turn results into one page that needs no network, or into Markdown.",
     "bench.run": "Time and size one bundle, and score its ranking.",
     "bundle": "Build, look into, check and publish bundles.",
     "bundle.build": "Quantize and export a trained backbone as a bundle.",
