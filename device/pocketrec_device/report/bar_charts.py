@@ -55,7 +55,7 @@ def draw_memory(content: Content) -> Markup:
     most = max(content.cells, key=lambda cell: float(cell.record["peak_rss_bytes"]))
     return _bars(
         "Memory of a process",
-        f"{len(bars)} cells; most: {most.name}, {most.record['peak_rss_bytes'] / _MIB:.1f} MiB.",
+        f"Cells: {len(bars)}. Most: {most.name}, {most.record['peak_rss_bytes'] / _MIB:.1f} MiB.",
         bars,
         {5: "before pocketrec is imported", 0: "added until it ends"},
         "MiB resident",
@@ -72,7 +72,7 @@ def draw_start(content: Content) -> Markup:
         bars.append(_Bar(name=cell.name, parts=parts, value=f"{total:.0f}", hatched=1))
     return _bars(
         "From nothing to the first ranking",
-        f"{len(bars)} cells, each import, load and first ranking.",
+        f"Cells: {len(bars)}. Each bar is import, load and first ranking.",
         bars,
         {0: "import", 1: "load", 2: "first ranking"},
         "ms",

@@ -100,7 +100,7 @@ def draw_front(content: Content) -> Markup | None:
     ]
     return chart(
         "Quality against bytes",
-        f"{len(points)} variants; on the front, by rising bytes: {names}. "
+        f"Variants: {len(points)}; on the front, by rising bytes: {names}. "
         "The table below has all numbers.",
         _HEIGHT,
         x_axis(x, _TOP, _BOTTOM, "bytes of coded weights", lambda value: f"{value:,.0f}"),

@@ -66,7 +66,7 @@ def draw_latency(cells: Sequence[Cell], operation: str, series: Sequence[str]) -
     ]
     fastest = min(rows, key=lambda row: float(np.median(row[1])))
     description = (
-        f"{len(rows)} cells. Lowest median: {fastest[0].name_in_scenario}, "
+        f"Cells: {len(rows)}. Lowest median: {fastest[0].name_in_scenario}, "
         f"{time_text(float(np.median(fastest[1])))} microseconds. The table below has all numbers."
     )
     axis = x_axis(scale, _TOP, bottom, "μs per call, equal ratios take equal room", _tick)
