@@ -4,13 +4,13 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 import pytest
-from tests.device.report.samples import sample_profile, sample_record, sample_result
+from tests.device.bench_report.samples import sample_profile, sample_record, sample_result
 
-from pocketrec_device.report.bar_charts import draw_memory, draw_operators, draw_start
-from pocketrec_device.report.content import Content
-from pocketrec_device.report.front_chart import Point, draw_front, front_of
-from pocketrec_device.report.latency_chart import draw_latency
-from pocketrec_device.report.scales import linear_scale, log_scale
+from pocketrec_device.bench_report.bar_charts import draw_memory, draw_operators, draw_start
+from pocketrec_device.bench_report.content import Content
+from pocketrec_device.bench_report.front_chart import Point, draw_front, front_of
+from pocketrec_device.bench_report.latency_chart import draw_latency
+from pocketrec_device.bench_report.scales import linear_scale, log_scale
 
 
 def point(name: str, n_bytes: float, value: float) -> Point:
@@ -23,21 +23,21 @@ class TestScales:
         """From 0 to 43 is written as tens, to 50."""
         scale = linear_scale(0, 43, 100, 600)
 
-        assert scale.ticks == (0, 10, 20, 30, 40, 50)
+        assert list(scale.ticks) == [0, 10, 20, 30, 40, 50]
         assert [scale.at(value) for value in (0, 25, 50)] == [100, 350, 600]
 
     def test_log_ticks_are_1_2_and_5(self) -> None:
         """Equal ratios take equal room: 100 is in the middle of 10 and 1,000."""
         scale = log_scale(12, 950, 0, 200)
 
-        assert scale.ticks == (10, 20, 50, 100, 200, 500, 1000)
+        assert list(scale.ticks) == [10, 20, 50, 100, 200, 500, 1000]
         assert scale.at(100) == pytest.approx(100)
 
     def test_what_is_outside_lies_at_the_border(self) -> None:
         """A single slow call does not leave the picture."""
         scale = log_scale(10, 1000, 0, 200)
 
-        assert (scale.at(1), scale.at(1e9)) == (0, pytest.approx(200))
+        assert [scale.at(1), scale.at(1e9)] == pytest.approx([0, 200])
 
     @pytest.mark.parametrize("value", [0.0, 0.4, -3.0])
     def test_equal_numbers_get_an_axis_around_them(self, value: float) -> None:

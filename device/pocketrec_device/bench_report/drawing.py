@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pocketrec_device.report.markup import Markup, element, join
+from pocketrec_device.bench_report.markup import Markup, element, join
 
 if TYPE_CHECKING:
-    from pocketrec_device.report.scales import Scale
+    from pocketrec_device.bench_report.scales import Scale
 
 __all__ = [
     "N_SERIES",

@@ -29,9 +29,9 @@ def report(
 
     Without --html and --markdown, Markdown is printed.
     """
-    from pocketrec_device.report.content import read_files
-    from pocketrec_device.report.markdown import markdown_page
-    from pocketrec_device.report.page import html_page
+    from pocketrec_device.bench_report.content import read_files
+    from pocketrec_device.bench_report.markdown import markdown_page
+    from pocketrec_device.bench_report.page import html_page
 
     content = read_files(files)
     written = {}

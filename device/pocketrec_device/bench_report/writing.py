@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pocketrec.files import write_atomically
-from pocketrec_device.report.content import Content
-from pocketrec_device.report.markdown import markdown_page
-from pocketrec_device.report.page import html_page
+from pocketrec_device.bench_report.content import Content
+from pocketrec_device.bench_report.markdown import markdown_page
+from pocketrec_device.bench_report.page import html_page
 
 __all__ = ["write_html", "write_markdown"]
 

@@ -14,16 +14,16 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from pocketrec import __version__
-from pocketrec_device.report import bench_tables, run_tables
-from pocketrec_device.report.bar_charts import draw_memory, draw_operators, draw_start
-from pocketrec_device.report.front_chart import draw_front
-from pocketrec_device.report.latency_chart import draw_latency
-from pocketrec_device.report.markup import Markup, element
-from pocketrec_device.report.page_parts import fold, show_figure, show_table
-from pocketrec_device.report.tables import bytes_text, time_text
+from pocketrec_device.bench_report import bench_tables, run_tables
+from pocketrec_device.bench_report.bar_charts import draw_memory, draw_operators, draw_start
+from pocketrec_device.bench_report.front_chart import draw_front
+from pocketrec_device.bench_report.latency_chart import draw_latency
+from pocketrec_device.bench_report.markup import Markup, element
+from pocketrec_device.bench_report.page_parts import fold, show_figure, show_table
+from pocketrec_device.bench_report.tables import bytes_text, time_text
 
 if TYPE_CHECKING:
-    from pocketrec_device.report.content import Cell, Content
+    from pocketrec_device.bench_report.content import Cell, Content
 
 __all__ = ["html_page"]
 
@@ -80,7 +80,7 @@ def html_page(content: Content) -> str:
 
 def _resource(name: str) -> Markup:
     """Return a file of this package that stands in the page as it is."""
-    return Markup(files("pocketrec_device.report").joinpath(name).read_text(encoding="utf-8"))
+    return Markup(files("pocketrec_device.bench_report").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _digest(words: str) -> str:

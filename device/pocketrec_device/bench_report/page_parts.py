@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pocketrec_device.report.markup import Markup, element, join
-from pocketrec_device.report.tables import Table
+from pocketrec_device.bench_report.markup import Markup, element, join
+from pocketrec_device.bench_report.tables import Table
 
 __all__ = ["fold", "show_figure", "show_table"]
 

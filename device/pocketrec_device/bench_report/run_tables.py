@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pocketrec_device.report.tables import Column, Table
+from pocketrec_device.bench_report.tables import Column, Table
 
 if TYPE_CHECKING:
-    from pocketrec_device.report.content import Content
+    from pocketrec_device.bench_report.content import Content
 
 __all__ = ["environment_table", "flags_table", "runs_table", "skipped_table"]
 

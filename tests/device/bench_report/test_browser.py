@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.device.report.samples import sample_profile, sample_record, sample_result
+from tests.device.bench_report.samples import sample_profile, sample_record, sample_result
 
-from pocketrec_device.report import write_html
+from pocketrec_device.bench_report import write_html
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

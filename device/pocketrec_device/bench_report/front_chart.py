@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from pocketrec_device.report.bench_tables import distinct_models, model_name
-from pocketrec_device.report.drawing import (
+from pocketrec_device.bench_report.bench_tables import distinct_models, model_name
+from pocketrec_device.bench_report.drawing import (
     WIDTH,
     chart,
     clipped,
@@ -19,12 +19,12 @@ from pocketrec_device.report.drawing import (
     x_axis,
     y_axis,
 )
-from pocketrec_device.report.markup import Markup, element
-from pocketrec_device.report.scales import linear_scale, log_scale
+from pocketrec_device.bench_report.markup import Markup, element
+from pocketrec_device.bench_report.scales import linear_scale, log_scale
 
 if TYPE_CHECKING:
-    from pocketrec_device.report.content import Content
-    from pocketrec_device.report.scales import Scale
+    from pocketrec_device.bench_report.content import Content
+    from pocketrec_device.bench_report.scales import Scale
 
 __all__ = ["Point", "draw_front", "front_of"]
 

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pocketrec_device.report import bench_tables, run_tables
+from pocketrec_device.bench_report import bench_tables, run_tables
 
 if TYPE_CHECKING:
-    from pocketrec_device.report.content import Content
-    from pocketrec_device.report.tables import Table
+    from pocketrec_device.bench_report.content import Content
+    from pocketrec_device.bench_report.tables import Table
 
 __all__ = ["markdown_page"]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pocketrec_device.report.bench_tables import profile_name
-from pocketrec_device.report.drawing import (
+from pocketrec_device.bench_report.bench_tables import profile_name
+from pocketrec_device.bench_report.drawing import (
     N_SERIES,
     chart,
     clipped,
@@ -18,12 +18,12 @@ from pocketrec_device.report.drawing import (
     series_class,
     x_axis,
 )
-from pocketrec_device.report.markup import Markup, element, join
-from pocketrec_device.report.scales import linear_scale
-from pocketrec_device.report.tables import time_text
+from pocketrec_device.bench_report.markup import Markup, element, join
+from pocketrec_device.bench_report.scales import linear_scale
+from pocketrec_device.bench_report.tables import time_text
 
 if TYPE_CHECKING:
-    from pocketrec_device.report.content import Content
+    from pocketrec_device.bench_report.content import Content
 
 __all__ = ["draw_memory", "draw_operators", "draw_start"]
 

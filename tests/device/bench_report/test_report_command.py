@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from tests.commands import run_command, run_command_json
-from tests.device.report.samples import sample_profile, sample_result
+from tests.device.bench_report.samples import sample_profile, sample_result
 
 from pocketrec.cli import ExitCode
-from pocketrec_device.report import write_html, write_markdown
+from pocketrec_device.bench_report import write_html, write_markdown
 
-COMMANDS = {"bench.report": "pocketrec_device.report.cli:report"}
+COMMANDS = {"bench.report": "pocketrec_device.bench_report.cli:report"}
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pocketrec_device.report.tables import Column, Table, bytes_text, time_text
+from pocketrec_device.bench_report.tables import Column, Table, bytes_text, time_text
 
 if TYPE_CHECKING:
-    from pocketrec_device.report.content import Cell, Content
+    from pocketrec_device.bench_report.content import Cell, Content
 
 __all__ = [
     "distinct_models",

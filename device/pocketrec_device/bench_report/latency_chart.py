@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketrec_device.report.drawing import (
+from pocketrec_device.bench_report.drawing import (
     chart,
     clipped,
     label,
@@ -17,14 +17,14 @@ from pocketrec_device.report.drawing import (
     series_class,
     x_axis,
 )
-from pocketrec_device.report.markup import Markup, element, join
-from pocketrec_device.report.scales import Scale, log_scale
-from pocketrec_device.report.tables import time_text
+from pocketrec_device.bench_report.markup import Markup, element, join
+from pocketrec_device.bench_report.scales import Scale, log_scale
+from pocketrec_device.bench_report.tables import time_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pocketrec_device.report.content import Cell
+    from pocketrec_device.bench_report.content import Cell
 
 __all__ = ["draw_latency"]
 

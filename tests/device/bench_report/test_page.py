@@ -7,12 +7,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.device.report.samples import sample_profile, sample_record, sample_result
+from tests.device.bench_report.samples import sample_profile, sample_record, sample_result
 
 from pocketrec.errors import ConfigError
-from pocketrec_device.report.content import Content
-from pocketrec_device.report.markdown import markdown_page
-from pocketrec_device.report.page import html_page
+from pocketrec_device.bench_report.content import Content
+from pocketrec_device.bench_report.markdown import markdown_page
+from pocketrec_device.bench_report.page import html_page
 
 HOSTILE = "</title></style></script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&|`"
 THEMES = {"light": r":root \{(.*?)\}", "dark": r'\n:root\[data-theme="dark"\] \{(.*?)\}'}

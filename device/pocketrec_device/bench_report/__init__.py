@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pocketrec_device.report.writing import write_html, write_markdown
+    from pocketrec_device.bench_report.writing import write_html, write_markdown
 
 __all__ = ["write_html", "write_markdown"]
 
@@ -22,4 +22,4 @@ __all__ = ["write_html", "write_markdown"]
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("pocketrec_device.report.writing"), name)
+    return getattr(import_module("pocketrec_device.bench_report.writing"), name)
