@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from pocketrec.errors import ConfigError
 from pocketrec_quantization.checks import check_integer, read_only
 from pocketrec_quantization.limits import MAX_ITEMS, MAX_LAYER_SIDE
-from pocketrec_quantization.nibbles import pack_nibbles, packed_width, unpack_nibbles
+from pocketrec_quantization.nibbles import (
+    nibble_floats,
+    pack_nibbles,
+    packed_width,
+    unpack_nibbles,
+)
 from pocketrec_quantization.quantizer import check_scales, quantize_rows
 
 __all__ = ["ROW_WIDTHS", "Codebook"]
@@ -88,7 +93,7 @@ class Codebook:
     @property
     def has_row_scales(self) -> bool:
         """Whether every row has a scale of its own."""
-        return self.scales.shape == (self.n_rows,)
+        return self.scales.size > 1  # there are two rows at least
 
     @property
     def n_bytes(self) -> int:
@@ -102,6 +107,13 @@ class Codebook:
             return found.view(np.int8)
         return unpack_nibbles(found.view(np.uint8), self.width)
 
+    def floats_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the codes of rows as floats, (n, W) float32, for (n,) row numbers."""
+        found = self.codes.take(rows, axis=0)
+        if self.bits == 8:
+            return found.astype(np.float32)
+        return nibble_floats(found.view(np.uint8), self.width)
+
     def scales_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return the scales of rows, (n,) float32, for (n,) row numbers."""
         if self.has_row_scales:
@@ -110,9 +122,8 @@ class Codebook:
 
     def embeddings(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return what rows stand for, (n, W) float32, for (n,) row numbers."""
-        found: NDArray[np.float32] = np.multiply(
-            self.codes_of(rows), self.scales_of(rows)[:, None], dtype=np.float32
-        )
+        found = self.floats_of(rows)
+        found *= self.scales_of(rows)[:, None]
         return found
 
     def _check_shape(self) -> None:
