@@ -8,6 +8,7 @@ are looked up are unpacked. ``docs/format.md`` §5.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
 from pocketrec_quantization.checks import check_integer, read_only
-from pocketrec_quantization.limits import MAX_ITEMS, MAX_LAYER_SIDE
+from pocketrec_quantization.limits import MAX_CODEBOOKS, MAX_ITEMS, MAX_LAYER_SIDE
 from pocketrec_quantization.nibbles import (
     nibble_floats,
     pack_nibbles,
@@ -24,7 +25,7 @@ from pocketrec_quantization.nibbles import (
 )
 from pocketrec_quantization.quantizer import check_scales, quantize_rows
 
-__all__ = ["ROW_WIDTHS", "Codebook"]
+__all__ = ["ROW_WIDTHS", "Codebook", "check_codebooks"]
 
 ROW_WIDTHS = (4, 8)
 """Widths that a row's codes may have, in bits."""
@@ -164,3 +165,24 @@ class Codebook:
             raise ConfigError("codes: expected -7..7 at 4 bits, got -8")
         if self.width % 2 and (packed[:, -1] >> np.uint8(4)).any():
             raise ConfigError("codes: expected zeros after the last code of a row")
+
+
+def check_codebooks(codebooks: Sequence[Codebook]) -> None:
+    """Refuse codebooks that are no table: too many, or with gaps between their columns.
+
+    Args:
+        codebooks: Of one table.
+
+    Raises:
+        ConfigError: There are none, too many, too many rows, or a column without any.
+    """
+    if not 1 <= len(codebooks) <= MAX_CODEBOOKS:
+        raise ConfigError(f"codebooks: expected 1..{MAX_CODEBOOKS}, got {len(codebooks)}")
+    n_rows = sum(codebook.n_rows for codebook in codebooks)
+    if n_rows > MAX_ITEMS + 1:
+        raise ConfigError(f"codebooks: expected at most {MAX_ITEMS + 1} rows, got {n_rows}")
+    covered = 0
+    for codebook in sorted(codebooks, key=lambda each: each.begin):
+        if codebook.begin > covered:
+            raise ConfigError(f"codebooks: expected one over column {covered}, found none")
+        covered = max(covered, codebook.end)
