@@ -18,7 +18,7 @@ def table_facts(items: ItemTable) -> dict[str, object]:
         items: Of the bundle.
 
     Returns:
-        Version, items, codebooks, and bytes: ``memory_bytes`` of codes, scales and row
+        Version, items, codebooks, and bytes: ``packed_bytes`` of codes, scales and row
         numbers, ``float_bytes`` of the same embeddings in float32, ``id_bytes`` of ids.
     """
     return {
@@ -33,7 +33,7 @@ def table_facts(items: ItemTable) -> dict[str, object]:
             }
             for codebook in items.codebooks
         ],
-        "memory_bytes": items.embedding_bytes,
+        "packed_bytes": items.embedding_bytes,
         "float_bytes": 4 * (items.n_items + 1) * items.embedding_dim,
         "id_bytes": items.id_bytes,
     }

@@ -385,9 +385,13 @@ def _draw_item_tables(console: Console, shown: Status) -> None:
         console.print(
             f"{name} item table: version {pair.items_version}, {pair.n_items:,} items over "
             f"{pair.n_item_rows:,} rows of {widths or 8} bits in {len(pair.codebooks) or 1} "
-            f"codebooks, {pair.item_bytes:,} bytes, and {pair.item_id_bytes:,} bytes of ids",
+            f"codebooks, {_bytes(pair.item_bytes)}, and of ids {_bytes(pair.item_id_bytes)}",
             soft_wrap=True,
         )
+
+
+def _bytes(n_bytes: int | None) -> str:
+    return "unreadable" if n_bytes is None else f"{n_bytes:,} bytes"
 
 
 def _pair_row(pair: PairStatus) -> list[str]:

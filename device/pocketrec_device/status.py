@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from pocketrec.errors import ArtifactError, StoreError
 from pocketrec_device.updater import is_expired
 from pocketrec_quantization.budget import effective_bits
-from pocketrec_quantization.bundle import ITEMS
-from pocketrec_quantization.item_table_file import table_bytes
+from pocketrec_quantization.bundle import ITEMS, BundleFolder
+from pocketrec_quantization.item_table_file import TableBytes, table_bytes
 from pocketrec_quantization.item_table_info import CodebookInfo
 from pocketrec_quantization.plan import decode_plan, plan_sizes
 
@@ -35,8 +35,9 @@ class PairStatus:
         items_version: Of the item table.
         n_item_rows: Rows of all its codebooks.
         codebooks: Their rows, widths and columns; none for one of 8 bits.
-        item_bytes: What embeddings take in the table's file: codes, scales and row numbers.
-        item_id_bytes: What the ids of items take there.
+        item_bytes: What embeddings take in the table's file: codes, scales and row numbers;
+            None = it cannot be read.
+        item_id_bytes: What the ids of items take there, likewise.
         plan: Digest of the plan, in hex.
         plan_version: 0 = the bundle's default plan.
         planner: What made the plan.
@@ -56,8 +57,8 @@ class PairStatus:
     items_version: int
     n_item_rows: int
     codebooks: tuple[CodebookInfo, ...]
-    item_bytes: int
-    item_id_bytes: int
+    item_bytes: int | None
+    item_id_bytes: int | None
     plan: str
     plan_version: int
     planner: str
@@ -159,7 +160,7 @@ def read_status(store: Store, now_s: int) -> Status:
 def _read_pair(store: Store, pair: Pair, now_s: int) -> PairStatus:
     bundle, data = store.open_bundle(pair.bundle), store.read_plan(pair.plan)
     plan, sizes, items = decode_plan(data), plan_sizes(data), bundle.manifest.items
-    item_bytes = table_bytes(bundle.read(ITEMS))
+    item_bytes = _item_bytes(bundle)
     return PairStatus(
         bundle=pair.bundle,
         bundle_version=bundle.manifest.version,
@@ -167,8 +168,8 @@ def _read_pair(store: Store, pair: Pair, now_s: int) -> PairStatus:
         items_version=items.version,
         n_item_rows=items.n_rows,
         codebooks=items.codebooks,
-        item_bytes=item_bytes.embeddings,
-        item_id_bytes=item_bytes.ids,
+        item_bytes=None if item_bytes is None else item_bytes.embeddings,
+        item_id_bytes=None if item_bytes is None else item_bytes.ids,
         plan=pair.plan,
         plan_version=plan.version,
         planner=plan.planner,
@@ -180,3 +181,10 @@ def _read_pair(store: Store, pair: Pair, now_s: int) -> PairStatus:
         expires_at_s=plan.expires_at_s,
         is_expired=is_expired(plan, now_s),
     )
+
+
+def _item_bytes(bundle: BundleFolder) -> TableBytes | None:
+    try:
+        return table_bytes(bundle.read(ITEMS))
+    except (ArtifactError, OSError):
+        return None  # loading the pair says what is damaged

@@ -171,7 +171,7 @@ def _item_table(bundle: BundleFolder) -> dict[str, Any]:
         "n_codebooks": len(items.codebooks),
         "bits": sorted({codebook.bits for codebook in items.codebooks}),
         "version": items.version,
-        "memory_bytes": items.embedding_bytes,
+        "memory_bytes": items.embedding_bytes + items.cached_bytes,
         "id_bytes": items.id_bytes,
     }
 

@@ -8,6 +8,7 @@ are looked up are unpacked. ``docs/format.md`` §5.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,16 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
 from pocketrec_quantization.checks import check_integer, read_only
-from pocketrec_quantization.limits import MAX_ITEMS, MAX_LAYER_SIDE
-from pocketrec_quantization.nibbles import pack_nibbles, packed_width, unpack_nibbles
+from pocketrec_quantization.limits import MAX_CODEBOOKS, MAX_ITEMS, MAX_LAYER_SIDE
+from pocketrec_quantization.nibbles import (
+    nibble_floats,
+    pack_nibbles,
+    packed_width,
+    unpack_nibbles,
+)
 from pocketrec_quantization.quantizer import check_scales, quantize_rows
 
-__all__ = ["ROW_WIDTHS", "Codebook"]
+__all__ = ["ROW_WIDTHS", "Codebook", "check_codebooks"]
 
 ROW_WIDTHS = (4, 8)
 """Widths that a row's codes may have, in bits."""
@@ -88,7 +94,7 @@ class Codebook:
     @property
     def has_row_scales(self) -> bool:
         """Whether every row has a scale of its own."""
-        return self.scales.shape == (self.n_rows,)
+        return self.scales.size > 1  # there are two rows at least
 
     @property
     def n_bytes(self) -> int:
@@ -102,6 +108,13 @@ class Codebook:
             return found.view(np.int8)
         return unpack_nibbles(found.view(np.uint8), self.width)
 
+    def floats_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the codes of rows as floats, (n, W) float32, for (n,) row numbers."""
+        found = self.codes.take(rows, axis=0)
+        if self.bits == 8:
+            return found.astype(np.float32)
+        return nibble_floats(found.view(np.uint8), self.width)
+
     def scales_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return the scales of rows, (n,) float32, for (n,) row numbers."""
         if self.has_row_scales:
@@ -110,9 +123,8 @@ class Codebook:
 
     def embeddings(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return what rows stand for, (n, W) float32, for (n,) row numbers."""
-        found: NDArray[np.float32] = np.multiply(
-            self.codes_of(rows), self.scales_of(rows)[:, None], dtype=np.float32
-        )
+        found = self.floats_of(rows)
+        found *= self.scales_of(rows)[:, None]
         return found
 
     def _check_shape(self) -> None:
@@ -153,3 +165,24 @@ class Codebook:
             raise ConfigError("codes: expected -7..7 at 4 bits, got -8")
         if self.width % 2 and (packed[:, -1] >> np.uint8(4)).any():
             raise ConfigError("codes: expected zeros after the last code of a row")
+
+
+def check_codebooks(codebooks: Sequence[Codebook]) -> None:
+    """Refuse codebooks that are no table: too many, or with gaps between their columns.
+
+    Args:
+        codebooks: Of one table.
+
+    Raises:
+        ConfigError: There are none, too many, too many rows, or a column without any.
+    """
+    if not 1 <= len(codebooks) <= MAX_CODEBOOKS:
+        raise ConfigError(f"codebooks: expected 1..{MAX_CODEBOOKS}, got {len(codebooks)}")
+    n_rows = sum(codebook.n_rows for codebook in codebooks)
+    if n_rows > MAX_ITEMS + 1:
+        raise ConfigError(f"codebooks: expected at most {MAX_ITEMS + 1} rows, got {n_rows}")
+    covered = 0
+    for codebook in sorted(codebooks, key=lambda each: each.begin):
+        if codebook.begin > covered:
+            raise ConfigError(f"codebooks: expected one over column {covered}, found none")
+        covered = max(covered, codebook.end)

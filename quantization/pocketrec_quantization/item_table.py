@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
 from pocketrec_quantization.checks import check_integer, reading
-from pocketrec_quantization.codebook import Codebook
+from pocketrec_quantization.codebook import Codebook, check_codebooks
 from pocketrec_quantization.gathered_rows import GatheredRows
 from pocketrec_quantization.item_ids import encode_ids, index_ids
 from pocketrec_quantization.item_table_file import ITEMS_KIND, TableContent, read_table, write_table
-from pocketrec_quantization.limits import MAX_CODEBOOKS, MAX_ITEMS
 from pocketrec_quantization.row_numbers import RowNumbers, read_row_numbers
 from pocketrec_quantization.tiles import Tiles
 
@@ -65,7 +64,7 @@ class ItemTable:
 
     def __post_init__(self) -> None:
         check_integer(self.version, field="items.version")
-        _check_codebooks(self.codebooks)
+        check_codebooks(self.codebooks)
         index_of = index_ids(self.item_ids)
         n_rows = [codebook.n_rows for codebook in self.codebooks]
         numbers = read_row_numbers(self.row_of_item, n_rows, len(self.item_ids))
@@ -137,6 +136,11 @@ class ItemTable:
         return sum(codebook.n_bytes for codebook in self.codebooks) + numbers
 
     @property
+    def cached_bytes(self) -> int:
+        """Bytes held besides, to score faster: dequantized rows of small codebooks."""
+        return 0 if self._tiles is None else self._tiles.cached_bytes
+
+    @property
     def id_bytes(self) -> int:
         """Bytes that a part takes for ids: UTF-8, and 8 for each offset."""
         return sum(array.nbytes for array in encode_ids(self.item_ids))
@@ -185,9 +189,8 @@ class ItemTable:
         """
         if self._codes is not None:
             rows = self._rows_of(item_indices)
-            codes, scales = self._codes.take(rows, axis=0), self._scales.take(rows)
-            plain: NDArray[np.float32] = np.multiply(codes, scales[:, None], dtype=np.float32)
-            return plain
+            scales = self._scales.take(rows)[:, None]
+            return np.multiply(self._codes.take(rows, axis=0), scales, dtype=np.float32)
         if self._tiles is not None:
             return self._tiles.embeddings(item_indices)
         return self._added(item_indices)
@@ -209,9 +212,7 @@ class ItemTable:
             ones = np.ones(len(item_indices), np.float32)
             return GatheredRows(codes=self.embeddings(item_indices), scales=ones)
         codebook, rows = self.codebooks[0], self._rows_of(item_indices)
-        return GatheredRows(
-            codes=codebook.codes_of(rows).astype(np.float32), scales=codebook.scales_of(rows)
-        )
+        return GatheredRows(codes=codebook.floats_of(rows), scales=codebook.scales_of(rows))
 
     def index_of(self, item_id: str) -> int:
         """Return the index of an item, or 0 when it is unknown."""
@@ -289,16 +290,3 @@ class ItemTable:
 
 def _is_plain(codebooks: Sequence[Codebook]) -> bool:
     return len(codebooks) == 1 and codebooks[0].bits == ROW_BITS and codebooks[0].has_row_scales
-
-
-def _check_codebooks(codebooks: tuple[Codebook, ...]) -> None:
-    if not 1 <= len(codebooks) <= MAX_CODEBOOKS:
-        raise ConfigError(f"codebooks: expected 1..{MAX_CODEBOOKS}, got {len(codebooks)}")
-    n_rows = sum(codebook.n_rows for codebook in codebooks)
-    if n_rows > MAX_ITEMS + 1:
-        raise ConfigError(f"codebooks: expected at most {MAX_ITEMS + 1} rows, got {n_rows}")
-    covered = 0
-    for codebook in sorted(codebooks, key=lambda each: each.begin):
-        if codebook.begin > covered:
-            raise ConfigError(f"codebooks: expected one over column {covered}, found none")
-        covered = max(covered, codebook.end)

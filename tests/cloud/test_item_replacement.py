@@ -106,7 +106,7 @@ class TestParts:
         assert card["item_table"]["codebooks"] == [
             {"n_rows": 30, "bits": 4, "begin": 0, "width": 16}
         ]
-        assert card["item_table"]["memory_bytes"] == 30 * (8 + 4) + 61
+        assert card["item_table"]["packed_bytes"] == 30 * (8 + 4) + 61
         assert card["item_table"]["float_bytes"] == 61 * 16 * 4
 
     def test_the_extractor_reads_the_new_rows(

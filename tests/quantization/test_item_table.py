@@ -71,6 +71,20 @@ class TestBytes:
 
             assert table.embedding_bytes == n_rows + 4 + 3 * number_bytes
 
+    @pytest.mark.parametrize("kind", ["product 8", "product 4"])
+    def test_small_codebooks_side_by_side_are_kept_dequantized(self, kind: str) -> None:
+        """Where that takes no more than the row numbers, and never changes what is read."""
+        few = TABLES[kind]
+        many = replace(
+            few,
+            row_of_item=np.repeat(np.stack(few.row_of_item, axis=1), 100, axis=0)[99:],
+            item_ids=tuple(str(i) for i in range(2000)),
+        )
+
+        assert (few.cached_bytes, many.cached_bytes) == (0, 4 * few.n_rows * 2)
+        indices = np.array([1, 2000, 0])
+        np.testing.assert_array_equal(many.embed(indices), few.embed(np.array([1, 20, 0])))
+
     def test_four_bits_are_packed(self) -> None:
         """Two codes to a byte, and a row of odd length ends its byte."""
         embeddings = np.ones((3, 5), np.float32)

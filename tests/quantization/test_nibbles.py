@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pocketrec.errors import ConfigError
-from pocketrec_quantization.nibbles import pack_nibbles, packed_width, unpack_nibbles
+from pocketrec_quantization.nibbles import (
+    nibble_floats,
+    pack_nibbles,
+    packed_width,
+    unpack_nibbles,
+)
 
 
 def test_the_first_code_lies_in_the_lower_half() -> None:
@@ -29,6 +34,9 @@ def test_what_was_packed_is_unpacked(codes: np.ndarray) -> None:
 
     assert packed.shape == (len(codes), packed_width(codes.shape[1]))
     np.testing.assert_array_equal(unpack_nibbles(packed, codes.shape[1]), codes)
+    floats = nibble_floats(packed, codes.shape[1])
+    np.testing.assert_array_equal(floats, codes)
+    assert floats.dtype == np.float32
 
 
 @pytest.mark.parametrize(
