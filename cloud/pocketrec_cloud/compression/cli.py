@@ -57,11 +57,11 @@ _RUN = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--train-backbone/--frozen-backbone",
     "trains_backbone",
-    default=True,
+    default=False,
     show_default=True,
     help="Frozen, plans stay valid and only the table of a bundle changes.",
 )
-@click.option("--epochs", type=click.IntRange(0), default=20, show_default=True)
+@click.option("--epochs", type=click.IntRange(0), default=10, show_default=True)
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
 @click.option("--max-minutes", type=click.FloatRange(0, min_open=True))
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -107,6 +107,7 @@ def compress_run(
     training = replace(
         fine_tuning(run.training, trains_backbone=trains_backbone),
         max_epochs=max(epochs, 1),
+        patience=max(epochs, 1),
         max_minutes=max_minutes,
         seed=seed,
     )

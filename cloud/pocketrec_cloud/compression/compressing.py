@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from pocketrec.errors import ConfigError
 from pocketrec_cloud.checkpoint import save_backbone
+from pocketrec_cloud.compression.distillation import Distillation
 from pocketrec_cloud.compression.embedding import CodebookEmbedding
 from pocketrec_cloud.compression.fitting import fit_table, item_weights
 from pocketrec_cloud.compression.labels import Evidence
+from pocketrec_cloud.compression.searching import SearchingEmbedding, can_search
 from pocketrec_cloud.evaluation import SequenceModel, rank_all
 from pocketrec_cloud.training import train
 
@@ -29,7 +31,9 @@ __all__ = ["MODEL", "Compressed", "Compression", "compress", "fine_tuning", "wit
 MODEL = "best.safetensors"
 """The file of a run with the model to use."""
 
-_SHARE, _TABLE_SHARE = 0.2, 1.0  # of the first step size, for the whole model and a table alone
+_EPOCHS = 10
+_SHARE = 0.5  # of the training's first step size, where more than a table learns
+_N_OTHERS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,7 @@ class Compression:
 
     layout: TableLayout
     labels: LabelSource | None = None
-    trains_backbone: bool = True
+    trains_backbone: bool = False
     training: TrainingConfig | None = None
     seed: int = 0
 
@@ -102,10 +106,11 @@ def compress(
     ndcg10 = rank_all(scorer, split, stage="validation", seed=how.seed).mean("ndcg", 10)
     history: tuple[EpochRecord, ...] = ()
     if how.training is not None:
-        for parameter in model.parameters():
-            parameter.requires_grad_(how.trains_backbone)
-        model.item_embedding.requires_grad_(requires_grad=True)
-        result = train(split, model, how.training, folder=folder, progress=progress)
+        _prepare(model, trained, how)
+        objective = Distillation(trained)
+        result = train(
+            split, model, how.training, folder=folder, progress=progress, objective=objective
+        )
         history = tuple(result.history)
         if (result.best.validation_ndcg10 or 0.0) > ndcg10:
             best_epoch = result.best.epoch
@@ -118,6 +123,17 @@ def compress(
     return Compressed(model=fitted, fitted_ndcg10=ndcg10, history=history, best_epoch=0)
 
 
+def _prepare(model: Backbone, trained: Backbone, how: Compression) -> None:
+    """Say what of a fitted model learns."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(how.trains_backbone)
+    table = model.item_embedding
+    may_search = how.labels is None and can_search(how.layout, model.config.n_items)
+    if isinstance(table, CodebookEmbedding) and may_search:
+        model.item_embedding = SearchingEmbedding(table, trained.item_embedding.weight)
+    model.item_embedding.requires_grad_(requires_grad=True)
+
+
 def fine_tuning(training: TrainingConfig, *, trains_backbone: bool) -> TrainingConfig:
     """Return how to train on with codebooks, after a training that has converged.
 
@@ -127,11 +143,12 @@ def fine_tuning(training: TrainingConfig, *, trains_backbone: bool) -> TrainingC
     """
     return replace(
         training,
-        max_epochs=20,
+        max_epochs=_EPOCHS,
         evaluate_every=1,
-        patience=4,
-        decay_patience=1,
-        learning_rate=training.learning_rate * (_SHARE if trains_backbone else _TABLE_SHARE),
+        patience=_EPOCHS,
+        learning_rate=training.learning_rate * (_SHARE if trains_backbone else 1.0),
+        anneals=True,
+        n_negatives=_N_OTHERS,
     )
 
 
