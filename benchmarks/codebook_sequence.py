@@ -2,7 +2,8 @@
 """Compresses the item tables of trained backbones in every way, at several budgets.
 
 usage: python -m benchmarks.codebook_sequence --data beauty.txt --run runs/beauty \
-           --json benchmarks/results/codebook_sequence.json --report docs/results/codebook_sequence.md
+           --name beauty --json benchmarks/results/codebook_sequence.json \
+           --report docs/results/codebook_sequence.md
 
 ``--data`` and ``--run`` may be repeated, in pairs; a run is what ``pocketrec train`` left. One
 record per data set, method and budget; one that is in the file already is not measured again.

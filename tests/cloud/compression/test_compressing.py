@@ -212,7 +212,7 @@ class TestBundle:
 
 @pytest.fixture(scope="module")
 def compressed(
-    self, tiny_training: Trained, tiny_file: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_training: Trained, tiny_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], Path]:
     """What the command reports at a quarter of the bytes, and the folder it leaves."""
     out = tmp_path_factory.mktemp("command") / "compressed"
