@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -162,7 +162,7 @@ def product_by_faiss(
             requested_bytes=budget.max_bytes,
             minimum_bytes=one + rows_bytes,
         )
-    quantizer = faiss.ProductQuantizer(dim, n_books, 8)
+    quantizer: Any = faiss.ProductQuantizer(dim, n_books, 8)
     quantizer.cp.seed = seed + 1
     items = np.ascontiguousarray(embeddings[1:], np.float32)
     quantizer.train(items)

@@ -242,8 +242,7 @@ def _tuned_float(bench: _Bench) -> Backbone:
     By the next event: a table that its teacher has already cannot be taught by it.
     """
     model = copy.deepcopy(bench.run.model)
-    for parameter in model.parameters():
-        parameter.requires_grad_(requires_grad=False)
+    model.requires_grad_(requires_grad=False)
     model.item_embedding.requires_grad_(requires_grad=True)
     with (
         tempfile.TemporaryDirectory() as folder,
