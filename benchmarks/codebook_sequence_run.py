@@ -78,7 +78,7 @@ class _Bench:
         """How every fine-tuning of the table alone goes."""
         settings = self.settings
         return replace(
-            fine_tuning(self.run.training, trains_backbone=False),
+            fine_tuning(self.run.training),
             max_epochs=settings.epochs,
             patience=settings.epochs,
             max_minutes=settings.max_minutes,

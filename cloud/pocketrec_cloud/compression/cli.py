@@ -105,7 +105,7 @@ def compress_run(
     shape = run.model.config
     layout = wanted.layout(layout_name, row_bits, shape.n_items, shape.embedding_dim)
     training = replace(
-        fine_tuning(run.training, trains_backbone=trains_backbone),
+        fine_tuning(run.training),
         max_epochs=max(epochs, 1),
         patience=max(epochs, 1),
         max_minutes=max_minutes,

@@ -32,8 +32,8 @@ MODEL = "best.safetensors"
 """The file of a run with the model to use."""
 
 _EPOCHS = 10
-_SHARE = 0.5  # of the training's first step size, where more than a table learns
-_N_OTHERS = 1024
+_SHARE = 0.4  # of the training's first step size
+_N_OTHERS = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,19 +134,18 @@ def _prepare(model: Backbone, trained: Backbone, how: Compression) -> None:
     model.item_embedding.requires_grad_(requires_grad=True)
 
 
-def fine_tuning(training: TrainingConfig, *, trains_backbone: bool) -> TrainingConfig:
-    """Return how to train on with codebooks, after a training that has converged.
+def fine_tuning(training: TrainingConfig) -> TrainingConfig:
+    """Return how to train on with codebooks.
 
     Args:
         training: How the model was trained.
-        trains_backbone: Whether all of it learns, and not the table alone.
     """
     return replace(
         training,
         max_epochs=_EPOCHS,
         evaluate_every=1,
         patience=_EPOCHS,
-        learning_rate=training.learning_rate * (_SHARE if trains_backbone else 1.0),
+        learning_rate=_SHARE * training.learning_rate,
         anneals=True,
         n_negatives=_N_OTHERS,
     )

@@ -49,7 +49,10 @@ class Distillation:
         real = targets > 0
         wanted = targets[real]
         n_items = model.config.n_items
-        others = torch.randint(1, n_items + 1, (n_negatives,), device=wanted.device)
+        if n_negatives >= n_items:
+            others = torch.arange(1, n_items + 1, device=wanted.device)
+        else:
+            others = torch.randint(1, n_items + 1, (n_negatives,), device=wanted.device)
         with torch.no_grad():
             expected = _log_shares(self._teacher, inputs, real, wanted, others)
         found = _log_shares(model, inputs, real, wanted, others)
