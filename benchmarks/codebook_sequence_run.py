@@ -78,9 +78,7 @@ class _Bench:
         """How every fine-tuning of the table alone goes."""
         settings = self.settings
         return replace(
-            fine_tuning(self.run.training),
-            max_epochs=settings.epochs,
-            patience=settings.epochs,
+            fine_tuning(self.run.training, epochs=settings.epochs),
             max_minutes=settings.max_minutes,
             seed=settings.seed,
         )

@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.training import EpochRecord, Progress, TrainingConfig
 
-__all__ = ["MODEL", "Compressed", "Compression", "compress", "fine_tuning", "with_table"]
+__all__ = ["MODEL", "Compressed", "Compression", "compress", "fine_tuning", "fit", "with_table"]
 
 MODEL = "best.safetensors"
 """The file of a run with the model to use."""
 
-_EPOCHS = 10
 _SHARE = 0.4  # of the training's first step size
 _N_OTHERS = 2048
 
@@ -100,7 +99,8 @@ def compress(
     """
     if (folder / MODEL).exists():
         raise ConfigError(f"expected no run in {folder}, found {MODEL}: name another folder")
-    model = with_table(trained, _fit(trained, split, how))
+    table = fit(trained, split, how.layout, labels=how.labels, seed=how.seed)
+    model = with_table(trained, table)
     fitted = copy.deepcopy(model)
     scorer = SequenceModel(fitted, fitted.config.window)
     ndcg10 = rank_all(scorer, split, stage="validation", seed=how.seed).mean("ndcg", 10)
@@ -134,18 +134,23 @@ def _prepare(model: Backbone, trained: Backbone, how: Compression) -> None:
     model.item_embedding.requires_grad_(requires_grad=True)
 
 
-def fine_tuning(training: TrainingConfig) -> TrainingConfig:
+def fine_tuning(
+    training: TrainingConfig, *, epochs: int, learning_rate: float | None = None
+) -> TrainingConfig:
     """Return how to train on with codebooks.
 
     Args:
         training: How the model was trained.
+        epochs: All are done; 0 counts as one.
+        learning_rate: To start from; None: a share of the training's.
     """
+    epochs = max(epochs, 1)
     return replace(
         training,
-        max_epochs=_EPOCHS,
+        max_epochs=epochs,
         evaluate_every=1,
-        patience=_EPOCHS,
-        learning_rate=_SHARE * training.learning_rate,
+        patience=epochs,
+        learning_rate=learning_rate or _SHARE * training.learning_rate,
         anneals=True,
         n_negatives=_N_OTHERS,
     )
@@ -172,7 +177,26 @@ def with_table(model: Backbone, table: CodebookEmbedding) -> Backbone:
     return changed
 
 
-def _fit(trained: Backbone, split: LeaveOneOut, how: Compression) -> CodebookEmbedding:
+def fit(
+    trained: Backbone,
+    split: LeaveOneOut,
+    layout: TableLayout,
+    *,
+    labels: LabelSource | None = None,
+    seed: int = 0,
+) -> CodebookEmbedding:
+    """Fit a table to a trained model's.
+
+    Args:
+        trained: A backbone with a row for each item.
+        split: The interactions it was trained on.
+        layout: Of the new table.
+        labels: See ``Compression``.
+        seed: Of k-means.
+
+    Raises:
+        ConfigError: The table is compressed already, or the layout does not fit it.
+    """
     if isinstance(trained.item_embedding, CodebookEmbedding):
         raise ConfigError(
             "expected a model with a row for each item, found codebooks: name the run that "
@@ -180,11 +204,10 @@ def _fit(trained: Backbone, split: LeaveOneOut, how: Compression) -> CodebookEmb
         )
     embeddings = trained.item_embedding.weight.detach().cpu().numpy()
     weights = item_weights(split)
-    labels = None
-    if how.labels is not None:
+    groups = None
+    if labels is not None:
         evidence = Evidence(
             embeddings=embeddings[1:], weights=weights, sequences=split.train_sequences()
         )
-        n_groups = how.layout.codebooks[0].n_rows - 1
-        labels = how.labels.labels(n_groups, evidence, seed=how.seed)
-    return fit_table(how.layout, embeddings, weights=weights, labels=labels, seed=how.seed)
+        groups = labels.labels(layout.codebooks[0].n_rows - 1, evidence, seed=seed)
+    return fit_table(layout, embeddings, weights=weights, labels=groups, seed=seed)
