@@ -2,7 +2,8 @@
 """Compresses the item tables of trained backbones in every way, at several budgets.
 
 usage: python -m benchmarks.codebook_sequence --data beauty.txt --run runs/beauty \
-           --json benchmarks/results/codebook_sequence.json --report docs/results/codebook_sequence.md
+           --name beauty --json benchmarks/results/codebook_sequence.json \
+           --report docs/results/codebook_sequence.md
 
 ``--data`` and ``--run`` may be repeated, in pairs; a run is what ``pocketrec train`` left. One
 record per data set, method and budget; one that is in the file already is not measured again.
@@ -34,7 +35,9 @@ _RUN = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--data", type=_FILE, multiple=True, help="File of interactions.")
 @click.option("--run", "runs", type=_RUN, multiple=True, help="What was trained on it.")
 @click.option("--name", "names", multiple=True, help="Of the data set, for the records.")
-@click.option("--ratio", "ratios", type=float, multiple=True, default=(8, 16, 32), show_default=True)
+@click.option(
+    "--ratio", "ratios", type=float, multiple=True, default=(8, 16, 32), show_default=True
+)
 @click.option("--method", "methods", multiple=True, help="Only these; all when left out.")
 @click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Of a fine-tuning.")

@@ -37,6 +37,8 @@ __all__ = [
 TABLE = "item_table"
 """The header entry with a table's layout, in files of models with codebooks."""
 
+_WISHES = "item_embedding.wishes"  # what a table in training has beside codebooks
+
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, object]) -> None:
     """Write tensors and a JSON-able header, whole or not at all.
@@ -108,7 +110,9 @@ def backbone_state(
         "item_ids": list(item_ids),
         **table_entry(model),
     }
-    return dict(model.state_dict()), header
+    tensors = dict(model.state_dict())
+    tensors.pop(_WISHES, None)
+    return tensors, header
 
 
 def load_backbone(path: Path) -> tuple[Backbone, tuple[str, ...], dict[str, object]]:

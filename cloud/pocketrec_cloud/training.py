@@ -20,7 +20,7 @@ from pocketrec.errors import ConfigError
 from pocketrec_cloud.batches import training_batches
 from pocketrec_cloud.checkpoint import load_backbone, save_backbone
 from pocketrec_cloud.evaluation import SequenceModel, rank_all
-from pocketrec_cloud.losses import sampled_softmax_loss
+from pocketrec_cloud.objectives import NextEvent
 from pocketrec_cloud.training_run import EpochRecord, TrainingConfig, TrainingRun
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pocketrec_cloud.backbones.base import Backbone, BackboneShape
     from pocketrec_cloud.data.split import LeaveOneOut
+    from pocketrec_cloud.objectives import Objective
 
 __all__ = ["EpochRecord", "Progress", "TrainingConfig", "TrainingResult", "train", "train_epoch"]
 
@@ -76,6 +77,7 @@ def train(
     progress: Progress,
     resume: bool = False,
     device: str = "cpu",
+    objective: Objective | None = None,
 ) -> TrainingResult:
     """Train until validation stops improving.
 
@@ -88,6 +90,7 @@ def train(
         progress: Told of every batch and epoch.
         resume: Go on from ``last.safetensors`` when it is there.
         device: Where to train, as torch names it.
+        objective: What to make smaller; None: the loss of the next event.
 
     Returns:
         The best model, on the CPU, with the history of the run.
@@ -109,7 +112,7 @@ def train(
     started = time.monotonic()
     stopped = _reason_to_stop(run, config, elapsed_s=0.0)
     while stopped is None:
-        record = _one_epoch(run, split, config, progress)
+        record = _one_epoch(run, split, config, progress, objective)
         if run.improves(record):
             facts: dict[str, object] = {"epoch": record.epoch, "ndcg@10": record.validation_ndcg10}
             path = folder / "best.safetensors"
@@ -135,11 +138,15 @@ def _reason_to_stop(run: TrainingRun, config: TrainingConfig, *, elapsed_s: floa
 
 
 def _one_epoch(
-    run: TrainingRun, split: LeaveOneOut, config: TrainingConfig, progress: Progress
+    run: TrainingRun,
+    split: LeaveOneOut,
+    config: TrainingConfig,
+    progress: Progress,
+    objective: Objective | None,
 ) -> EpochRecord:
     epoch = len(run.history) + 1
     started = time.monotonic()
-    loss = train_epoch(run, config, progress)
+    loss = train_epoch(run, config, progress, objective)
     seconds = time.monotonic() - started
     if epoch % config.evaluate_every and epoch < config.max_epochs:
         return EpochRecord(epoch=epoch, loss=loss, seconds=seconds)
@@ -155,13 +162,19 @@ def _one_epoch(
     )
 
 
-def train_epoch(run: TrainingRun, config: TrainingConfig, progress: Progress) -> float:
+def train_epoch(
+    run: TrainingRun,
+    config: TrainingConfig,
+    progress: Progress,
+    objective: Objective | None = None,
+) -> float:
     """Train on every user once; the run's history says which epoch it is.
 
     Args:
         run: Model and optimizer, which are changed; the history is not.
         config: How hard. What is random is drawn from its seed and the number of the epoch.
         progress: Told of every batch.
+        objective: What to make smaller; None: the loss of the next event.
 
     Returns:
         The mean loss of a target.
@@ -169,31 +182,26 @@ def train_epoch(run: TrainingRun, config: TrainingConfig, progress: Progress) ->
     epoch = len(run.history) + 1
     rng = np.random.default_rng([config.seed, epoch])
     torch.manual_seed(int(rng.integers(2**62)))
-    run.model.train()
-    step_size = config.learning_rate * config.decay ** run.n_decays(config.decay_patience)
+    objective = objective or NextEvent()
+    run.model.train(objective.has_dropout)
     for group in run.optimizer.param_groups:
-        group["lr"] = step_size
+        group["lr"] = run.step_size(config)
     total, n_targets = 0.0, 0
     n_events, device = run.model.config.training_events, run.model.item_embedding.weight.device
     n_tokens = sum(max(0, min(row.shape[0] - 1, n_events)) for row in run.sequences)
     for inputs, targets in training_batches(
         run.sequences, window=n_events, tokens_per_batch=config.tokens_per_batch, rng=rng
     ):
-        wanted = targets.to(device)
-        real = wanted > 0
-        hidden = run.model(inputs.to(device))[real]
-        loss = sampled_softmax_loss(
-            hidden,
-            wanted[real],
-            run.model.item_embedding.weight,
-            n_negatives=config.n_negatives,
+        loss = objective.loss(
+            run.model, inputs.to(device), targets.to(device), n_negatives=config.n_negatives
         )
         run.optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.max_gradient_norm)
         run.optimizer.step()
         mean_loss = loss.item()
-        total += mean_loss * hidden.shape[0]
-        n_targets += hidden.shape[0]
+        n_batch_targets = int((targets > 0).sum())
+        total += mean_loss * n_batch_targets
+        n_targets += n_batch_targets
         progress.batch(epoch=epoch, done=n_targets / n_tokens, loss=mean_loss)
     return total / max(n_targets, 1)

@@ -7,6 +7,7 @@ the history of metrics, under the configuration that led there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,8 @@ class TrainingConfig:
         decay: Factor on the step size after every ``decay_patience`` evaluations
             without a better one.
         decay_patience: See ``decay``.
+        anneals: Instead, the step size falls along half a cosine, from the start to next to
+            nothing in the last of ``max_epochs``.
         weight_decay: Decoupled (AdamW).
         n_negatives: Sampled softmax negatives per batch; V or more = whole catalogue.
         max_gradient_norm: Gradients are scaled down to this norm.
@@ -61,6 +64,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     decay: float = 0.5
     decay_patience: int = 3
+    anneals: bool = False
     weight_decay: float = 0.0
     n_negatives: int = 512
     max_gradient_norm: float = 5.0
@@ -136,6 +140,13 @@ class TrainingRun:
         """Count the evaluations after the best one."""
         values = self.evaluations()
         return len(values) - 1 - values.index(max(values)) if values else 0
+
+    def step_size(self, config: TrainingConfig) -> float:
+        """Return Adam's step size in the next epoch."""
+        if config.anneals:
+            done = len(self.history) / config.max_epochs
+            return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return config.learning_rate * config.decay ** self.n_decays(config.decay_patience)
 
     def n_decays(self, patience: int) -> int:
         """Count the stretches of ``patience`` evaluations without a better one."""
@@ -217,7 +228,8 @@ def _refuse_another(found: object, expected: object, path: Path) -> None:
 
 
 def _without_stopping_rules(fields: object) -> dict[str, object]:
-    known = fields if isinstance(fields, dict) else {}
+    # A file from before a field was there was trained as its default says.
+    known = asdict(TrainingConfig()) | fields if isinstance(fields, dict) else {}
     return {name: value for name, value in known.items() if name not in _STOPPING_RULES}
 
 

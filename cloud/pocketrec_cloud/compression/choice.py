@@ -1,34 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``pocketrec compress`` takes when it may choose: the rule and nothing else."""
+"""What ``pocketrec compress`` takes when it may choose: what validates best when fitted."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pocketrec_cloud.compression.allocation import plain, product, rows
+from pocketrec.errors import InfeasibleBudgetError
+from pocketrec_cloud.compression.allocation import lay_out
+from pocketrec_cloud.compression.compressing import fit, with_table
+from pocketrec_cloud.evaluation import SequenceModel, rank_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_cloud.compression.allocation import Budget
     from pocketrec_cloud.compression.layout import TableLayout
+    from pocketrec_cloud.data.split import LeaveOneOut
 
-__all__ = ["choose_layout"]
+__all__ = ["CANDIDATES", "Candidate", "best_of", "candidates", "validate"]
+
+CANDIDATES = (("plain", 8), ("plain", 4), ("product", 8), ("product", 4), ("residual", 8))
+"""Layouts and bits that are tried. Shared rows alone never came near, see
+``docs/results/codebook_sequence.md``."""
 
 
-def choose_layout(budget: Budget) -> TableLayout:
-    """Return the layout that measurements favour at a budget.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A layout that fits a budget.
 
-    A row of 8 bits for each item where that fits; otherwise a product, with codes of 4
-    bits where they leave room for more combinations.
+    Attributes:
+        name: Of ``LAYOUTS``.
+        bits: Of codes.
+        layout: The largest of its kind.
+        ndcg10: On validation, fitted and not trained.
+    """
+
+    name: str
+    bits: int
+    layout: TableLayout
+    ndcg10: float
+
+
+def candidates(budget: Budget) -> list[tuple[str, int, TableLayout]]:
+    """Return every layout of ``CANDIDATES`` that fits a budget.
 
     Args:
         budget: What the table may weigh.
 
     Raises:
-        InfeasibleBudgetError: The smallest product is above the budget.
-
-    Source:
-        ``docs/compression.md``, with the measurements.
+        InfeasibleBudgetError: None does.
     """
-    if budget.holds(rows(budget.n_items, budget.embedding_dim, 8)):
-        return plain(budget, 8)
-    return product(budget, 8)
+    found: list[tuple[str, int, TableLayout]] = []
+    refusals: list[InfeasibleBudgetError] = []
+    for name, bits in CANDIDATES:
+        try:
+            found.append((name, bits, lay_out(name, budget, bits)))
+        except InfeasibleBudgetError as error:
+            refusals.append(error)
+    if not found:
+        cheapest = min(refusals, key=lambda error: error.minimum_bytes)
+        raise cheapest
+    return found
+
+
+def validate(
+    trained: Backbone, split: LeaveOneOut, tried: Iterable[tuple[str, int, TableLayout]], seed: int
+) -> list[Candidate]:
+    """Fit layouts to a model's table and validate each.
+
+    Args:
+        trained: A backbone with a row for each item.
+        split: The interactions it was trained on.
+        tried: From ``candidates``.
+        seed: Of fits and evaluations.
+    """
+    found = []
+    for name, bits, layout in tried:
+        model = with_table(trained, fit(trained, split, layout, seed=seed))
+        scorer = SequenceModel(model, model.config.window)
+        ndcg10 = rank_all(scorer, split, stage="validation", seed=seed).mean("ndcg", 10)
+        found.append(Candidate(name=name, bits=bits, layout=layout, ndcg10=ndcg10))
+    return found
+
+
+def best_of(found: Sequence[Candidate]) -> Candidate:
+    """Return the candidate that validated best; the first of equals."""
+    return max(found, key=lambda candidate: candidate.ndcg10)

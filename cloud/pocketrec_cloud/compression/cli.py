@@ -14,16 +14,17 @@ from pocketrec.console import emit, json_option, json_text, stderr_console
 from pocketrec.errors import ConfigError, IncompatibleArtifactError
 from pocketrec.files import write_atomically
 from pocketrec_cloud.compression.allocation import LAYOUTS, Budget, float_bytes, lay_out, rows
-from pocketrec_cloud.compression.choice import choose_layout
+from pocketrec_cloud.compression.choice import best_of, candidates, validate
 from pocketrec_cloud.compression.compressing import Compression, compress, fine_tuning
 from pocketrec_cloud.compression.labels import LABEL_SOURCES
 from pocketrec_cloud.compression.report import compression_record, draw_compression
-from pocketrec_cloud.compression.runs import read_run
+from pocketrec_cloud.compression.runs import TrainedRun, read_run
 from pocketrec_cloud.data.options import data_options, read_split
 from pocketrec_cloud.training_display import training_display
 
 if TYPE_CHECKING:
     from pocketrec_cloud.compression.layout import TableLayout
+    from pocketrec_cloud.data.split import LeaveOneOut
 
 __all__ = ["compress_run"]
 
@@ -43,7 +44,7 @@ _RUN = click.Path(exists=True, file_okay=False, path_type=Path)
     type=click.Choice(["auto", *LAYOUTS]),
     default="auto",
     show_default=True,
-    help="auto takes what measured best; with --rows, shared.",
+    help="auto fits all that the budget allows and takes what validates best.",
 )
 @click.option("--row-bits", type=click.Choice(["8", "4"]), help="Of codes; 8 when left out.")
 @click.option(
@@ -57,11 +58,11 @@ _RUN = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--train-backbone/--frozen-backbone",
     "trains_backbone",
-    default=True,
+    default=False,
     show_default=True,
     help="Frozen, plans stay valid and only the table of a bundle changes.",
 )
-@click.option("--epochs", type=click.IntRange(0), default=20, show_default=True)
+@click.option("--epochs", type=click.IntRange(0), default=10, show_default=True)
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
 @click.option("--max-minutes", type=click.FloatRange(0, min_open=True))
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -92,67 +93,78 @@ def compress_run(
     json_path: str | None,
 ) -> None:
     """Compress the item table of a trained backbone, and train on with it."""
+    wanted = _Wanted(
+        ratio=ratio,
+        max_bytes=max_bytes,
+        n_rows=n_rows,
+        layout_name=layout_name,
+        bits=None if row_bits is None else int(row_bits),
+    )
     if threads is not None:
         torch.set_num_threads(threads)
     split = read_split(data, data_format, user=user_column, item=item_column, time=time_column)
-    run = read_run(run_folder)
-    if run.item_ids != split.dataset.item_ids:
-        raise IncompatibleArtifactError(
-            f"{run_folder}: expected the catalogue of {data} ({split.dataset.n_items} items), "
-            f"found another one ({len(run.item_ids)}): name the file it was trained on"
-        )
-    wanted = _Wanted(ratio=ratio, max_bytes=max_bytes, n_rows=n_rows)
-    shape = run.model.config
-    layout = wanted.layout(layout_name, row_bits, shape.n_items, shape.embedding_dim)
-    training = replace(
-        fine_tuning(run.training, trains_backbone=trains_backbone),
-        max_epochs=max(epochs, 1),
-        max_minutes=max_minutes,
-        seed=seed,
-    )
-    if learning_rate is not None:
-        training = replace(training, learning_rate=learning_rate)
-    shares_rows = layout_name == "shared" or n_rows is not None
+    run = _matching(read_run(run_folder), split, run_folder)
+    tried = wanted.tried(run.model.config.n_items, run.model.config.embedding_dim)
+    with stderr_console().status("fitting layouts, and ranking for the validation users"):
+        found = validate(run.model, split, tried, seed) if len(tried) > 1 else []
+    training = fine_tuning(run.training, epochs=epochs, learning_rate=learning_rate)
     how = Compression(
-        layout=layout,
-        labels=LABEL_SOURCES[label_source] if shares_rows else None,
+        layout=best_of(found).layout if found else tried[0][2],
+        labels=LABEL_SOURCES[label_source] if wanted.shares_rows else None,
         trains_backbone=trains_backbone,
-        training=training if epochs else None,
+        training=replace(training, max_minutes=max_minutes, seed=seed) if epochs else None,
         seed=seed,
     )
     with training_display(stderr_console(), epochs) as display:
         compressed = compress(run.model, split, how, folder=out, progress=display)
     with stderr_console().status("ranking for the validation and test users"):
-        record = compression_record(run.model, compressed, split, how)
+        record = compression_record(run.model, compressed, split, how, found)
     write_atomically(out / "compression.json", json_text(record).encode())
     emit(record, render=lambda console: draw_compression(console, record), json_path=json_path)
 
 
+def _matching(run: TrainedRun, split: LeaveOneOut, folder: Path) -> TrainedRun:
+    """Refuse the run of another catalogue."""
+    if run.item_ids != split.dataset.item_ids:
+        raise IncompatibleArtifactError(
+            f"{folder}: expected the catalogue of the data ({split.dataset.n_items} items), "
+            f"found another one ({len(run.item_ids)}): name the file it was trained on"
+        )
+    return run
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """The budget as it was typed: one of three."""
+    """The budget as it was typed, one of three, and how it may be spent."""
 
     ratio: float | None
     max_bytes: int | None
     n_rows: int | None
+    layout_name: str
+    bits: int | None
 
-    def layout(
-        self, name: str, row_bits: str | None, n_items: int, embedding_dim: int
-    ) -> TableLayout:
+    def __post_init__(self) -> None:
         given = [value for value in (self.ratio, self.max_bytes, self.n_rows) if value is not None]
         if len(given) != 1:
             raise ConfigError("expected one of --ratio, --bytes and --rows: name one of them")
-        bits = int(row_bits or 8)
+        if self.n_rows is not None and self.layout_name not in {"auto", "shared"}:
+            raise ConfigError(f"--rows: expected the layout shared, found {self.layout_name!r}")
+
+    @property
+    def shares_rows(self) -> bool:
+        """Whether groups of items share whole rows, and nothing else."""
+        return self.layout_name == "shared" or self.n_rows is not None
+
+    def tried(self, n_items: int, embedding_dim: int) -> list[tuple[str, int, TableLayout]]:
+        """Return what may be taken: names, bits and layouts within the budget."""
+        bits = self.bits or 8
         if self.n_rows is not None:
-            if name not in {"auto", "shared"}:
-                raise ConfigError(f"--rows: expected the layout shared, found {name!r}")
-            return rows(min(self.n_rows, n_items), embedding_dim, bits)
-        max_bytes = self.max_bytes
+            layout = rows(min(self.n_rows, n_items), embedding_dim, bits)
+            return [("shared", bits, layout)]
+        max_bytes = self.max_bytes or 0
         if self.ratio is not None:
             max_bytes = int(float_bytes(n_items, embedding_dim) / self.ratio)
-        budget = Budget(
-            n_items=n_items, embedding_dim=embedding_dim, max_bytes=max(max_bytes or 0, 1)
-        )
-        if name == "auto" and row_bits is None:
-            return choose_layout(budget)
-        return lay_out("product" if name == "auto" else name, budget, bits)
+        budget = Budget(n_items=n_items, embedding_dim=embedding_dim, max_bytes=max(max_bytes, 1))
+        if self.layout_name == "auto":
+            return [each for each in candidates(budget) if self.bits in {None, each[1]}]
+        return [(self.layout_name, bits, lay_out(self.layout_name, budget, bits))]

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from pocketrec.errors import ConfigError
 from pocketrec_cloud.checkpoint import save_backbone
+from pocketrec_cloud.compression.distillation import Distillation
 from pocketrec_cloud.compression.embedding import CodebookEmbedding
 from pocketrec_cloud.compression.fitting import fit_table, item_weights
 from pocketrec_cloud.compression.labels import Evidence
+from pocketrec_cloud.compression.searching import SearchingEmbedding, can_search
 from pocketrec_cloud.evaluation import SequenceModel, rank_all
 from pocketrec_cloud.training import train
 
@@ -24,12 +26,13 @@ if TYPE_CHECKING:
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.training import EpochRecord, Progress, TrainingConfig
 
-__all__ = ["MODEL", "Compressed", "Compression", "compress", "fine_tuning", "with_table"]
+__all__ = ["MODEL", "Compressed", "Compression", "compress", "fine_tuning", "fit", "with_table"]
 
 MODEL = "best.safetensors"
 """The file of a run with the model to use."""
 
-_SHARE, _TABLE_SHARE = 0.2, 1.0  # of the first step size, for the whole model and a table alone
+_SHARE = 0.4  # of the training's first step size
+_N_OTHERS = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class Compression:
 
     layout: TableLayout
     labels: LabelSource | None = None
-    trains_backbone: bool = True
+    trains_backbone: bool = False
     training: TrainingConfig | None = None
     seed: int = 0
 
@@ -96,16 +99,18 @@ def compress(
     """
     if (folder / MODEL).exists():
         raise ConfigError(f"expected no run in {folder}, found {MODEL}: name another folder")
-    model = with_table(trained, _fit(trained, split, how))
+    table = fit(trained, split, how.layout, labels=how.labels, seed=how.seed)
+    model = with_table(trained, table)
     fitted = copy.deepcopy(model)
     scorer = SequenceModel(fitted, fitted.config.window)
     ndcg10 = rank_all(scorer, split, stage="validation", seed=how.seed).mean("ndcg", 10)
     history: tuple[EpochRecord, ...] = ()
     if how.training is not None:
-        for parameter in model.parameters():
-            parameter.requires_grad_(how.trains_backbone)
-        model.item_embedding.requires_grad_(requires_grad=True)
-        result = train(split, model, how.training, folder=folder, progress=progress)
+        _prepare(model, trained, how)
+        objective = Distillation(trained)
+        result = train(
+            split, model, how.training, folder=folder, progress=progress, objective=objective
+        )
         history = tuple(result.history)
         if (result.best.validation_ndcg10 or 0.0) > ndcg10:
             best_epoch = result.best.epoch
@@ -118,20 +123,36 @@ def compress(
     return Compressed(model=fitted, fitted_ndcg10=ndcg10, history=history, best_epoch=0)
 
 
-def fine_tuning(training: TrainingConfig, *, trains_backbone: bool) -> TrainingConfig:
-    """Return how to train on with codebooks, after a training that has converged.
+def _prepare(model: Backbone, trained: Backbone, how: Compression) -> None:
+    """Say what of a fitted model learns."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(how.trains_backbone)
+    table = model.item_embedding
+    may_search = how.labels is None and can_search(how.layout, model.config.n_items)
+    if isinstance(table, CodebookEmbedding) and may_search:
+        model.item_embedding = SearchingEmbedding(table, trained.item_embedding.weight)
+    model.item_embedding.requires_grad_(requires_grad=True)
+
+
+def fine_tuning(
+    training: TrainingConfig, *, epochs: int, learning_rate: float | None = None
+) -> TrainingConfig:
+    """Return how to train on with codebooks.
 
     Args:
         training: How the model was trained.
-        trains_backbone: Whether all of it learns, and not the table alone.
+        epochs: All are done; 0 counts as one.
+        learning_rate: To start from; None: a share of the training's.
     """
+    epochs = max(epochs, 1)
     return replace(
         training,
-        max_epochs=20,
+        max_epochs=epochs,
         evaluate_every=1,
-        patience=4,
-        decay_patience=1,
-        learning_rate=training.learning_rate * (_SHARE if trains_backbone else _TABLE_SHARE),
+        patience=epochs,
+        learning_rate=learning_rate or _SHARE * training.learning_rate,
+        anneals=True,
+        n_negatives=_N_OTHERS,
     )
 
 
@@ -156,7 +177,26 @@ def with_table(model: Backbone, table: CodebookEmbedding) -> Backbone:
     return changed
 
 
-def _fit(trained: Backbone, split: LeaveOneOut, how: Compression) -> CodebookEmbedding:
+def fit(
+    trained: Backbone,
+    split: LeaveOneOut,
+    layout: TableLayout,
+    *,
+    labels: LabelSource | None = None,
+    seed: int = 0,
+) -> CodebookEmbedding:
+    """Fit a table to a trained model's.
+
+    Args:
+        trained: A backbone with a row for each item.
+        split: The interactions it was trained on.
+        layout: Of the new table.
+        labels: See ``Compression``.
+        seed: Of k-means.
+
+    Raises:
+        ConfigError: The table is compressed already, or the layout does not fit it.
+    """
     if isinstance(trained.item_embedding, CodebookEmbedding):
         raise ConfigError(
             "expected a model with a row for each item, found codebooks: name the run that "
@@ -164,11 +204,10 @@ def _fit(trained: Backbone, split: LeaveOneOut, how: Compression) -> CodebookEmb
         )
     embeddings = trained.item_embedding.weight.detach().cpu().numpy()
     weights = item_weights(split)
-    labels = None
-    if how.labels is not None:
+    groups = None
+    if labels is not None:
         evidence = Evidence(
             embeddings=embeddings[1:], weights=weights, sequences=split.train_sequences()
         )
-        n_groups = how.layout.codebooks[0].n_rows - 1
-        labels = how.labels.labels(n_groups, evidence, seed=how.seed)
-    return fit_table(how.layout, embeddings, weights=weights, labels=labels, seed=how.seed)
+        groups = labels.labels(layout.codebooks[0].n_rows - 1, evidence, seed=seed)
+    return fit_table(layout, embeddings, weights=weights, labels=groups, seed=seed)

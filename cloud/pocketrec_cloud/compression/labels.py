@@ -8,15 +8,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from scipy import sparse
 
 from pocketrec_cloud.compression.kmeans import kmeans
+from pocketrec_quantization.coclustering import CoClustering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["LABEL_SOURCES", "Evidence", "HashLabels", "KMeansLabels", "LabelSource"]
+__all__ = [
+    "LABEL_SOURCES",
+    "CoClusterLabels",
+    "Evidence",
+    "HashLabels",
+    "KMeansLabels",
+    "LabelSource",
+    "biadjacency",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,7 +92,37 @@ class KMeansLabels:
         return kmeans(evidence.embeddings, n_groups, weights=weights, n_rounds=rounds, seed=seed)[1]
 
 
+@dataclass(frozen=True, slots=True)
+class CoClusterLabels:
+    """Groups of items that the same users interact with."""
+
+    name: str = "co-clusters"
+
+    def labels(self, n_groups: int, evidence: Evidence, *, seed: int) -> NDArray[np.int32]:
+        """See ``LabelSource``.
+
+        Raises:
+            ConfigError: So few groups cannot be made.
+        """
+        solver = CoClustering(n_rows=n_groups, counted="items", secondary="none", seed=seed)
+        solver.fit(biadjacency(evidence))
+        return solver.item_labels_
+
+
+def biadjacency(evidence: Evidence) -> sparse.csr_array:
+    """Return who interacted with what in training, (U, V), 1 for each event.
+
+    Args:
+        evidence: With the events.
+    """
+    lengths = [events.shape[0] for events in evidence.sequences]
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    items = np.concatenate(evidence.sequences) - 1
+    shape = (len(lengths), evidence.n_items)
+    return sparse.coo_array((np.ones(len(items), np.float32), (users, items)), shape).tocsr()
+
+
 LABEL_SOURCES: Mapping[str, LabelSource] = {
-    source.name: source for source in (HashLabels(), KMeansLabels())
+    source.name: source for source in (CoClusterLabels(), HashLabels(), KMeansLabels())
 }
 """Who may group items, by name."""

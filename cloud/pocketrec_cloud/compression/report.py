@@ -15,11 +15,12 @@ from pocketrec_cloud.compression.item_tables import item_table
 from pocketrec_cloud.evaluation import SequenceModel, rank_all
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
     from pocketrec_cloud.backbones.base import Backbone
+    from pocketrec_cloud.compression.choice import Candidate
     from pocketrec_cloud.compression.compressing import Compressed, Compression
     from pocketrec_cloud.data.split import LeaveOneOut, Stage
     from pocketrec_cloud.evaluation import Quality
@@ -54,7 +55,11 @@ def relative_change(after: Quality, before: Quality) -> RelativeChange:
 
 
 def compression_record(
-    trained: Backbone, compressed: Compressed, split: LeaveOneOut, how: Compression
+    trained: Backbone,
+    compressed: Compressed,
+    split: LeaveOneOut,
+    how: Compression,
+    found: Sequence[Candidate] = (),
 ) -> dict[str, Any]:
     """Rank the validation and test users with both models.
 
@@ -62,7 +67,8 @@ def compression_record(
         trained: Before.
         compressed: After.
         split: The interactions.
-        how: What was asked for.
+        how: What was done.
+        found: What else was tried, if anything.
 
     Returns:
         Bytes, layout, quality before and after, its change with intervals, and the course.
@@ -78,6 +84,10 @@ def compression_record(
         "ratio": before_bytes / table.embedding_bytes,
         "bytes_per_item": table.embedding_bytes / model.config.n_items,
         "rows": how.layout.n_rows,
+        "candidates": [
+            {"layout": each.name, "row_bits": each.bits, "validation_ndcg@10": each.ndcg10}
+            for each in found
+        ],
         "codebooks": [asdict(book) for book in how.layout.codebooks],
         "backbone": "trained" if how.trains_backbone else "frozen",
         "validation": _stage(trained, model, split, "validation", how.seed),

@@ -6,7 +6,7 @@ import pytest
 
 from pocketrec.errors import ConfigError, InfeasibleBudgetError
 from pocketrec_cloud.compression.allocation import LAYOUTS, Budget, float_bytes, lay_out
-from pocketrec_cloud.compression.choice import choose_layout
+from pocketrec_cloud.compression.choice import candidates
 from pocketrec_cloud.compression.embedding import CodebookEmbedding
 from pocketrec_cloud.compression.item_tables import item_table
 from pocketrec_cloud.compression.layout import CodebookShape, TableLayout
@@ -122,15 +122,18 @@ class TestLayouts:
             CodebookShape(**({"n_rows": 2, "width": 2} | fields))  # type: ignore[arg-type]
 
 
-class TestChoice:
-    def test_a_row_each_is_taken_where_it_fits(self) -> None:
-        """At 8 bits: 68 bytes an item."""
-        (book,) = choose_layout(budget(68 * 1_001)).codebooks
+class TestCandidates:
+    def test_those_that_fit_are_tried(self) -> None:
+        """At 36 bytes an item, a row of 4 bits each, and no row of 8."""
+        found = [(name, bits) for name, bits, _ in candidates(budget(36 * 1_001))]
 
-        assert (book.n_rows, book.bits) == (1_001, 8)
+        assert ("plain", 4) in found
+        assert ("plain", 8) not in found
+        assert ("product", 8) in found
 
-    def test_below_that_it_is_a_product(self) -> None:
-        """At a sixteenth of the bytes."""
-        found = choose_layout(budget(16 * 35_001, 35_000))
+    def test_a_budget_for_none_is_refused(self) -> None:
+        """With the least that would do for one."""
+        with pytest.raises(InfeasibleBudgetError) as caught:
+            candidates(budget(100))
 
-        assert len(found.codebooks) > 1
+        assert candidates(budget(caught.value.minimum_bytes))
