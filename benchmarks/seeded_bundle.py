@@ -32,7 +32,7 @@ from pocketrec_quantization.bundle import (
     write_bundle,
 )
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.item_table import ROW_BITS, ItemTable
+from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.layers import split_by_layer
 from pocketrec_quantization.manifest import schema_minor_of
 from pocketrec_quantization.plan import Plan, encode_plan
@@ -85,9 +85,7 @@ def write_seeded_bundle(
         version=1,
         created_at_s=_CREATED_AT_S,
         backbone=config,
-        items=ItemTableInfo(
-            n_items=items.n_items, n_rows=items.n_rows, row_bits=ROW_BITS, version=1
-        ),
+        items=ItemTableInfo.of(items),
         layers=frozen.layers,
         license="CC0-1.0",
         extractor=extractor,

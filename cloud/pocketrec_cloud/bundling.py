@@ -18,11 +18,13 @@ import numpy as np
 from pocketrec import __version__
 from pocketrec.files import write_atomically
 from pocketrec_cloud.calibration import collect_statistics, measure_sensitivity
+from pocketrec_cloud.compression.item_tables import item_table
 from pocketrec_cloud.executorch_program import export_executorch
 from pocketrec_cloud.export import coded_names, device_form, with_weights
 from pocketrec_cloud.exports import EXPORTS
 from pocketrec_cloud.extractor_proving import make_extract_vectors, measure_rows
 from pocketrec_cloud.graph_checks import check_functions
+from pocketrec_cloud.item_facts import table_facts
 from pocketrec_cloud.onnx_graphs import write_extract_graph, write_graphs
 from pocketrec_cloud.proving import make_vectors
 from pocketrec_quantization.budget import budget_bytes, coded_bytes, effective_bits
@@ -42,7 +44,6 @@ from pocketrec_quantization.bundle import (
 from pocketrec_quantization.cases import EvaluationCases
 from pocketrec_quantization.float_twin import FloatTwin
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.item_table import ROW_BITS, ItemTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.manifest import (
     BackboneConfig,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.extractor import Extractor
     from pocketrec_quantization.extractor import Extractor as DeviceExtractor
+    from pocketrec_quantization.item_table import ItemTable
     from pocketrec_quantization.personal import PersonalPlanner
 
 __all__ = [
@@ -183,6 +185,7 @@ def build_bundle(
     parts = _parts(quantized, plan, config)
     extract_parts, extract_facts = _extract_parts(quantized, config)
     parts |= extract_parts
+    extract_facts["item_table"] = table_facts(quantized.items)
     parts[CARD] = _card(config, plan, parts, {**extract_facts, **facts})
     beside = {
         SENSITIVITY: sensitivity_to_bytes(sensitivity),
@@ -251,7 +254,7 @@ def _quantize(
         model=model,
         frozen=frozen,
         weights=weights,
-        items=ItemTable.from_embeddings(_embeddings(model), item_ids, version),
+        items=item_table(model.item_embedding, item_ids, version),
         config=model.config.architecture(),
         extractor=extractor,
     )
@@ -262,7 +265,7 @@ def _freeze(model: Backbone) -> tuple[FrozenModel, dict[str, NDArray[np.float32]
     arrays = {
         name: np.ascontiguousarray(value.detach().numpy())
         for name, value in model.named_parameters()
-        if name != "item_embedding.weight"
+        if not name.startswith("item_embedding.")
     }
     names = coded_names(model)
     weights = {f"{name}.weight": arrays.pop(f"{name}.weight") for name in names}
@@ -330,8 +333,7 @@ def _card(
 
 
 def _manifest(quantized: _Quantized, config: BuildConfig) -> Manifest:
-    items = quantized.items
-    extractor = None
+    items, extractor = ItemTableInfo.of(quantized.items), None
     if quantized.extractor is not None:
         extractor = ExtractorInfo(kind="gru", window=config.extract_window)
     return Manifest(
@@ -339,15 +341,10 @@ def _manifest(quantized: _Quantized, config: BuildConfig) -> Manifest:
         version=config.version,
         created_at_s=config.created_at_s,
         backbone=quantized.config,
-        items=ItemTableInfo(
-            n_items=items.n_items,
-            n_rows=items.n_rows,
-            row_bits=ROW_BITS,
-            version=items.version,
-        ),
+        items=items,
         layers=quantized.frozen.layers,
         license=config.license,
         producer=f"pocketrec {__version__}",
         extractor=extractor,
-        schema_minor=schema_minor_of(quantized.config, extractor),
+        schema_minor=schema_minor_of(quantized.config, extractor, items),
     )

@@ -10,26 +10,32 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
+from pocketrec.errors import ConfigError, IncompatibleArtifactError, MalformedArtifactError
 from pocketrec.files import write_atomically
 from pocketrec_cloud.backbones.registry import KINDS, make_backbone
+from pocketrec_cloud.compression.embedding import CodebookEmbedding
+from pocketrec_cloud.compression.layout import layout_fields, layout_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from torch import Tensor
 
     from pocketrec_cloud.backbones.base import Backbone, BackboneShape
 
 __all__ = [
+    "TABLE",
     "backbone_of",
     "backbone_state",
     "load_backbone",
     "read_tensors",
     "save_backbone",
+    "table_entry",
     "write_tensors",
 ]
+
+TABLE = "item_table"
+"""The header entry with a table's layout, in files of models with codebooks."""
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, object]) -> None:
@@ -100,6 +106,7 @@ def backbone_state(
         "kind": model.config.kind,
         "config": asdict(model.config),
         "item_ids": list(item_ids),
+        **table_entry(model),
     }
     return dict(model.state_dict()), header
 
@@ -142,8 +149,35 @@ def backbone_of(
         )
     config, item_ids = _read_header(header, path)
     model = make_backbone(config)
+    if TABLE in header:
+        model.item_embedding = _empty_table(header[TABLE], config, path)
     _load_state(model, tensors, path)
     return model.eval(), item_ids
+
+
+def table_entry(model: Backbone) -> dict[str, object]:
+    """Return the header entry on a table of codebooks; none where items have rows of their own.
+
+    Args:
+        model: The backbone.
+    """
+    table = model.item_embedding
+    if not isinstance(table, CodebookEmbedding):
+        return {}
+    return {TABLE: layout_fields(table.layout)}
+
+
+def _empty_table(fields: object, config: BackboneShape, path: Path) -> CodebookEmbedding:
+    try:
+        layout = layout_of(fields)
+    except ConfigError as error:
+        raise MalformedArtifactError(f"{TABLE}: {error}", field=str(path)) from error
+    if layout.embedding_dim != config.embedding_dim:
+        raise MalformedArtifactError(
+            f"{TABLE}: expected {config.embedding_dim} columns, found {layout.embedding_dim}",
+            field=str(path),
+        )
+    return CodebookEmbedding.empty(layout, config.n_items)
 
 
 def _read_header(header: dict[str, object], path: Path) -> tuple[BackboneShape, tuple[str, ...]]:
@@ -166,8 +200,13 @@ def _read_header(header: dict[str, object], path: Path) -> tuple[BackboneShape, 
     return config, tuple(ids)
 
 
-def _load_state(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def _load_state(model: Backbone, tensors: dict[str, Tensor], path: Path) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise IncompatibleArtifactError(f"{path}: {error}") from error
+    if isinstance(model.item_embedding, CodebookEmbedding):
+        try:
+            model.item_embedding.check()
+        except ConfigError as error:
+            raise MalformedArtifactError(str(error), field=str(path)) from error

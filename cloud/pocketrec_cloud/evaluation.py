@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from pocketrec.metrics import Interval
+    from pocketrec_cloud.backbones.base import ItemEmbedding
     from pocketrec_cloud.data.split import LeaveOneOut, Stage
 
 __all__ = [
@@ -52,7 +53,7 @@ class SequenceBackbone(Protocol):
     """A torch module that turns histories into states, which rank items by inner product."""
 
     @property
-    def item_embedding(self) -> nn.Embedding:
+    def item_embedding(self) -> ItemEmbedding:
         """(V + 1, D) float32, row 0 is padding."""
         ...
 

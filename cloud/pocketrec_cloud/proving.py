@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from pocketrec.errors import QuantizationError
 from pocketrec_cloud.export import with_weights
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pocketrec_quantization.manifest import BackboneConfig
     from pocketrec_quantization.plan import Plan
 
-__all__ = ["make_vectors", "score_tolerance"]
+__all__ = ["make_vectors", "reference_vectors", "score_tolerance"]
 
 N_CASES = 8
 N_CANDIDATES = 32
@@ -53,6 +54,24 @@ def make_vectors(
     Raises:
         QuantizationError: The reference executor disagrees with the trained model.
     """
+    vectors = reference_vectors(frozen, items, plan, config=config, seed=seed)
+    adapted = with_weights(model, frozen.adapt(plan.widths))
+    _check_against_torch(adapted, items, vectors)
+    return vectors
+
+
+def reference_vectors(
+    frozen: FrozenModel, items: ItemTable, plan: Plan, *, config: BackboneConfig, seed: int
+) -> TestVectors:
+    """Score generated histories with the reference, which no trained model vouches for.
+
+    Args:
+        frozen: The quantized weights.
+        items: The item table.
+        plan: The default plan.
+        config: The backbone's shape.
+        seed: Seed of histories and candidates.
+    """
     rng = np.random.default_rng(seed)
     reference = reference_of(frozen, plan.widths, config)
     cases = []
@@ -64,10 +83,7 @@ def make_vectors(
         scores = reference.score(h, items.embed(candidates))
         cases.append(VectorCase(history=history, candidates=candidates, scores=scores))
     tolerance = score_tolerance(config, max(float(np.abs(c.scores).max()) for c in cases))
-    vectors = TestVectors(cases=tuple(cases), tolerance=dict.fromkeys(BACKENDS, tolerance))
-    adapted = with_weights(model, frozen.adapt(plan.widths))
-    _check_against_torch(adapted, items, vectors)
-    return vectors
+    return TestVectors(cases=tuple(cases), tolerance=dict.fromkeys(BACKENDS, tolerance))
 
 
 def score_tolerance(config: BackboneConfig, largest_score: float) -> float:
@@ -103,7 +119,7 @@ def _n_terms(config: BackboneConfig) -> int:
 def _check_against_torch(adapted: Backbone, items: ItemTable, vectors: TestVectors) -> None:
     """Compare the reference executor with the model that was trained."""
     table = torch.from_numpy(items.embed(np.arange(items.n_items + 1, dtype=np.int32)))
-    adapted.eval().item_embedding.weight.data.copy_(table)
+    adapted.eval().item_embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
     for case in vectors.cases:
         with torch.inference_mode():
             history = torch.from_numpy(case.history.astype(np.int64))[None]

@@ -69,7 +69,7 @@ class Progress(Protocol):
 
 def train(
     split: LeaveOneOut,
-    backbone: BackboneShape,
+    backbone: BackboneShape | Backbone,
     config: TrainingConfig,
     *,
     folder: Path,
@@ -81,7 +81,8 @@ def train(
 
     Args:
         split: Training sequences and validation targets.
-        backbone: Shape of the model.
+        backbone: Shape of the model; or a model to go on from, which is changed. Of that,
+            parameters that need no gradient stay as they are.
         config: How long and how hard.
         folder: Where the two checkpoints go; made when absent.
         progress: Told of every batch and epoch.

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from pocketrec.errors import ConfigError, MalformedArtifactError
+from pocketrec_cloud.backbones.base import Backbone
 from pocketrec_cloud.backbones.registry import make_backbone
-from pocketrec_cloud.checkpoint import read_tensors, write_tensors
+from pocketrec_cloud.checkpoint import TABLE, read_tensors, table_entry, write_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pocketrec_cloud.backbones.base import Backbone, BackboneShape
+    from pocketrec_cloud.backbones.base import BackboneShape
 
 __all__ = ["EpochRecord", "TrainingConfig", "TrainingRun"]
 
@@ -106,16 +107,19 @@ class TrainingRun:
     def start(
         cls,
         sequences: list[NDArray[np.int32]],
-        backbone: BackboneShape,
+        backbone: BackboneShape | Backbone,
         config: TrainingConfig,
         *,
         device: str = "cpu",
     ) -> TrainingRun:
-        """Return a run of no epochs; the seed decides the model's first weights."""
+        """Return a run of no epochs, of a model; for a shape, the seed decides its weights."""
         torch.manual_seed(config.seed)
-        model = make_backbone(backbone).to(device)
+        model = backbone if isinstance(backbone, Backbone) else make_backbone(backbone)
+        model.to(device)
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
         )
         return cls(model=model, optimizer=optimizer, sequences=sequences)
 
@@ -156,6 +160,7 @@ class TrainingRun:
         metadata: dict[str, object] = {
             "backbone_kind": self.model.config.kind,
             "backbone": asdict(self.model.config),
+            **table_entry(self.model),
             "training": asdict(config),
             "history": [asdict(record) for record in self.history],
         }
@@ -175,6 +180,7 @@ class TrainingRun:
         tensors, header = read_tensors(path)
         _refuse_another(header.get("backbone_kind", _FIRST_KIND), self.model.config.kind, path)
         _refuse_another(header.get("backbone"), asdict(self.model.config), path)
+        _refuse_another(header.get(TABLE), table_entry(self.model).get(TABLE), path)
         _refuse_another(
             _without_stopping_rules(header.get("training")),
             _without_stopping_rules(asdict(config)),

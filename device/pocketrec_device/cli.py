@@ -368,12 +368,26 @@ def _draw_status(console: Console, shown: Status) -> None:
             table.add_row(name, *map(Text, _pair_row(pair)))
     if table.row_count:
         console.print(table)
+        _draw_item_tables(console, shown)
     elif not shown.problems:
         console.print("nothing is installed yet: sync, or bootstrap from a bundle's folder")
     if shown.is_held_back:
         console.print("a bundle is held back after a rollback, until a newer one is published")
     for problem in shown.problems:
         console.print(Text(f"problem: {problem}"), soft_wrap=True)
+
+
+def _draw_item_tables(console: Console, shown: Status) -> None:
+    for name, pair in (("current", shown.current), ("previous", shown.previous)):
+        if pair is None:
+            continue
+        widths = " + ".join(str(bits) for bits in sorted({each.bits for each in pair.codebooks}))
+        console.print(
+            f"{name} item table: version {pair.items_version}, {pair.n_items:,} items over "
+            f"{pair.n_item_rows:,} rows of {widths or 8} bits in {len(pair.codebooks) or 1} "
+            f"codebooks, {pair.item_bytes:,} bytes, and {pair.item_id_bytes:,} bytes of ids",
+            soft_wrap=True,
+        )
 
 
 def _pair_row(pair: PairStatus) -> list[str]:

@@ -24,7 +24,7 @@ from pocketrec_device.backends import DEFAULT_PLAN_ONLY
 from pocketrec_device.engine import Engine, EngineSettings, build_engine
 from pocketrec_device.health import build_healthy_engine
 from pocketrec_device.state import DeviceState, Pair
-from pocketrec_device.updater import accept_manifest
+from pocketrec_device.updater import accept_items, accept_manifest, items_of
 from pocketrec_quantization.bundle import DEFAULT_PLAN, MANIFEST_FILE, BundleFolder
 from pocketrec_quantization.plan import check_applies, decode_plan
 
@@ -81,7 +81,11 @@ def switch(
         guard(engine)
     store.put_plan(plan_data)
     switched = store.within_limit(
-        state.switched(engine.pair, bundle_version=folder.manifest.version)
+        state.switched(
+            engine.pair,
+            bundle_version=folder.manifest.version,
+            items=items_of(folder.manifest),
+        )
     )
     store.save(switched)
     with contextlib.suppress(OSError):  # what cannot be deleted now is deleted next time
@@ -107,7 +111,8 @@ def bootstrap(
         one accepted last, or is held back after a rollback.
 
     Raises:
-        RollbackError: The version was accepted before, with other content.
+        RollbackError: The version, or that of the item table, was accepted before with
+            other content, or is older.
         ArtifactError: The bundle cannot be used.
         BackendError: The backend cannot be made.
         DiskFullError: There is no room for it; nothing was written.
@@ -123,6 +128,7 @@ def bootstrap(
         floor=state.bundle_version,
         accepted=accepted_bundles(state),
     )
+    accept_items(manifest, state.items_floor)
     digest = hashlib.sha256(manifest_data).hexdigest()
     absent = [part for part in manifest.parts if not store.has_part(digest, part.sha256.hex())]
     if not absent and _runs_already(store, state, digest):

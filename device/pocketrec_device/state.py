@@ -27,6 +27,7 @@ __all__ = [
     "MAX_PLAN_FLOORS",
     "STATE_SCHEMA",
     "DeviceState",
+    "ItemsFloor",
     "Pair",
     "PlanFloor",
     "decode_state",
@@ -40,7 +41,7 @@ MAX_PLAN_FLOORS = 256
 MAX_KEPT_PAIRS = 64
 """How many pairs besides current and previous; the one that was used longest ago goes first."""
 
-_ADDED_LATER = ("kept", "root_sha256")
+_ADDED_LATER = ("kept", "root_sha256", "items_floor")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -81,6 +82,21 @@ class PlanFloor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsFloor:
+    """The newest item table accepted for the model that was installed last.
+
+    Args:
+        model_digest: Digest of the frozen part, in hex.
+        version: Of the item table.
+        sha256: Digest of the item table, in hex.
+    """
+
+    model_digest: str
+    version: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceState:
     """Everything ``state.json`` holds.
 
@@ -100,6 +116,7 @@ class DeviceState:
         kept: Older pairs whose files may still be there, the one used last first. A hint:
             room that is needed is taken from them.
         root_sha256: Digest of ``root.json`` in hex; empty = not known.
+        items_floor: The newest item table of the model installed last; None = not known.
     """
 
     model: str
@@ -114,6 +131,7 @@ class DeviceState:
     held_back: str = ""
     kept: tuple[Pair, ...] = ()
     root_sha256: str = ""
+    items_floor: ItemsFloor | None = None
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -133,8 +151,16 @@ class DeviceState:
         others = [f for f in self.plan_floors if (f.model_digest, f.subject) != key]
         return replace(self, plan_floors=(*others[1 - MAX_PLAN_FLOORS :], floor))
 
-    def switched(self, pair: Pair, *, bundle_version: int) -> DeviceState:
-        """Return a state in which ``pair`` runs and what ran before can come back."""
+    def switched(
+        self, pair: Pair, *, bundle_version: int, items: ItemsFloor | None = None
+    ) -> DeviceState:
+        """Return a state in which ``pair`` runs and what ran before can come back.
+
+        Args:
+            pair: What runs from now on.
+            bundle_version: Of its bundle.
+            items: Its item table; None leaves the floor as it is.
+        """
         if pair == self.current:
             return self
         held_back = self.held_back if self.current and self.current.bundle == pair.bundle else ""
@@ -142,7 +168,16 @@ class DeviceState:
             self._led_by(pair),
             bundle_version=max(self.bundle_version, bundle_version),
             held_back=held_back,
+            items_floor=self._higher(items),
         )
+
+    def _higher(self, items: ItemsFloor | None) -> ItemsFloor | None:
+        """Return what is the floor of item tables from now on."""
+        floor = self.items_floor
+        if items is None or floor is None:
+            return items or floor
+        is_lower = items.model_digest == floor.model_digest and items.version < floor.version
+        return floor if is_lower else items
 
     def rolled_back(self, bundle: str = "") -> DeviceState:
         """Return a state in which an older pair runs; the bundle left stays until a newer one.
@@ -203,6 +238,7 @@ def _from_json(body: dict[str, Any], *, checksum: str) -> DeviceState:
     floors = tuple(PlanFloor(**floor) for floor in body.pop("plan_floors"))
     current, previous = body.pop("current"), body.pop("previous")
     kept = tuple(Pair(**pair) for pair in body.pop("kept", ()))
+    items = body.pop("items_floor", None)
     known = {field.name for field in fields(DeviceState)}
     return DeviceState(
         **{name: value for name, value in body.items() if name in known},
@@ -210,6 +246,7 @@ def _from_json(body: dict[str, Any], *, checksum: str) -> DeviceState:
         current=None if current is None else Pair(**current),
         previous=None if previous is None else Pair(**previous),
         kept=kept,
+        items_floor=None if items is None else ItemsFloor(**items),
     )
 
 

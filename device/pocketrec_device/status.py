@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from pocketrec.errors import ArtifactError, StoreError
 from pocketrec_device.updater import is_expired
 from pocketrec_quantization.budget import effective_bits
+from pocketrec_quantization.bundle import ITEMS
+from pocketrec_quantization.item_table_file import table_bytes
+from pocketrec_quantization.item_table_info import CodebookInfo
 from pocketrec_quantization.plan import decode_plan, plan_sizes
 
 if TYPE_CHECKING:
@@ -29,6 +32,11 @@ class PairStatus:
         bundle: Digest of the bundle, in hex.
         bundle_version: Of the bundle.
         n_items: Items its table knows.
+        items_version: Of the item table.
+        n_item_rows: Rows of all its codebooks.
+        codebooks: Their rows, widths and columns; none for one of 8 bits.
+        item_bytes: What embeddings take in the table's file: codes, scales and row numbers.
+        item_id_bytes: What the ids of items take there.
         plan: Digest of the plan, in hex.
         plan_version: 0 = the bundle's default plan.
         planner: What made the plan.
@@ -45,6 +53,11 @@ class PairStatus:
     bundle: str
     bundle_version: int
     n_items: int
+    items_version: int
+    n_item_rows: int
+    codebooks: tuple[CodebookInfo, ...]
+    item_bytes: int
+    item_id_bytes: int
     plan: str
     plan_version: int
     planner: str
@@ -145,11 +158,17 @@ def read_status(store: Store, now_s: int) -> Status:
 
 def _read_pair(store: Store, pair: Pair, now_s: int) -> PairStatus:
     bundle, data = store.open_bundle(pair.bundle), store.read_plan(pair.plan)
-    plan, sizes = decode_plan(data), plan_sizes(data)
+    plan, sizes, items = decode_plan(data), plan_sizes(data), bundle.manifest.items
+    item_bytes = table_bytes(bundle.read(ITEMS))
     return PairStatus(
         bundle=pair.bundle,
         bundle_version=bundle.manifest.version,
-        n_items=bundle.manifest.items.n_items,
+        n_items=items.n_items,
+        items_version=items.version,
+        n_item_rows=items.n_rows,
+        codebooks=items.codebooks,
+        item_bytes=item_bytes.embeddings,
+        item_id_bytes=item_bytes.ids,
         plan=pair.plan,
         plan_version=plan.version,
         planner=plan.planner,

@@ -43,6 +43,7 @@ from pocketrec_device.updater import (
     PlanRules,
     TargetInfo,
     accept_content,
+    accept_items,
     accept_manifest,
     accept_part,
     accept_plan,
@@ -200,6 +201,7 @@ class _Sync:
             floor=state.bundle_version,
             accepted=accepted_bundles(state),
         )
+        accept_items(manifest, state.items_floor)
         absent = self._absent_parts(targets, manifest, target.sha256)
         arrived = [self._arrived(part) for part in absent]
         self._store.make_room(sum(part.length_bytes for part in absent) - sum(arrived), state)

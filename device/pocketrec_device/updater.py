@@ -5,7 +5,8 @@ Each function either returns what the bytes mean or raises an ``ArtifactError``.
 in which ``sync`` asks is the order of this file:
 
 1. a file that TUF vouches for has exactly the promised length and SHA-256;
-2. the manifest is for our model line and not older than any accepted before;
+2. the manifest is for our model line and not older than any accepted before, and neither
+   is its item table;
 3. every part it names is promised by TUF with the same length and digest;
 4. ``director.json`` lists the keys that may sign plans;
 5. a plan is signed by one of them, fits the model, is for us, is not older than one
@@ -31,7 +32,8 @@ from pocketrec.errors import (
     RollbackError,
 )
 from pocketrec.signing import SIGNATURE_BYTES, PublicKey
-from pocketrec_quantization.bundle import Manifest, PartInfo, decode_manifest
+from pocketrec_device.state import ItemsFloor
+from pocketrec_quantization.bundle import FROZEN, ITEMS, Manifest, PartInfo, decode_manifest
 from pocketrec_quantization.limits import MAX_PLAN_BYTES
 from pocketrec_quantization.plan import Plan, check_applies, decode_plan
 
@@ -42,11 +44,13 @@ __all__ = [
     "PlanRules",
     "TargetInfo",
     "accept_content",
+    "accept_items",
     "accept_manifest",
     "accept_part",
     "accept_plan",
     "check_root",
     "is_expired",
+    "items_of",
     "read_director_keys",
 ]
 
@@ -151,6 +155,44 @@ def accept_manifest(data: bytes, *, model: str, floor: int, accepted: frozenset[
             offered=manifest.version,
         )
     return manifest
+
+
+def items_of(manifest: Manifest) -> ItemsFloor:
+    """Return what to remember of a bundle's item table once it is installed.
+
+    Raises:
+        IncompatibleArtifactError: The bundle has no weights, or no item table.
+    """
+    return ItemsFloor(
+        model_digest=manifest.part(FROZEN).sha256.hex(),
+        version=manifest.items.version,
+        sha256=manifest.part(ITEMS).sha256.hex(),
+    )
+
+
+def accept_items(manifest: Manifest, floor: ItemsFloor | None) -> None:
+    """Return quietly when the item table is not older than the last one of this model.
+
+    Args:
+        manifest: Accepted.
+        floor: The newest item table accepted before, if it is known.
+
+    Raises:
+        RollbackError: It is older, or has the same version and other content.
+        IncompatibleArtifactError: The bundle has no weights, or no item table.
+    """
+    offered = items_of(manifest)
+    if floor is None or offered.model_digest != floor.model_digest:
+        return
+    is_other = offered.version == floor.version and offered.sha256 != floor.sha256
+    if offered.version < floor.version or is_other:
+        raise RollbackError(
+            f"expected an item table above version {floor.version}, got version "
+            f"{offered.version}{' with other content' if is_other else ''}; publish it under a "
+            "higher version",
+            installed=floor.version,
+            offered=offered.version,
+        )
 
 
 def accept_part(part: PartInfo, target: TargetInfo | None) -> None:

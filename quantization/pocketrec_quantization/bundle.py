@@ -23,7 +23,7 @@ from pocketrec_quantization.extract_graph import read_extract_graph
 from pocketrec_quantization.extract_vectors import ExtractVectors
 from pocketrec_quantization.extractor import Extractor
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.item_table import ROW_BITS, ItemTable
+from pocketrec_quantization.item_table import ItemTable
 from pocketrec_quantization.limits import MAX_MANIFEST_BYTES
 from pocketrec_quantization.manifest import (
     ExtractorInfo,
@@ -213,9 +213,7 @@ class BundleFolder:
             MalformedArtifactError: It is malformed, or not the one the manifest describes.
         """
         items = ItemTable.from_bytes(self.read(ITEMS))
-        found = ItemTableInfo(
-            n_items=items.n_items, n_rows=items.n_rows, row_bits=ROW_BITS, version=items.version
-        )
+        found = ItemTableInfo.of(items)
         if found != self.manifest.items:
             raise MalformedArtifactError(
                 f"expected {self.manifest.items}, found {found}", field="manifest.items"

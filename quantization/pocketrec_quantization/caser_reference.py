@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import BackendError
 from pocketrec_quantization.backbone import BackboneConfig
-from pocketrec_quantization.reference import inner_products, weights_of
+from pocketrec_quantization.reference import Observer, inner_products, weights_of
 
 __all__ = ["CaserReference"]
 
@@ -32,13 +32,21 @@ class CaserReference:
             ``FrozenModel.adapt`` returns them, and the
             biases under their own names.
         config: The architecture.
+        observe: Told every value on the way; it must not change them.
 
     Raises:
         ConfigError: A weight is missing or has another shape.
     """
 
-    def __init__(self, weights: Mapping[str, NDArray[np.float32]], config: BackboneConfig) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.float32]],
+        config: BackboneConfig,
+        *,
+        observe: Observer = lambda _name, _value: None,
+    ) -> None:
         self._weights = weights_of(config, weights)
+        self._observe = observe
         self._config = config
 
     def state_after(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,10 +80,15 @@ class CaserReference:
         if window.shape != wanted:
             raise BackendError(f"window: expected {wanted}, got {window.shape}")
         image = window.astype(np.float64)
-        mixed = self._linear("vertical", image.T).reshape(-1)  # (D, n_vertical), row by row
         strongest = [self._strongest(image, height) for height in self._config.heights]
+        self._observe("horizontal.strongest", np.concatenate(strongest)[None])
+        self._observe("columns", image.T)
+        mixed = self._linear("vertical", image.T).reshape(-1)  # (D, n_vertical), row by row
         responses = np.concatenate([mixed, *strongest])
-        return self._linear("fc", responses).astype(np.float32)
+        self._observe("responses", responses[None])
+        state = self._linear("fc", responses[None])
+        self._observe("h", state)
+        return state.astype(np.float32).reshape(-1)
 
     def score(self, h: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :func:`~pocketrec_quantization.reference.inner_products`."""
@@ -85,10 +98,16 @@ class CaserReference:
         """Return each filter's largest response to ``height`` events in a row: (n_horizontal,)."""
         n_positions = len(image) - height + 1
         stretches = np.stack([image[p : p + height].reshape(-1) for p in range(n_positions)])
-        responses = self._linear(f"horizontal.{height}", stretches)
-        largest: _Float64 = np.maximum(responses, 0.0).max(axis=0)
-        return largest
+        name = f"horizontal.{height}"
+        self._observe(f"{name}.stretches", stretches)
+        responses = self._linear(name, stretches)
+        pooled = responses.max(axis=0)
+        self._observe(f"{name}.pooled", pooled[None])
+        strongest: _Float64 = np.maximum(pooled, 0.0)
+        return strongest
 
     def _linear(self, name: str, x: _Float64) -> _Float64:
         product: _Float64 = x @ self._weights[f"{name}.weight"].T
-        return product + self._weights[f"{name}.bias"]
+        product += self._weights[f"{name}.bias"]
+        self._observe(name, product)
+        return product

@@ -67,22 +67,23 @@ def check_text(value: object, *, field: str, maximum: int) -> None:
         )
 
 
-def check_major(found: tuple[int, int], known: tuple[int, int], *, what: str) -> None:
+def check_major(found: tuple[int, int], *known: tuple[int, int], what: str) -> None:
     """Refuse a format whose major version this release does not read.
 
     A minor version may be unknown: what it adds can be ignored.
 
     Args:
         found: Major and minor version of the artifact.
-        known: Major and minor version this release writes.
+        *known: Major and minor versions this release reads, one for each major.
         what: The artifact, for the message.
 
     Raises:
-        IncompatibleArtifactError: The majors differ.
+        IncompatibleArtifactError: No major is the found one.
     """
-    if found[0] != known[0]:
+    if found[0] not in {major for major, _ in known}:
+        majors = " and ".join(f"{major}.x" for major, _ in known)
         raise IncompatibleArtifactError(
-            f"{what} has format version {found[0]}.{found[1]}, this release reads {known[0]}.x; "
+            f"{what} has format version {found[0]}.{found[1]}, this release reads {majors}; "
             "update whichever is older"
         )
 

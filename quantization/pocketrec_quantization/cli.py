@@ -19,9 +19,10 @@ from pocketrec.console import emit, json_option
 from pocketrec.errors import MalformedArtifactError
 from pocketrec.files import write_atomically
 from pocketrec_quantization.budget import coded_bytes, effective_bits
-from pocketrec_quantization.bundle import VECTORS, BundleFolder
+from pocketrec_quantization.bundle import ITEMS, VECTORS, BundleFolder
 from pocketrec_quantization.checks import reading
 from pocketrec_quantization.container import PLAN_MAGIC
+from pocketrec_quantization.item_table_file import table_bytes
 from pocketrec_quantization.layers import split_by_layer, total_channels, total_weights
 from pocketrec_quantization.levels import count_widths
 from pocketrec_quantization.limits import MAX_PLAN_BYTES
@@ -43,7 +44,7 @@ _REFERENCE = "numpy"  # whose tolerance the reference executor is held to
 @click.argument("folder", type=_BUNDLE)
 @json_option
 def bundle_inspect(folder: Path, json_path: str | None) -> None:
-    """Show what the bundle in FOLDER holds, without checking its parts."""
+    """Show what the bundle in FOLDER holds; of its parts, only the item table is looked at."""
     bundle = BundleFolder.open(folder)
     manifest = bundle.manifest
     result = {
@@ -53,6 +54,7 @@ def bundle_inspect(folder: Path, json_path: str | None) -> None:
         "n_channels": total_channels(manifest.layers),
         "n_weights": total_weights(manifest.layers),
         "total_bytes": sum(part.length_bytes for part in manifest.parts),
+        "item_bytes": asdict(table_bytes(bundle.read(ITEMS))),
         "parts": [asdict(part) for part in manifest.parts],
         "layers": [asdict(layer) for layer in manifest.layers],
     }
@@ -79,6 +81,7 @@ def bundle_verify(context: click.Context, folder: Path, json_path: str | None) -
         "total_bytes": sum(part.length_bytes for part in bundle.manifest.parts),
         "vectors": vectors,
         "extract_vectors": extract_vectors,
+        "item_table": _item_table(bundle),
         "is_sound": _come_out(vectors) and _come_out(extract_vectors),
     }
     emit(result, render=lambda console: draw_verdict(console, result), json_path=json_path)
@@ -157,6 +160,19 @@ def _run_vectors(bundle: BundleFolder) -> dict[str, Any] | None:
         "n_cases": len(vectors.cases),
         "worst_error": max(errors) if np.isfinite(errors).all() else None,
         "tolerance": vectors.tolerance_of(_REFERENCE),
+    }
+
+
+def _item_table(bundle: BundleFolder) -> dict[str, Any]:
+    items = bundle.read_items()
+    return {
+        "n_items": items.n_items,
+        "n_rows": items.n_rows,
+        "n_codebooks": len(items.codebooks),
+        "bits": sorted({codebook.bits for codebook in items.codebooks}),
+        "version": items.version,
+        "memory_bytes": items.embedding_bytes,
+        "id_bytes": items.id_bytes,
     }
 
 

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Item embeddings as a codebook of int8 rows, and the map from item to row.
+"""Item embeddings as codebooks of int8 or int4 rows, and the map from item to rows.
 
-Item indices run from 1 to V; 0 is padding and every unknown item, and row 0 holds
-zeros. Several items may share a row. The table has a version of its own: it can be
-replaced without touching the model or its plans. ``docs/format.md`` §5.
+Item indices run from 1 to V; 0 is padding and every unknown item. An item has one row in
+each of M codebooks, and its embedding is their sum, each in the columns it covers. So one
+table is plain rows (K = V + 1), items that share rows, rows with a correction, or product
+quantization. The table has a version of its own: it can be replaced without touching the
+model or its plans. ``docs/format.md`` §5.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -16,63 +17,33 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec.errors import ConfigError, MalformedArtifactError
-from pocketrec_quantization.checks import check_integer, read_only, reading
-from pocketrec_quantization.limits import MAX_ITEM_ID_BYTES, MAX_ITEMS
-from pocketrec_quantization.quantizer import check_scales, quantize_rows
-from pocketrec_quantization.tensors import TensorReader, write_tensors
+from pocketrec.errors import ConfigError
+from pocketrec_quantization.checks import check_integer, reading
+from pocketrec_quantization.codebook import Codebook
+from pocketrec_quantization.gathered_rows import GatheredRows
+from pocketrec_quantization.item_ids import encode_ids, index_ids
+from pocketrec_quantization.item_table_file import ITEMS_KIND, TableContent, read_table, write_table
+from pocketrec_quantization.limits import MAX_CODEBOOKS, MAX_ITEMS
+from pocketrec_quantization.row_numbers import RowNumbers, read_row_numbers
+from pocketrec_quantization.tiles import Tiles
 
-__all__ = ["ITEMS_KIND", "ROW_BITS", "GatheredRows", "ItemTable"]
-
-ITEMS_KIND = "pocketrec.items"
-"""What an item table part declares to be."""
+__all__ = ["ITEMS_KIND", "ROW_BITS", "Codebook", "GatheredRows", "ItemTable"]
 
 ROW_BITS = 8
-"""Width of a row's codes, in bits."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class GatheredRows:
-    """The embeddings of a few items, taken out of a table to be scored.
-
-    Args:
-        codes: (M, D) float32, integers.
-        scales: (M,) float32; an embedding is codes times scale.
-    """
-
-    codes: NDArray[np.float32]
-    scales: NDArray[np.float32]
-
-    def scores(self, h: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return inner products with a user's state.
-
-        Every row is summed on its own, in one thread: a score depends neither on the
-        other rows nor on where its row stands.
-
-        Args:
-            h: (D,) float32.
-
-        Returns:
-            (M,) float32.
-        """
-        products: NDArray[np.float32] = np.vecdot(self.codes, h)
-        products *= self.scales
-        return products
-
-    def embedding(self, position: int) -> NDArray[np.float32]:
-        """Return one item's embedding, (D,) float32."""
-        embedding: NDArray[np.float32] = self.codes[position] * self.scales[position]
-        return embedding
+"""Width of the codes of a table of one plain codebook, in bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ItemTable:
-    """V items over K rows of D dimensions.
+    """V items over M codebooks of D columns together.
 
     Args:
-        rows: (K, D) int8, codes of -127..127; row 0 is zero.
-        scales: (K,) float32, zero or 2**-126 <= scale < 2**120.
-        row_of_item: (V + 1,) int32; entry 0 is 0, the others 1..K-1.
+        codebooks: M of them, in the order in which their rows are added; together they
+            cover every column.
+        row_of_item: (V + 1, M) integers, or (V + 1,) for one codebook, or M arrays of
+            (V + 1,); entry 0 is 0. In the first codebook items have rows 1..K-1, in
+            others 0 too: nothing is added. Held as M arrays of the smallest type, None
+            where item i has row i.
         item_ids: V distinct ids; item index i is ``item_ids[i - 1]``.
         version: Only ever goes up.
 
@@ -80,30 +51,48 @@ class ItemTable:
         ConfigError: The fields do not fit together.
     """
 
-    rows: NDArray[np.int8]
-    scales: NDArray[np.float32]
-    row_of_item: NDArray[np.int32]
+    codebooks: tuple[Codebook, ...]
+    row_of_item: NDArray[np.integer] | Sequence[NDArray[np.integer] | None]
     item_ids: tuple[str, ...]
     version: int
     _index_of: dict[str, int] = field(init=False, repr=False)
-    _is_one_to_one: bool = field(init=False, repr=False)  # row i is item i: no look-up
+    _numbers: RowNumbers = field(init=False, repr=False)
+    _tiles: Tiles | None = field(init=False, repr=False)
+    # Of one codebook: looked up without asking how many there are.
+    _codes: NDArray[np.int8] | None = field(init=False, repr=False)  # None = not plain int8
+    _scales: NDArray[np.float32] = field(init=False, repr=False)
+    _row_of_item: NDArray[np.integer] | None = field(init=False, repr=False)  # None = row i
 
     def __post_init__(self) -> None:
         check_integer(self.version, field="items.version")
-        self._check_rows()
-        self._check_items()
-        index_of = {item_id: index for index, item_id in enumerate(self.item_ids, start=1)}
-        if len(index_of) != len(self.item_ids):
-            raise ConfigError("item_ids: an id occurs twice")
-        object.__setattr__(self, "_index_of", index_of)
-        one_to_one = np.array_equal(self.row_of_item, np.arange(len(self.row_of_item)))
-        object.__setattr__(self, "_is_one_to_one", one_to_one)
-        for name in ("rows", "scales", "row_of_item"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
+        _check_codebooks(self.codebooks)
+        index_of = index_ids(self.item_ids)
+        n_rows = [codebook.n_rows for codebook in self.codebooks]
+        numbers = read_row_numbers(self.row_of_item, n_rows, len(self.item_ids))
+        codebooks, tiles = self.codebooks, Tiles.of(self.codebooks, numbers)
+        if tiles is not None:
+            codebooks, numbers = tiles.codebooks(codebooks), tiles.row_numbers()
+        first = codebooks[0]
+        held = {
+            "codebooks": codebooks,
+            "row_of_item": numbers,
+            "_index_of": index_of,
+            "_numbers": numbers,
+            "_tiles": tiles,
+            "_codes": first.codes if _is_plain(codebooks) else None,
+            "_scales": first.scales,
+            "_row_of_item": numbers[0],
+        }
+        for name, value in held.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_embeddings(
-        cls, embeddings: NDArray[np.float32], item_ids: Sequence[str], version: int
+        cls,
+        embeddings: NDArray[np.float32],
+        item_ids: Sequence[str],
+        version: int,
+        bits: int = ROW_BITS,
     ) -> ItemTable:
         """Quantize one row per item.
 
@@ -111,18 +100,15 @@ class ItemTable:
             embeddings: (V + 1, D) float; row 0 stands for padding and is replaced by zeros.
             item_ids: V ids, in the order of the rows.
             version: Of the new table.
+            bits: 4 or 8.
 
         Raises:
-            ConfigError: There is not one row per item.
+            ConfigError: There is not one row per item, or ``bits`` is another width.
             QuantizationError: An embedding is not finite.
         """
-        codes, scales = quantize_rows(embeddings)
-        codes[0], scales[0] = 0, 0
-        row_of_item = np.arange(len(codes), dtype=np.int32)
+        codebook = Codebook.from_rows(embeddings, bits=bits)
         ids = tuple(item_ids)
-        return cls(
-            rows=codes, scales=scales, row_of_item=row_of_item, item_ids=ids, version=version
-        )
+        return cls(codebooks=(codebook,), row_of_item=(None,), item_ids=ids, version=version)
 
     @property
     def n_items(self) -> int:
@@ -131,13 +117,29 @@ class ItemTable:
 
     @property
     def n_rows(self) -> int:
-        """K, the padding row counted."""
-        return int(self.rows.shape[0])
+        """K of all codebooks together, their rows 0 counted."""
+        return sum(codebook.n_rows for codebook in self.codebooks)
 
     @property
     def embedding_dim(self) -> int:
         """D."""
-        return int(self.rows.shape[1])
+        return max(codebook.end for codebook in self.codebooks)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is one codebook, of 8 bits with a scale per row."""
+        return self._codes is not None
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Bytes held for embeddings: packed codes, scales and row numbers; ids apart."""
+        numbers = sum(column.nbytes for column in self._numbers if column is not None)
+        return sum(codebook.n_bytes for codebook in self.codebooks) + numbers
+
+    @property
+    def id_bytes(self) -> int:
+        """Bytes that a part takes for ids: UTF-8, and 8 for each offset."""
+        return sum(array.nbytes for array in encode_ids(self.item_ids))
 
     def embed(self, item_indices: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.float32]:
         """Look up embeddings.
@@ -146,7 +148,7 @@ class ItemTable:
             item_indices: (n,) integers, 0..V; 0 gives zeros.
 
         Returns:
-            (n, D) float32, code times scale.
+            (n, D) float32: code times scale, added up codebook by codebook.
 
         Raises:
             ConfigError: An index is no integer, negative or above V.
@@ -166,9 +168,12 @@ class ItemTable:
         Args:
             item_index: 0..V.
         """
-        row = self.row_of_item[item_index]
+        if self._codes is None:
+            found: NDArray[np.float32] = self.embeddings(np.array([item_index], np.intp))[0]
+            return found
+        row = item_index if self._row_of_item is None else self._row_of_item[item_index]
         embedding: NDArray[np.float32] = np.multiply(
-            self.rows[row], self.scales[row], dtype=np.float32
+            self._codes[row], self._scales[row], dtype=np.float32
         )
         return embedding
 
@@ -178,20 +183,34 @@ class ItemTable:
         Args:
             item_indices: (n,) integers, 0..V, as ``indices_of`` returns them.
         """
-        rows = self._rows_of(item_indices)
-        codes, scales = self.rows.take(rows, axis=0), self.scales.take(rows)
-        found: NDArray[np.float32] = np.multiply(codes, scales[:, None], dtype=np.float32)
-        return found
+        if self._codes is not None:
+            rows = self._rows_of(item_indices)
+            codes, scales = self._codes.take(rows, axis=0), self._scales.take(rows)
+            plain: NDArray[np.float32] = np.multiply(codes, scales[:, None], dtype=np.float32)
+            return plain
+        if self._tiles is not None:
+            return self._tiles.embeddings(item_indices)
+        return self._added(item_indices)
 
     def gather(self, item_indices: NDArray[np.intp]) -> GatheredRows:
-        """Take items out to be scored; nothing is dequantized.
+        """Take items out to be scored; rows of one codebook are not dequantized.
 
         Args:
             item_indices: (M,) integers, 0..V, as ``indices_of`` returns them.
         """
-        rows = self._rows_of(item_indices)
+        if self._codes is not None:
+            numbers = self._row_of_item
+            rows = item_indices if numbers is None else numbers.take(item_indices)
+            return GatheredRows(
+                codes=self._codes.take(rows, axis=0).astype(np.float32),
+                scales=self._scales.take(rows),
+            )
+        if len(self.codebooks) > 1:
+            ones = np.ones(len(item_indices), np.float32)
+            return GatheredRows(codes=self.embeddings(item_indices), scales=ones)
+        codebook, rows = self.codebooks[0], self._rows_of(item_indices)
         return GatheredRows(
-            codes=self.rows.take(rows, axis=0).astype(np.float32), scales=self.scales.take(rows)
+            codes=codebook.codes_of(rows).astype(np.float32), scales=codebook.scales_of(rows)
         )
 
     def index_of(self, item_id: str) -> int:
@@ -227,95 +246,59 @@ class ItemTable:
 
     def to_bytes(self) -> bytes:
         """Serialise as an item table part; equal tables give equal bytes."""
-        encoded = [item_id.encode() for item_id in self.item_ids]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(item_id) for item_id in encoded], out=offsets[1:])
-        tensors: dict[str, NDArray[np.generic]] = {
-            "rows": self.rows,
-            "scales": self.scales,
-            "row_of_item": self.row_of_item,
-            "id_bytes": np.frombuffer(b"".join(encoded), np.uint8),
-            "id_offsets": offsets,
-        }
-        metadata = {"table_version": str(self.version)}
-        return write_tensors(tensors, kind=ITEMS_KIND, metadata=metadata)
+        return write_table(
+            TableContent(
+                codebooks=self.codebooks,
+                row_numbers=self._numbers,
+                item_ids=self.item_ids,
+                version=self.version,
+            ),
+            is_plain=self.is_plain,
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ItemTable:
-        """Read an item table part; the arrays are views of ``data``.
+        """Read an item table part; the arrays of a plain table are views of ``data``.
 
         Raises:
             MalformedArtifactError: The bytes are no item table part.
             IncompatibleArtifactError: The format's major version is unknown.
         """
-        reader = TensorReader(data, kind=ITEMS_KIND)
-        rows = reader.take("rows", np.int8, (None, None))
-        scales = reader.take("scales", np.float32, (len(rows),))
-        row_of_item = reader.take("row_of_item", np.int32, (None,))
-        offsets = reader.take("id_offsets", np.int64, row_of_item.shape)
-        item_ids = _read_ids(reader.take("id_bytes", np.uint8, (None,)), offsets)
-        version = reader.count("table_version")
-        reader.finish()
+        content = read_table(data)
         with reading("items"):
             return cls(
-                rows=rows,
-                scales=scales,
-                row_of_item=row_of_item,
-                item_ids=item_ids,
-                version=version,
+                codebooks=content.codebooks,
+                row_of_item=content.row_numbers,
+                item_ids=content.item_ids,
+                version=content.version,
             )
 
-    def _rows_of(self, item_indices: NDArray[np.intp]) -> NDArray[np.intp] | NDArray[np.int32]:
-        return item_indices if self._is_one_to_one else self.row_of_item.take(item_indices)
+    def _added(self, item_indices: NDArray[np.intp]) -> NDArray[np.float32]:
+        if len(self.codebooks) == 1:
+            return self.codebooks[0].embeddings(self._rows_of(item_indices))
+        found = np.zeros((len(item_indices), self.embedding_dim), np.float32)
+        for codebook, column in zip(self.codebooks, self._numbers, strict=True):
+            rows = item_indices if column is None else column.take(item_indices)
+            found[:, codebook.begin : codebook.end] += codebook.embeddings(rows)
+        return found
 
-    def _check_rows(self) -> None:
-        if self.rows.dtype != np.int8 or self.rows.ndim != 2 or self.rows.size == 0:
-            raise ConfigError(
-                f"rows: expected (K, D) int8, got {self.rows.dtype} of {self.rows.shape}"
-            )
-        if not 2 <= self.n_rows <= MAX_ITEMS + 1:
-            raise ConfigError(
-                f"rows: expected the padding row and 1..{MAX_ITEMS} more, got {self.n_rows}"
-            )
-        if (self.rows == -128).any() or self.rows[0].any():
-            raise ConfigError("rows: expected codes of -127..127, and zeros in row 0")
-        check_scales(self.scales, (self.n_rows,))
-
-    def _check_items(self) -> None:
-        if not 1 <= self.n_items <= MAX_ITEMS:
-            raise ConfigError(f"item_ids: expected 1..{MAX_ITEMS} ids, got {self.n_items}")
-        if self.row_of_item.dtype != np.int32 or self.row_of_item.shape != (self.n_items + 1,):
-            raise ConfigError(
-                f"row_of_item: expected ({self.n_items + 1},) int32 for {self.n_items} ids, got "
-                f"{self.row_of_item.dtype} of {self.row_of_item.shape}"
-            )
-        used = self.row_of_item[1:]
-        if self.row_of_item[0] != 0 or not 1 <= used.min() <= used.max() < self.n_rows:
-            raise ConfigError(
-                f"row_of_item: expected 0 for padding and 1..{self.n_rows - 1} for items"
-            )
-        for item_id in self.item_ids:
-            if not 1 <= _utf8_length(item_id) <= MAX_ITEM_ID_BYTES:
-                raise ConfigError(
-                    f"item_ids: expected 1..{MAX_ITEM_ID_BYTES} UTF-8 bytes, got {item_id!r:.80}"
-                )
+    def _rows_of(self, item_indices: NDArray[np.intp]) -> NDArray[np.integer]:
+        numbers = self._row_of_item
+        return item_indices if numbers is None else numbers.take(item_indices)
 
 
-def _utf8_length(text: str) -> int:
-    """Count UTF-8 bytes; 0 for text that UTF-8 cannot express (lone surrogates)."""
-    try:
-        return len(text) if text.isascii() else len(text.encode())
-    except UnicodeEncodeError:
-        return 0
+def _is_plain(codebooks: Sequence[Codebook]) -> bool:
+    return len(codebooks) == 1 and codebooks[0].bits == ROW_BITS and codebooks[0].has_row_scales
 
 
-def _read_ids(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[str, ...]:
-    if offsets[0] != 0 or offsets[-1] != blob.size or (offsets[1:] <= offsets[:-1]).any():
-        raise MalformedArtifactError(f"expected to rise from 0 to {blob.size}", field="id_offsets")
-    text = blob.tobytes()
-    bounds = offsets.tolist()
-    try:
-        pairs = itertools.pairwise(bounds)
-        return tuple(text[begin:end].decode() for begin, end in pairs)
-    except UnicodeDecodeError as error:
-        raise MalformedArtifactError("expected UTF-8", field="id_bytes") from error
+def _check_codebooks(codebooks: tuple[Codebook, ...]) -> None:
+    if not 1 <= len(codebooks) <= MAX_CODEBOOKS:
+        raise ConfigError(f"codebooks: expected 1..{MAX_CODEBOOKS}, got {len(codebooks)}")
+    n_rows = sum(codebook.n_rows for codebook in codebooks)
+    if n_rows > MAX_ITEMS + 1:
+        raise ConfigError(f"codebooks: expected at most {MAX_ITEMS + 1} rows, got {n_rows}")
+    covered = 0
+    for codebook in sorted(codebooks, key=lambda each: each.begin):
+        if codebook.begin > covered:
+            raise ConfigError(f"codebooks: expected one over column {covered}, found none")
+        covered = max(covered, codebook.end)

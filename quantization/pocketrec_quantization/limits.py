@@ -9,6 +9,7 @@ Source: our choice.
 from __future__ import annotations
 
 __all__ = [
+    "MAX_CODEBOOKS",
     "MAX_DIMENSION",
     "MAX_INTEGER",
     "MAX_ITEMS",
@@ -75,7 +76,10 @@ MAX_DIMENSION = 2**31 - 1
 """Entries along one dimension of a tensor."""
 
 MAX_ITEMS = 2**24
-"""Items of a catalogue, and rows of its codebook."""
+"""Items of a catalogue; its codebooks have at most one row more together."""
+
+MAX_CODEBOOKS = 256
+"""Codebooks of one item table."""
 
 MAX_ITEM_ID_BYTES = 256
 """UTF-8 bytes of one item id."""

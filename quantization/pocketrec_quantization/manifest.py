@@ -19,10 +19,14 @@ from pocketrec_quantization.checks import (
     check_text,
     reading,
 )
-from pocketrec_quantization.item_table import ROW_BITS
+from pocketrec_quantization.item_table_info import (
+    CodebookInfo,
+    ItemTableInfo,
+    items_from_proto,
+    items_to_proto,
+)
 from pocketrec_quantization.layers import LayerTable, check_layers
 from pocketrec_quantization.limits import (
-    MAX_ITEMS,
     MAX_LAYER_SIDE,
     MAX_MANIFEST_BYTES,
     MAX_PART_BYTES,
@@ -41,6 +45,7 @@ __all__ = [
     "EXTRACTOR_KINDS",
     "MANIFEST_VERSION",
     "BackboneConfig",
+    "CodebookInfo",
     "ExtractorInfo",
     "ItemTableInfo",
     "Manifest",
@@ -51,7 +56,7 @@ __all__ = [
     "schema_minor_of",
 ]
 
-MANIFEST_VERSION = (1, 1)
+MANIFEST_VERSION = (1, 2)
 """Newest major and minor schema version of the manifests this release reads."""
 
 _MINOR_OF_KIND = {"sasrec": 0, "caser": 1}
@@ -60,33 +65,8 @@ EXTRACTOR_KINDS = ("gru",)
 """Extractors this release knows."""
 
 _EXTRACTOR_MINOR = 1
+_CODEBOOKS_MINOR = 2
 _DIGEST_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemTableInfo:
-    """What the manifest says about the item table.
-
-    Args:
-        n_items: V.
-        n_rows: K, the padding row counted; V + 1 when nothing is shared.
-        row_bits: 8.
-        version: Of the item table.
-
-    Raises:
-        ConfigError: A field is outside its range.
-    """
-
-    n_items: int
-    n_rows: int
-    row_bits: int
-    version: int
-
-    def __post_init__(self) -> None:
-        check_integer(self.n_items, field="n_items", minimum=1, maximum=MAX_ITEMS)
-        check_integer(self.n_rows, field="n_rows", minimum=2, maximum=MAX_ITEMS + 1)
-        check_integer(self.row_bits, field="row_bits", minimum=ROW_BITS, maximum=ROW_BITS)
-        check_integer(self.version, field="items.version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +156,12 @@ class Manifest:
         check_name(self.model_name, field="model_name")
         for name in ("version", "created_at_s", "schema_major", "schema_minor"):
             check_integer(getattr(self, name), field=name)
-        least_minor = schema_minor_of(self.backbone, self.extractor)
+        least_minor = schema_minor_of(self.backbone, self.extractor, self.items)
         if self.schema_minor < least_minor:
             raise ConfigError(
                 f"schema_minor: expected at least {least_minor} for the backbone "
-                f"{self.backbone.kind!r}{' and an extractor' if self.extractor else ''}, got "
-                f"{self.schema_minor}"
+                f"{self.backbone.kind!r}{' and an extractor' if self.extractor else ''}"
+                f"{' and codebooks' if self.items.codebooks else ''}, got {self.schema_minor}"
             )
         check_layers(self.layers)
         check_text(self.license, field="license", maximum=MAX_TEXT_LENGTH)
@@ -206,10 +186,24 @@ class Manifest:
         )
 
 
-def schema_minor_of(backbone: BackboneConfig, extractor: ExtractorInfo | None = None) -> int:
-    """Return the minor version whose readers know what is in a bundle; older ones refuse it."""
-    minor = _MINOR_OF_KIND[backbone.kind]
-    return minor if extractor is None else max(minor, _EXTRACTOR_MINOR)
+def schema_minor_of(
+    backbone: BackboneConfig,
+    extractor: ExtractorInfo | None = None,
+    items: ItemTableInfo | None = None,
+) -> int:
+    """Return the minor version whose readers know what is in a bundle; older ones refuse it.
+
+    Args:
+        backbone: Of the bundle.
+        extractor: Likewise; None = there is none.
+        items: Likewise; None = a table of one plain codebook.
+    """
+    minors = [_MINOR_OF_KIND[backbone.kind]]
+    if extractor is not None:
+        minors.append(_EXTRACTOR_MINOR)
+    if items is not None and items.codebooks:
+        minors.append(_CODEBOOKS_MINOR)
+    return max(minors)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -220,7 +214,6 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """
     if manifest.schema_major != MANIFEST_VERSION[0]:
         raise ConfigError(f"schema_major: expected {MANIFEST_VERSION[0]} to write")
-    items = manifest.items
     message = artifacts_pb2.BundleManifest(
         schema_major=manifest.schema_major,
         schema_minor=manifest.schema_minor,
@@ -228,12 +221,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         version=manifest.version,
         created_at_s=manifest.created_at_s,
         backbone=artifacts_pb2.BackboneConfig(**asdict(manifest.backbone)),
-        items=artifacts_pb2.ItemTableInfo(
-            n_items=items.n_items,
-            n_rows=items.n_rows,
-            row_bits=items.row_bits,
-            version=items.version,
-        ),
+        items=items_to_proto(manifest.items),
         layers=layers_to_proto(manifest.layers),
         parts=[
             artifacts_pb2.Part(name=p.name, sha256=p.sha256, length_bytes=p.length_bytes)
@@ -284,7 +272,6 @@ def manifest_digest(data: bytes) -> bytes:
 
 
 def _from_message(message: artifacts_pb2.BundleManifest) -> Manifest:
-    items = message.items
     if len(message.parts) > MAX_PARTS:
         raise ConfigError(f"parts: expected at most {MAX_PARTS}, got {len(message.parts)}")
     names = [part.name for part in message.parts]
@@ -299,12 +286,7 @@ def _from_message(message: artifacts_pb2.BundleManifest) -> Manifest:
         backbone=BackboneConfig(
             **{each.name: getattr(message.backbone, each.name) for each in fields(BackboneConfig)}
         ),
-        items=ItemTableInfo(
-            n_items=items.n_items,
-            n_rows=items.n_rows,
-            row_bits=items.row_bits,
-            version=items.version,
-        ),
+        items=items_from_proto(message.items),
         layers=layers_from_proto(message.layers),
         parts=tuple(
             PartInfo(name=p.name, sha256=p.sha256, length_bytes=p.length_bytes)

@@ -231,26 +231,29 @@ def freeze_matrix(weights: NDArray[np.float32]) -> FrozenMatrix:
     multipliers = np.zeros((2, n_channels), np.uint16)
     for start in range(0, n_channels, _BLOCK):
         block = slice(start, start + _BLOCK)
-        codes[block], scales[2, block] = _eight_bit(exact[block])
+        codes[block], scales[2, block] = _clipped(exact[block], _QMAX[8])
         histogram = _Histogram.of(exact[block], codes[block])
         for row, width in enumerate(STORED_WIDTHS[:2]):
             multipliers[row, block], scales[row, block] = histogram.best_reading(_QMAX[width])
     return FrozenMatrix(codes=codes, scales=_without_subnormals(scales), multipliers=multipliers)
 
 
-def quantize_rows(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Quantize every row to int8 with a scale of its own.
+def quantize_rows(
+    rows: NDArray[np.float32], bits: int = 8
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantize every row with a scale of its own.
 
     Args:
         rows: (K, D) float, finite, below 2**120 in magnitude.
+        bits: 2, 4 or 8.
 
     Returns:
-        Codes (K, D) int8 within -127..127, and scales (K,) float32.
+        Codes (K, D) int8 within -1..1, -7..7 or -127..127, and scales (K,) float32.
 
     Raises:
         QuantizationError: The array is empty, not two-dimensional, or not finite.
     """
-    codes, scales = _eight_bit(_checked(rows))
+    codes, scales = _clipped(_checked(rows), _QMAX[bits])
     return codes, _without_subnormals(scales.astype(np.float32))
 
 
@@ -287,7 +290,9 @@ def _without_subnormals(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(scales < _MIN_SCALE, np.float32(0), scales)
 
 
-def _eight_bit(exact: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+def _clipped(
+    exact: NDArray[np.float64], largest_code: int
+) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
     """Search the clip grid per channel; return codes (C, N) and least-squares scales (C,)."""
     largest = np.abs(exact).max(axis=1)
     largest[largest == 0] = 1.0
@@ -295,8 +300,8 @@ def _eight_bit(exact: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np
     codes = np.zeros(exact.shape, np.int8)
     scales = np.zeros(largest.shape)
     for clip in _CLIPS:
-        step = (clip * largest / _QMAX[8])[:, None]
-        trial = np.clip(np.rint(exact / step), -_QMAX[8], _QMAX[8])
+        step = (clip * largest / largest_code)[:, None]
+        trial = np.clip(np.rint(exact / step), -largest_code, largest_code)
         along, norm = (exact * trial).sum(axis=1), (trial * trial).sum(axis=1)
         scale = along / np.maximum(norm, 1.0)
         better = along * scale > best

@@ -12,8 +12,8 @@ positions, and no input scaling, are our choice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_
 from pocketrec_quantization.frozen import FrozenModel
 
 __all__ = [
+    "Observer",
     "PrefillResult",
     "ReferenceBackend",
     "StepResult",
@@ -33,6 +34,10 @@ __all__ = [
 
 _EPSILON = 1e-5
 _Float64 = NDArray[np.float64]
+
+Observer: TypeAlias = Callable[[str, NDArray[np.float64]], None]
+"""Told the name and value of what is computed on the way: a layer's name stands for its output,
+other values are called as in the graphs of a bundle; rows are events."""
 
 
 class PrefillResult(NamedTuple):
@@ -116,13 +121,21 @@ class ReferenceBackend:
             :meth:`~pocketrec_quantization.frozen.FrozenModel.adapt` returns them, and the
             dense tensors under their own names.
         config: The architecture.
+        observe: Told every value on the way; it must not change them.
 
     Raises:
         ConfigError: A weight is missing or has another shape.
     """
 
-    def __init__(self, weights: Mapping[str, NDArray[np.float32]], config: BackboneConfig) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.float32]],
+        config: BackboneConfig,
+        *,
+        observe: Observer = lambda _name, _value: None,
+    ) -> None:
         self._weights = weights_of(config, weights)
+        self._observe = observe
         self._config = config
         self._relative_bias = stack_relative_bias(weights, config.n_blocks)
 
@@ -249,6 +262,7 @@ class ReferenceBackend:
     def _project(self, block: int, hidden: _Float64) -> tuple[_Float64, _Float64, _Float64]:
         """(T, D) -> query, key and value, each (H, T, D / H)."""
         normed = self._norm(f"blocks.{block}.attn_norm", hidden)
+        self._observe(f"blocks.{block}.attn_in", normed)
         query, key, value = (
             self._heads(self._linear(f"blocks.{block}.{name}", normed)) for name in "qkv"
         )
@@ -263,21 +277,32 @@ class ReferenceBackend:
     ) -> _Float64:
         """Attend over S rows and feed forward; ``bias`` is (H, T, S)."""
         query, key, value = attended
+        name, observe = f"blocks.{block}", self._observe
         logits = query @ key.transpose(0, 2, 1) / np.sqrt(query.shape[-1]) + bias
         attention = np.exp(logits - logits.max(axis=-1, keepdims=True))
         attention /= attention.sum(axis=-1, keepdims=True)
         merged = _side_by_side(attention @ value)
-        hidden = hidden + self._linear(f"blocks.{block}.o", merged)
-        normed = self._norm(f"blocks.{block}.ffn_norm", hidden)
-        wide = np.maximum(self._linear(f"blocks.{block}.ffn1", normed), 0.0)
-        return hidden + self._linear(f"blocks.{block}.ffn2", wide)
+        observe(f"{name}.mixed", merged)
+        hidden = hidden + self._linear(f"{name}.o", merged)
+        observe(f"{name}.attended", hidden)
+        normed = self._norm(f"{name}.ffn_norm", hidden)
+        observe(f"{name}.ffn_in", normed)
+        wide = np.maximum(self._linear(f"{name}.ffn1", normed), 0.0)
+        observe(f"{name}.wide", wide)
+        hidden = hidden + self._linear(f"{name}.ffn2", wide)
+        observe(f"{name}.out", hidden)
+        return hidden
 
     def _final(self, hidden: _Float64) -> NDArray[np.float32]:
-        return self._norm("final_norm", hidden).astype(np.float32)
+        state = self._norm("final_norm", hidden)
+        self._observe("h", state[None])
+        return state.astype(np.float32)
 
     def _linear(self, name: str, x: _Float64) -> _Float64:
         product: _Float64 = x @ self._weights[f"{name}.weight"].T
-        return product + self._weights[f"{name}.bias"]
+        product += self._weights[f"{name}.bias"]
+        self._observe(name, product)
+        return product
 
     def _norm(self, name: str, x: _Float64) -> _Float64:
         centred = x - x.mean(axis=-1, keepdims=True)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pocketrec_quantization.backbone import BackboneConfig
 from pocketrec_quantization.caser_reference import CaserReference
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.reference import Observer, ReferenceBackend
 
 __all__ = ["Reference", "make_reference", "reference_of"]
 
@@ -36,21 +36,27 @@ class Reference(Protocol):
         ...
 
 
-_Maker: TypeAlias = Callable[[Mapping[str, NDArray[np.float32]], BackboneConfig], Reference]
+_Maker: TypeAlias = type[ReferenceBackend] | type[CaserReference]
 _REFERENCES: Mapping[str, _Maker] = {"sasrec": ReferenceBackend, "caser": CaserReference}
 
 
-def make_reference(weights: Mapping[str, NDArray[np.float32]], config: BackboneConfig) -> Reference:
+def make_reference(
+    weights: Mapping[str, NDArray[np.float32]],
+    config: BackboneConfig,
+    *,
+    observe: Observer = lambda _name, _value: None,
+) -> Reference:
     """Return the reference executor over given weights.
 
     Args:
         weights: Coded matrices as ``"<layer>.weight"``, dense tensors under their names.
         config: The architecture.
+        observe: Told every value on the way; it must not change them.
 
     Raises:
         ConfigError: A weight is missing or has another shape.
     """
-    return _REFERENCES[config.kind](weights, config)
+    return _REFERENCES[config.kind](weights, config, observe=observe)
 
 
 def reference_of(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,19 +18,23 @@ from pocketrec_quantization.plan import Plan
 __all__ = ["draw_bundle", "draw_difference", "draw_plan", "draw_verdict"]
 
 _WIDTH_NAMES = tuple(f"{bits} bit" for bits in WIDTHS)
+_EVERYBODY = "everybody"
 _LAST_DATE_S = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 
 def draw_bundle(console: Console, result: Mapping[str, Any]) -> None:
     """Draw what ``bundle inspect`` found."""
     backbone, items, extractor = result["backbone"], result["items"], result["extractor"] or {}
+    item_bytes = result["item_bytes"]
     rows = [
         ("digest", result["digest"].hex()),
         ("model digest", result["model_digest"].hex()),
         ("created", _date(result["created_at_s"])),
         ("schema", f"{result['schema_major']}.{result['schema_minor']}"),
         ("backbone", ", ".join(f"{name} {value}" for name, value in backbone.items() if value)),
-        ("items", ", ".join(f"{name} {value}" for name, value in items.items())),
+        ("items", f"{items['n_items']:,}, table version {items['version']}"),
+        ("item rows", _item_rows(items, backbone["embedding_dim"])),
+        ("item bytes", f"{item_bytes['embeddings']:,}, and {item_bytes['ids']:,} of ids"),
         ("extractor", ", ".join(f"{name} {value}" for name, value in extractor.items()) or "none"),
         ("coded weights", f"{result['n_weights']:,} in {result['n_channels']:,} channels"),
         ("license", result["license"]),
@@ -44,10 +49,29 @@ def draw_bundle(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def _item_rows(items: Mapping[str, Any], embedding_dim: int) -> str:
+    """Return the rows of every codebook; neighbours alike but for their columns are counted."""
+    codebooks = items["codebooks"] or [
+        {"n_rows": items["n_rows"], "bits": items["row_bits"], "width": embedding_dim}
+    ]
+    shapes = [(each["n_rows"], each["bits"], each["width"]) for each in codebooks]
+    alike = [(len(list(group)), shape) for shape, group in itertools.groupby(shapes)]
+    return " + ".join(
+        f"{f'{count} × ' if count > 1 else ''}{n_rows:,} of {width} columns at {bits} bits"
+        for count, (n_rows, bits, width) in alike
+    )
+
+
 def draw_verdict(console: Console, result: Mapping[str, Any]) -> None:
     """Draw what ``bundle verify`` found."""
     console.print(
         f"{result['n_parts']} parts, {result['total_bytes']:,} bytes: digests and formats are right"
+    )
+    items = result["item_table"]
+    console.print(
+        f"item table version {items['version']}: {items['n_items']:,} items over "
+        f"{items['n_rows']:,} rows in {items['n_codebooks']} codebooks, "
+        f"{items['memory_bytes']:,} bytes in memory, ids apart"
     )
     if result["vectors"] is None:
         console.print("no test vectors")
@@ -68,7 +92,7 @@ def draw_plan(console: Console, plan: Plan, result: Mapping[str, Any]) -> None:
     """Draw a plan and what ``plan show`` measured."""
     sizes = result["container"]
     rows: list[tuple[str, object]] = [
-        ("subject", plan.subject or "everybody"),
+        ("subject", plan.subject or _EVERYBODY),
         ("planner", plan.planner),
         ("version", plan.version),
         ("issued", _date(plan.issued_at_s)),
@@ -97,7 +121,8 @@ def draw_difference(console: Console, result: Mapping[str, Any]) -> None:
     for name in before:
         cells = (before[name], after[name])
         texts = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
-        table.add_row(name.replace("_", " "), *texts)
+        shown = (text or _EVERYBODY for text in texts) if name == "subject" else texts
+        table.add_row(name.replace("_", " "), *map(Text, shown))
     console.print(table)
     if not result["is_same_model"]:
         console.print("[yellow]the plans are bound to different weights of one shape[/yellow]")

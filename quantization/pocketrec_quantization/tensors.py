@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from pocketrec_quantization.tensor_header import DTYPES, METADATA, PREFIX_BYTES,
 __all__ = ["TENSORS_VERSION", "TensorReader", "write_tensors"]
 
 TENSORS_VERSION = (1, 0)
-"""Major and minor version of every tensor file this release writes."""
+"""Major and minor version of a tensor file, but for kinds with layouts of their own."""
 
 _TAGS = {dtype: tag for tag, dtype in DTYPES.items()}
 _ALIGNMENT = 8
@@ -35,7 +35,11 @@ _VERSION = re.compile(r"(0|[1-9][0-9]{0,4})\.(0|[1-9][0-9]{0,4})")
 
 
 def write_tensors(
-    tensors: Mapping[str, NDArray[Any]], *, kind: str, metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, NDArray[Any]],
+    *,
+    kind: str,
+    metadata: Mapping[str, str] | None = None,
+    version: tuple[int, int] = TENSORS_VERSION,
 ) -> bytes:
     """Serialise named arrays; equal arguments give equal bytes.
 
@@ -43,6 +47,7 @@ def write_tensors(
         tensors: Name to array of float64, float32, int64, int32, uint16, int8 or uint8.
         kind: What the file is, such as ``pocketrec.frozen``.
         metadata: Further entries of the header, ASCII.
+        version: Major and minor version of the kind.
 
     Returns:
         The header's length, the header in JSON padded to a multiple of 8 bytes, and the
@@ -53,10 +58,8 @@ def write_tensors(
     """
     arrays = {name: _little_endian(name, array) for name, array in tensors.items()}
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    version = f"{TENSORS_VERSION[0]}.{TENSORS_VERSION[1]}"
-    header: dict[str, object] = {
-        METADATA: dict(sorted({**(metadata or {}), "format": kind, "version": version}.items()))
-    }
+    own = {"format": kind, "version": f"{version[0]}.{version[1]}"}
+    header: dict[str, object] = {METADATA: dict(sorted({**(metadata or {}), **own}.items()))}
     end = 0
     for name in order:
         begin, end = end, end + arrays[name].nbytes
@@ -80,13 +83,16 @@ class TensorReader:
     Args:
         data: The whole file.
         kind: The kind it must declare.
+        versions: Major and minor versions that the caller reads, one for each major.
 
     Raises:
         MalformedArtifactError: The bytes break the layout, or declare another kind.
         IncompatibleArtifactError: The major version is unknown.
     """
 
-    def __init__(self, data: bytes, *, kind: str) -> None:
+    def __init__(
+        self, data: bytes, *, kind: str, versions: Sequence[tuple[int, int]] = (TENSORS_VERSION,)
+    ) -> None:
         header = read_header(data)
         self._data = data
         self._entries = header.entries
@@ -102,8 +108,10 @@ class TensorReader:
             raise MalformedArtifactError(
                 f"expected MAJOR.MINOR, got {version[:64]!r}", field="version", offset=PREFIX_BYTES
             )
-        check_major((int(match[1]), int(match[2])), TENSORS_VERSION, what=f"the {kind} file")
-        self._is_known = int(match[2]) <= TENSORS_VERSION[1]
+        found_version = int(match[1]), int(match[2])
+        check_major(found_version, *versions, what=f"the {kind} file")
+        self.major = found_version[0]
+        self._is_known = found_version[1] <= dict(versions)[self.major]
 
     def names(self, prefix: str = "") -> tuple[str, ...]:
         """Return the names of the tensors not yet taken that start with ``prefix``, sorted."""

@@ -7,6 +7,7 @@ every part but the executable graphs, whose making needs more than NumPy.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from pocketrec_quantization.bundle import DEFAULT_PLAN, FROZEN, ITEMS, VECTORS
 from pocketrec_quantization.extract_vectors import ExtractCase, ExtractVectors
 from pocketrec_quantization.extractor import Extractor
 from pocketrec_quantization.frozen import FrozenModel
-from pocketrec_quantization.item_table import ROW_BITS, ItemTable
+from pocketrec_quantization.item_table import ROW_BITS, Codebook, ItemTable
 from pocketrec_quantization.layers import LayerTable
 from pocketrec_quantization.levels import DEFAULT_LEVELS
 from pocketrec_quantization.manifest import ItemTableInfo, Manifest, schema_minor_of
@@ -30,8 +31,10 @@ from pocketrec_quantization.references import reference_of
 from pocketrec_quantization.vectors import TestVectors, VectorCase
 
 __all__ = [
+    "TABLE_KINDS",
     "TINY_CASER",
     "TINY_CONFIG",
+    "random_table",
     "tiny_extract_vectors",
     "tiny_extractor",
     "tiny_frozen",
@@ -52,6 +55,17 @@ TINY_CASER = BackboneConfig(
     kind="caser", embedding_dim=4, window=5, max_height=3, n_horizontal=3, n_vertical=2
 )
 """Nine horizontal and two vertical filters over five events: 15 channels in 5 layers."""
+
+TABLE_KINDS: dict[str, Callable[[int], list[tuple[int, int, int, bool]]]] = {
+    "shared 8": lambda dim: [(8, 0, dim, True)],
+    "4 bits": lambda dim: [(4, 0, dim, False)],
+    "shared 4": lambda dim: [(4, 0, dim, True)],
+    "one scale": lambda dim: [(8, 0, dim, True)],
+    "product 8": lambda dim: [(8, begin, dim // 8, True) for begin in range(0, dim, dim // 8)],
+    "product 4": lambda dim: [(4, begin, dim // 8, True) for begin in range(0, dim, dim // 8)],
+    "corrected": lambda dim: [(8, 0, dim, True), (4, 0, dim - 1, True), (4, 3, 3, False)],
+}
+"""Tables of all kinds: bits, first column, width and whether items share rows, by D."""
 
 _N_ITEMS = 6
 
@@ -78,6 +92,41 @@ def tiny_items(config: BackboneConfig = TINY_CONFIG, *, seed: int = 0) -> ItemTa
     embeddings = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     item_ids = [f"item-{index}" for index in range(1, _N_ITEMS + 1)]
     return ItemTable.from_embeddings(embeddings, item_ids, version=1)
+
+
+def random_table(
+    kind: str, embedding_dim: int = 16, *, item_ids: Sequence[str] = (), seed: int = 0
+) -> ItemTable:
+    """Return a table with random rows.
+
+    Args:
+        kind: One of ``TABLE_KINDS``: the codebooks' widths and how they lie.
+        embedding_dim: D; a multiple of 8.
+        item_ids: V ids; empty = twenty, ``item-1`` to ``item-20``.
+        seed: Equal seeds make equal tables.
+    """
+    ids = tuple(item_ids) or tuple(f"item-{index}" for index in range(1, 21))
+    rng, n_rows = np.random.default_rng(seed), max(2, len(ids) // 2)
+    codebooks = tuple(
+        Codebook.from_rows(
+            rng.standard_normal((n_rows if is_shared else len(ids) + 1, width), np.float32),
+            bits=bits,
+            begin=begin,
+        )
+        for bits, begin, width, is_shared in TABLE_KINDS[kind](embedding_dim)
+    )
+    if kind == "one scale":
+        codebooks = (replace(codebooks[0], scales=np.array([0.25], np.float32)),)
+    row_of_item = np.stack(
+        [
+            np.concatenate([[0], 1 + rng.permutation(len(ids)) % (codebook.n_rows - 1)])
+            if codebook.n_rows <= len(ids)
+            else np.arange(len(ids) + 1)
+            for codebook in codebooks
+        ],
+        axis=1,
+    )
+    return ItemTable(codebooks=codebooks, row_of_item=row_of_item, item_ids=ids, version=1)
 
 
 def tiny_plan(layers: LayerTable, model_digest: bytes, **changes: Any) -> Plan:

@@ -157,11 +157,11 @@ class PlanError(PocketRecError):
 
 
 class InfeasibleBudgetError(PlanError):
-    """No plan fits the budget.
+    """No plan, or no item table, fits the budget.
 
     Attributes:
         requested_bytes: The budget asked for.
-        minimum_bytes: The size of the smallest plan there is.
+        minimum_bytes: The size of the smallest one there is.
     """
 
     def __init__(self, message: str, *, requested_bytes: int, minimum_bytes: int) -> None:

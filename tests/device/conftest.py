@@ -138,12 +138,10 @@ def write_tiny_bundle(
         version=version,
         created_at_s=NOW_S,
         backbone=config,
-        items=ItemTableInfo(
-            n_items=items.n_items, n_rows=items.n_rows, row_bits=8, version=items.version
-        ),
+        items=ItemTableInfo.of(items),
         layers=model.frozen.layers,
         extractor=extractor,
-        schema_minor=schema_minor_of(config, extractor),
+        schema_minor=schema_minor_of(config, extractor, ItemTableInfo.of(items)),
     )
     contents = model.graphs | {
         FROZEN: model.frozen.to_bytes(),

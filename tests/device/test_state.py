@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from pocketrec_device.state import (
     MAX_KEPT_PAIRS,
     MAX_PLAN_FLOORS,
     DeviceState,
+    ItemsFloor,
     Pair,
     PlanFloor,
     decode_state,
@@ -122,6 +124,20 @@ class TestSwitch:
         state = DeviceState(model="demo", current=SECOND, bundle_version=7)
 
         assert state.switched(FIRST, bundle_version=3).bundle_version == 7
+
+    def test_never_lowers_the_floor_of_item_tables(self) -> None:
+        """It rises with each table of one model; another model starts anew."""
+        first = ItemsFloor(model_digest="1" * 64, version=3, sha256="a" * 64)
+        older = replace(first, version=2)
+        newer = replace(first, version=4)
+        other = replace(first, model_digest="2" * 64, version=1)
+        state = DeviceState(model="demo").switched(FIRST, bundle_version=1, items=first)
+
+        assert state.switched(SECOND, bundle_version=2).items_floor == first
+        assert state.switched(SECOND, bundle_version=2, items=older).items_floor == first
+        assert state.switched(SECOND, bundle_version=2, items=newer).items_floor == newer
+        assert state.switched(SECOND, bundle_version=2, items=other).items_floor == other
+        assert decode_state(encode_state(state)) == state
 
     def test_keeps_older_pairs_the_last_used_first(self) -> None:
         """Nothing is listed twice, and the list has an end."""

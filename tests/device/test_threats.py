@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from tests.device.man_in_the_middle import ManInTheMiddle
 
     from pocketrec_proto.v1 import device_service_pb2 as pb
+    from pocketrec_quantization.item_table import ItemTable
 
 MakeDevice = Callable[..., Runtime]
 MakeBundle = Callable[..., BundleFolder]
@@ -257,6 +258,28 @@ class TestBundle:
                 device.sync(middle.target)
 
         assert (caught.value.installed, caught.value.offered) == (2, 1)
+
+    def test_older_item_table_in_a_newer_bundle(
+        self,
+        device: Runtime,
+        middle: ManInTheMiddle,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+        make_items: Callable[..., ItemTable],
+    ) -> None:
+        """The table of a model has a version of its own, which only goes up."""
+        deployment.publish(make_bundle(version=2, items=make_items(2)))
+        device.sync(middle.target)
+        shutil.rmtree(deployment.config.store)
+        create_repository(deployment.config.store, deployment.config.keys)
+        deployment.publish(make_bundle(version=3))
+        for name in ("other", "another"):  # metadata versions rise above those the device saw
+            deployment.publish(make_bundle(model_name=name))
+
+        with deployment.serve() as renewed:
+            middle.upstream = renewed
+            with unharmed(device, RollbackError, "item table above version 2, got version 1"):
+                device.sync(middle.target)
 
     def test_older_metadata(
         self,

@@ -22,10 +22,12 @@ from pocketrec_device.updater import (
     PlanRules,
     TargetInfo,
     accept_content,
+    accept_items,
     accept_manifest,
     accept_part,
     accept_plan,
     is_expired,
+    items_of,
     read_director_keys,
 )
 from pocketrec_quantization.bundle import FROZEN, BundleFolder
@@ -91,6 +93,31 @@ class TestManifest:
         """A store follows one model line."""
         with pytest.raises(IncompatibleArtifactError, match="'other'"):
             accept_manifest(data, model="other", floor=0, accepted=frozenset())
+
+
+class TestItems:
+    def test_are_accepted_again_and_when_newer(self, bundle: BundleFolder) -> None:
+        """The same table, a newer one, and any one of another model."""
+        floor = items_of(bundle.manifest)
+
+        for accepted in (
+            None,
+            floor,
+            replace(floor, version=0, sha256="b" * 64),
+            replace(floor, version=9, model_digest="b" * 64),
+        ):
+            accept_items(bundle.manifest, accepted)
+
+    def test_are_refused_when_older_or_changed(self, bundle: BundleFolder) -> None:
+        """A version means one content, and only goes up."""
+        floor = items_of(bundle.manifest)
+
+        with pytest.raises(RollbackError, match="table above version 2, got version 1;") as caught:
+            accept_items(bundle.manifest, replace(floor, version=2))
+        with pytest.raises(RollbackError, match="got version 1 with other content"):
+            accept_items(bundle.manifest, replace(floor, sha256="b" * 64))
+
+        assert (caught.value.installed, caught.value.offered) == (2, 1)
 
 
 class TestPart:

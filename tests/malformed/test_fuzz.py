@@ -23,6 +23,7 @@ from pocketrec_quantization.plan import decode_plan, encode_plan
 from pocketrec_quantization.plan_json import plan_from_json, plan_to_json
 from pocketrec_quantization.planners import sensitivity_from_bytes, sensitivity_to_bytes
 from pocketrec_quantization.testing import (
+    random_table,
     tiny_extract_vectors,
     tiny_extractor,
     tiny_items,
@@ -42,6 +43,7 @@ READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "manifest": (decode_manifest, MANIFEST),
     "frozen": (FrozenModel.from_bytes, PARTS[FROZEN]),
     "items": (ItemTable.from_bytes, PARTS[ITEMS]),
+    "codebooks": (ItemTable.from_bytes, random_table("corrected", 8).to_bytes()),
     "vectors": (TestVectors.from_bytes, PARTS[VECTORS]),
     "extract vectors": (
         ExtractVectors.from_bytes,

@@ -16,7 +16,13 @@ from pocketrec.errors import (
     IntegrityError,
     MalformedArtifactError,
 )
-from pocketrec_proto.v1.artifacts_pb2 import BundleManifest, Layer, Part
+from pocketrec_proto.v1.artifacts_pb2 import (
+    BundleManifest,
+    Codebook,
+    ItemTableInfo,
+    Layer,
+    Part,
+)
 from pocketrec_quantization.bundle import FROZEN, BundleFolder, PartInfo, write_bundle
 from pocketrec_quantization.limits import MAX_MANIFEST_BYTES
 from pocketrec_quantization.manifest import MANIFEST_VERSION, decode_manifest, encode_manifest
@@ -38,6 +44,15 @@ def changed(**fields: Any) -> bytes:
             message.ClearField(outer)  # type: ignore[arg-type]  # a field's name
             message.MergeFrom(BundleManifest(**{outer: value}))
     return message.SerializeToString(deterministic=True)
+
+
+def codebook_items(n_codebooks: int = 1, **fields: int) -> ItemTableInfo:
+    """Return the entry of an item table with codebooks of 7 rows."""
+    n_rows = fields.pop("n_rows")
+    codebook = Codebook(**{"n_rows": 7, "bits": 4, "width": 4} | fields)
+    return ItemTableInfo(
+        n_items=6, n_rows=n_rows, row_bits=8, version=1, codebooks=[codebook] * n_codebooks
+    )
 
 
 def part(**fields: Any) -> Part:
@@ -123,6 +138,11 @@ def test_unknown_backbone() -> None:
         ({"backbone__window": 2**31}, "window"),
         ({"items__row_bits": 4}, "row_bits"),
         ({"items__n_items": 2**31}, "n_items"),
+        ({"items": codebook_items(n_rows=7)}, "schema_minor"),
+        ({"schema_minor": 2, "items": codebook_items(n_rows=8)}, "n_rows"),
+        ({"schema_minor": 2, "items": codebook_items(n_rows=7, bits=3)}, "bits"),
+        ({"schema_minor": 2, "items": codebook_items(n_rows=7, width=2**31)}, "width"),
+        ({"schema_minor": 2, "items": codebook_items(n_rows=7, n_codebooks=300)}, "codebooks"),
         ({"items__n_rows": 0}, "n_rows"),
         ({"layers": []}, "layers"),
         ({"layers": [Layer(name="a", n_channels=1, n_elements=1)] * 2}, "'a' is named twice"),

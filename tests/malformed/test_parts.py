@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,19 +14,21 @@ from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
 from pocketrec_quantization.bundle import FROZEN, ITEMS, VECTORS
 from pocketrec_quantization.frozen import FROZEN_KIND, FrozenModel
 from pocketrec_quantization.item_table import ITEMS_KIND, ItemTable
+from pocketrec_quantization.item_table_file import CODEBOOKS_VERSION
 from pocketrec_quantization.planners import (
     SENSITIVITY_KIND,
     sensitivity_from_bytes,
     sensitivity_to_bytes,
 )
-from pocketrec_quantization.tensors import write_tensors
-from pocketrec_quantization.testing import tiny_parts
+from pocketrec_quantization.tensors import TensorReader, write_tensors
+from pocketrec_quantization.testing import random_table, tiny_parts
 from pocketrec_quantization.vectors import VECTORS_KIND, TestVectors
 
 PARTS = tiny_parts()
 READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "frozen": (FrozenModel.from_bytes, PARTS[FROZEN]),
     "items": (ItemTable.from_bytes, PARTS[ITEMS]),
+    "codebooks": (ItemTable.from_bytes, random_table("corrected").to_bytes()),
     "vectors": (TestVectors.from_bytes, PARTS[VECTORS]),
     "sensitivity": (sensitivity_from_bytes, sensitivity_to_bytes(np.zeros((2, 3)))),
 }
@@ -40,6 +43,15 @@ ITEMS_TENSORS = {
     "rows": np.array([[0], [1], [2]], np.int8),
     "scales": np.ones(3, np.float32),
     "row_of_item": np.array([0, 1, 2], np.int32),
+    "id_bytes": np.frombuffer(b"abc", np.uint8),
+    "id_offsets": np.array([0, 1, 3], np.int64),
+}
+CODEBOOKS_TENSORS = {
+    "codes/0": np.array([[0, 0], [0x21, 0x07]], np.uint8),
+    "scales/0": np.ones(1, np.float32),
+    "row_of_item/0": np.array([0, 1, 1], np.uint8),
+    "codes/1": np.array([[0], [1], [2]], np.int8),
+    "scales/1": np.ones(3, np.float32),
     "id_bytes": np.frombuffer(b"abc", np.uint8),
     "id_offsets": np.array([0, 1, 3], np.int64),
 }
@@ -61,6 +73,17 @@ def items(tensors: dict[str, Any] | None = None, table_version: str = "1") -> by
     return _write(ITEMS_KIND, ITEMS_TENSORS | (tensors or {}), metadata)
 
 
+def codebooks(tensors: dict[str, Any] | None = None, codebooks: str = "4:0:3,8:1:1") -> bytes:
+    """Write an item table part of version 2 without any of the writer's checks."""
+    present = {
+        name: array
+        for name, array in (CODEBOOKS_TENSORS | (tensors or {})).items()
+        if array is not None
+    }
+    metadata = {"table_version": "1", "codebooks": codebooks}
+    return write_tensors(present, kind=ITEMS_KIND, metadata=metadata, version=CODEBOOKS_VERSION)
+
+
 def vectors(tensors: dict[str, Any] | None = None, **metadata: str) -> bytes:
     """Write a test vectors part without any of the writer's checks."""
     texts = {"n_cases": "1", "tolerance.numpy": "1e-06"}
@@ -77,6 +100,7 @@ def test_the_honest_parts_are_accepted() -> None:
     """What the abuses start from are parts."""
     FrozenModel.from_bytes(frozen())
     ItemTable.from_bytes(items())
+    ItemTable.from_bytes(codebooks())
     TestVectors.from_bytes(vectors())
 
 
@@ -106,18 +130,19 @@ def test_unknown_major_version(kind: str) -> None:
     """A part from the future is refused with both versions."""
     read, data = READERS[kind]
 
-    with pytest.raises(IncompatibleArtifactError, match=r"version 2\.0, .* reads 1\.x"):
-        read(data.replace(b'"version":"1.0"', b'"version":"2.0"'))
+    with pytest.raises(IncompatibleArtifactError, match=r"version 9\.0, .* reads 1\.x"):
+        read(re.sub(rb'"version":"[12]\.0"', b'"version":"9.0"', data))
 
 
 @pytest.mark.parametrize("kind", READERS)
 def test_another_part(kind: str) -> None:
     """A part in the place of another is refused by its kind."""
     read, _ = READERS[kind]
-    others = [data for other, (_, data) in READERS.items() if other != kind]
+    others = [data for other, data in READERS.values() if other != read]
+    named = "items" if kind == "codebooks" else kind
 
     for data in others:
-        with pytest.raises(MalformedArtifactError, match=f"format at byte 8: expected .*{kind}"):
+        with pytest.raises(MalformedArtifactError, match=f"format at byte 8: expected .*{named}"):
             read(data)
 
 
@@ -168,7 +193,7 @@ def test_frozen_parts_with_other_layers(layers: str) -> None:
         ({"id_offsets": np.array([0, 1, 4], np.int64)}, "id_offsets"),
         ({"id_offsets": np.array([1, 2, 3], np.int64)}, "id_offsets"),
         ({"id_offsets": np.array([0, 0, 3], np.int64)}, "id_offsets"),
-        ({"id_offsets": np.array([0, 3], np.int64)}, "id_offsets"),
+        ({"id_offsets": np.array([0, 3], np.int64)}, "row_of_item"),
         (
             {
                 "id_offsets": np.array([0, 2**63 - 1, -(2**63), 3], np.int64),
@@ -208,6 +233,81 @@ def test_item_tables_that_make_no_sense(tensors: dict[str, Any], complaint: str)
     """Ids, rows and the map between them must fit together."""
     with pytest.raises(MalformedArtifactError, match=complaint):
         ItemTable.from_bytes(items(tensors))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "complaint"),
+    [
+        ({"codes/0": np.array([[0, 0], [0x21, 0x17]], np.uint8)}, "codes/0.*after the last code"),
+        ({"codes/0": np.array([[0, 0], [0x81, 0x07]], np.uint8)}, "codes/0.*got -8"),
+        ({"codes/0": np.array([[1, 0], [0x21, 0x07]], np.uint8)}, "codes/0.*zeros in row 0"),
+        ({"codes/0": np.zeros((2, 3), np.uint8)}, "codes/0"),
+        ({"codes/0": np.zeros((2, 2), np.int8)}, "codes/0"),
+        ({"codes/0": np.zeros((1, 2), np.uint8)}, "codes/0.*padding row"),
+        ({"codes/0": None}, "codes/0"),
+        ({"codes/1": np.array([[0], [1], [-128]], np.int8)}, "codes/1.*got -128"),
+        ({"codes/1": np.zeros((3, 2), np.int8)}, "codes/1"),
+        ({"scales/1": np.ones(2, np.float32)}, "scales: expected float32"),
+        ({"scales/1": np.full(3, np.inf, np.float32)}, "scales: expected zero or"),
+        ({"scales/1": None}, "scales/1"),
+        ({"row_of_item/0": None}, "row_of_item: expected row numbers"),
+        ({"row_of_item/0": np.array([0, 1, 1], np.uint16)}, "row_of_item/0"),
+        ({"row_of_item/0": np.array([0, 1], np.uint8)}, "row_of_item/0"),
+        ({"row_of_item/0": np.array([0, 1, 0], np.uint8)}, "row_of_item: expected 0 for padding"),
+        ({"row_of_item/0": np.array([1, 1, 1], np.uint8)}, "row_of_item: expected 0 for padding"),
+        ({"row_of_item/0": np.array([0, 1, 2], np.uint8)}, "row_of_item: expected 0 for padding"),
+        ({"row_of_item/1": np.array([0, 1, 2], np.uint8)}, "row_of_item/1.*none where item i"),
+        ({"row_of_item/1": np.array([0, 1, 3], np.uint8)}, "row_of_item: expected 0 for padding"),
+        ({"row_of_item/2": np.array([0, 1, 1], np.uint8)}, "row_of_item/2.*unexpected"),
+        ({"rows": np.zeros((3, 1), np.int8)}, "rows.*unexpected"),
+        ({"id_bytes": np.frombuffer(b"a\xff\xfe", np.uint8)}, "id_bytes: expected UTF-8"),
+    ],
+)
+def test_codebooks_that_make_no_sense(tensors: dict[str, Any], complaint: str) -> None:
+    """Codes, scales and row numbers must fit the codebooks that are declared."""
+    with pytest.raises(MalformedArtifactError, match=complaint):
+        ItemTable.from_bytes(codebooks(tensors))
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        "",
+        "4:0:3",
+        "4:0:3,8:1:1,",
+        "4:0:3;8:1:1",
+        "2:0:3,8:1:1",
+        "4:0:03,8:1:1",
+        "4:0:0,8:1:1",
+        "4:-0:3,8:1:1",
+        "4:0:3,8:4:1",
+        "4:0:3,8:65536:1",
+        "4:0:4,8:1:1,8:1:1",
+        ",".join(["4:0:3"] * 257),
+        "4:0:3,8:1:99999999999999999999",
+    ],
+)
+def test_codebooks_that_are_declared_in_vain(declared: str) -> None:
+    """Every codebook is declared, in one way, over columns that leave no gap."""
+    with pytest.raises(MalformedArtifactError):
+        ItemTable.from_bytes(codebooks(codebooks=declared))
+
+
+def test_a_plain_table_in_the_second_version() -> None:
+    """What version 1 can hold has one encoding."""
+    tensors = {name: None for name in CODEBOOKS_TENSORS if name.endswith("/0")} | {
+        f"{name}/0": CODEBOOKS_TENSORS[f"{name}/1"] for name in ("codes", "scales")
+    }
+    tensors |= dict.fromkeys(("codes/1", "scales/1"))
+
+    with pytest.raises(MalformedArtifactError, match=r"expected this table in version 1\.0"):
+        ItemTable.from_bytes(codebooks(tensors, "8:0:1"))
+
+
+def test_readers_of_the_first_version() -> None:
+    """They are told to update, and do not take the tensors for something else."""
+    with pytest.raises(IncompatibleArtifactError, match=r"version 2\.0, .* reads 1\.x"):
+        TensorReader(codebooks(), kind=ITEMS_KIND)
 
 
 @pytest.mark.parametrize("version", ["", "-1", "1.0", "01", str(2**53), "1" * 5000])

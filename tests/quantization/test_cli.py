@@ -298,6 +298,16 @@ class TestPlanDiff:
         assert "2 of 28 channels differ in width" in output
         assert "4 → 2" in output
 
+    def test_subjects_are_shown_as_they_are(self, plans: tuple[Path, Path], tmp_path: Path) -> None:
+        """A plan without a subject is everybody's, and brackets in one are no markup."""
+        path = tmp_path / "personal.plan"
+        path.write_bytes(encode_plan(make_plan(make_model(), subject="[b]u[/b]"), None))
+
+        output = run("diff", plans[0], path).stdout
+
+        assert "everybody" in output
+        assert "[b]u[/b]" in output
+
     def test_a_difference_is_no_failure_unless_asked(self, plans: tuple[Path, Path]) -> None:
         """Only --exit-code makes a difference end with 1."""
         assert run("diff", *plans).exit_code == ExitCode.OK

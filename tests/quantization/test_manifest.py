@@ -11,12 +11,20 @@ from hypothesis import strategies as st
 from pocketrec.errors import ConfigError, IncompatibleArtifactError
 from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_shapes
 from pocketrec_quantization.manifest import (
+    CodebookInfo,
     ItemTableInfo,
     PartInfo,
     decode_manifest,
     encode_manifest,
+    schema_minor_of,
 )
-from pocketrec_quantization.testing import TINY_CASER, TINY_CONFIG, tiny_manifest
+from pocketrec_quantization.testing import (
+    TABLE_KINDS,
+    TINY_CASER,
+    TINY_CONFIG,
+    random_table,
+    tiny_manifest,
+)
 
 PART = PartInfo(name="frozen", sha256=bytes(32), length_bytes=1)
 MANIFEST = replace(tiny_manifest(), parts=(PART,))
@@ -93,6 +101,54 @@ def test_impossible_item_tables_are_refused(changes: dict[str, Any]) -> None:
     """There is at least one item, one row beside padding, and rows have 8 bits."""
     with pytest.raises(ConfigError, match="expected"):
         replace(ItemTableInfo(n_items=1, n_rows=2, row_bits=8, version=0), **changes)
+
+
+class TestCodebooks:
+    INFO = CodebookInfo(n_rows=3, bits=4, begin=0, width=4)
+    ITEMS = ItemTableInfo(n_items=5, n_rows=3, row_bits=8, version=1, codebooks=(INFO,))
+
+    @pytest.mark.parametrize("kind", TABLE_KINDS)
+    def test_a_table_tells_them(self, kind: str) -> None:
+        """Only one plain codebook goes without saying, and without a newer minor version."""
+        table = random_table(kind)
+        info = ItemTableInfo.of(table)
+        is_plain = kind == "shared 8"
+
+        manifest = replace(
+            MANIFEST, items=info, schema_minor=schema_minor_of(TINY_CONFIG, None, info)
+        )
+
+        assert decode_manifest(encode_manifest(manifest)) == manifest
+        assert manifest.schema_minor == (0 if is_plain else 2)
+        assert [each.bits for each in info.codebooks] == (
+            [] if is_plain else [each.bits for each in table.codebooks]
+        )
+
+    def test_they_say_that_they_are_newer(self) -> None:
+        """Readers of 1.1 do not look for codebooks; what has them says so."""
+        with pytest.raises(ConfigError, match=r"at least 2 for .* and codebooks"):
+            replace(MANIFEST, items=self.ITEMS, schema_minor=1)
+
+    @pytest.mark.parametrize(
+        ("changes", "complaint"),
+        [
+            ({"n_rows": 1}, "n_rows"),
+            ({"bits": 2}, "bits"),
+            ({"begin": 65533}, "begin"),
+            ({"width": 0}, "width"),
+        ],
+    )
+    def test_impossible_ones_are_refused(self, changes: dict[str, Any], complaint: str) -> None:
+        """A codebook has rows of 4 or 8 bits over columns that there may be."""
+        with pytest.raises(ConfigError, match=rf"codebook\.{complaint}: expected"):
+            replace(self.INFO, **changes)
+
+    def test_their_rows_are_all_rows(self) -> None:
+        """What is said twice must agree, and there is a limit."""
+        with pytest.raises(ConfigError, match="n_rows: expected 3"):
+            replace(self.ITEMS, n_rows=4)
+        with pytest.raises(ConfigError, match="at most 256, got 257"):
+            replace(self.ITEMS, codebooks=(self.INFO,) * 257)
 
 
 @pytest.mark.parametrize(

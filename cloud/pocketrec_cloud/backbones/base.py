@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import Field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from pocketrec_cloud.compression.embedding import CodebookEmbedding
 from pocketrec_quantization.backbone import BackboneConfig, coded_layers
 
-__all__ = ["Backbone", "BackboneShape", "initialise"]
+__all__ = ["Backbone", "BackboneShape", "ItemEmbedding", "initialise"]
+
+ItemEmbedding: TypeAlias = nn.Embedding | CodebookEmbedding
+"""(V + 1, D) float32 as ``weight``, row 0 is padding and zero."""
 
 EMBEDDING_STD = 0.02
 
@@ -60,12 +64,13 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         config: Its shape.
-        item_embedding: (V + 1, D), row 0 is padding and zero.
+        item_embedding: (V + 1, D), row 0 is padding and zero; a row for each item, or
+            codebooks.
         input_scale: Factor on item embeddings as inputs; 1 in device form.
     """
 
     config: BackboneShape
-    item_embedding: nn.Embedding
+    item_embedding: ItemEmbedding
     input_scale: float
 
     @abstractmethod
@@ -100,6 +105,14 @@ class Backbone(nn.Module, ABC):
         rows = torch.arange(items.shape[0], device=items.device)
         states: Tensor = self(items)
         return states[rows, lengths - 1]
+
+    def multiply_items_(self, factor: float) -> None:
+        """Multiply all item embeddings by a factor, in place."""
+        if isinstance(self.item_embedding, CodebookEmbedding):
+            self.item_embedding.multiply_(factor)
+            return
+        with torch.no_grad():
+            self.item_embedding.weight.mul_(factor)
 
     def coded_names(self) -> list[str]:
         """Return the names of the coded matrices, in plan order, without ``.weight``."""

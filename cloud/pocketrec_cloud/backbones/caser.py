@@ -180,8 +180,8 @@ class Caser(Backbone):
                 "rows: a bundle is the same for everybody and its users are not known in "
                 "training; train with n_users=0"
             )
+        self.multiply_items_(self.input_scale)
         with torch.no_grad():
-            self.item_embedding.weight.mul_(self.input_scale)
             self.fc.weight.div_(self.input_scale)
             self.fc.bias.div_(self.input_scale)
         self.input_scale = 1.0

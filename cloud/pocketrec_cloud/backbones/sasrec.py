@@ -198,8 +198,8 @@ class SASRec(Backbone):
 
     def fold_input_scale(self) -> None:
         """See ``Backbone.fold_input_scale``: the final norm takes the inverse."""
+        self.multiply_items_(self.input_scale)
         with torch.no_grad():
-            self.item_embedding.weight.mul_(self.input_scale)
             self.final_norm.weight.div_(self.input_scale)
             self.final_norm.bias.div_(self.input_scale)
         self.input_scale = 1.0

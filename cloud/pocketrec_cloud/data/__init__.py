@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interactions: readers, the split, and a generated catalogue."""
+"""Interactions: readers, splits, and a generated catalogue."""

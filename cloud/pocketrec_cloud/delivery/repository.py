@@ -33,7 +33,13 @@ from pocketrec_cloud.delivery.targets import (
     targets_of_others,
 )
 from pocketrec_cloud.delivery.tuf_editor import LIFETIMES, TufEditor, Writer
-from pocketrec_quantization.bundle import BundleFolder, encode_manifest
+from pocketrec_quantization.bundle import (
+    FROZEN,
+    ITEMS,
+    BundleFolder,
+    Manifest,
+    encode_manifest,
+)
 from pocketrec_quantization.personal import PersonalPlanner
 from pocketrec_quantization.personal_fit import check_planner_fits
 from pocketrec_quantization.planners import GlobalPlanner, sensitivity_from_bytes
@@ -110,7 +116,8 @@ def publish_bundle(
         What was recorded about the bundle.
 
     Raises:
-        RollbackError: The bundle's version is not above the published one.
+        RollbackError: The bundle's version is not above the published one, or its item
+            table is older than the published one of the same weights.
         IncompatibleArtifactError: The planner is not for this bundle.
         ArtifactError: The bundle, the sensitivities or the planner are damaged.
         ConfigError: The sensitivities are for another model, or a key is absent.
@@ -122,7 +129,7 @@ def publish_bundle(
     with _locked(layout):
         editor = TufEditor(layout, KeyFolder(keys), _now(clock))
         published = read_publication(layout)
-        _check_version(layout, published, record)
+        _check_version(layout, published, bundle.manifest)
         with editor.edit_targets() as targets:
             targets.targets = targets_of_others(layout, published, record.model_name)
             path = manifest_target(record.model_name)
@@ -265,15 +272,27 @@ def _check_bundle(bundle: BundleFolder, sensitivity: bytes, planner: bytes | Non
     )
 
 
-def _check_version(layout: StoreLayout, published: Publication, offered: ModelRecord) -> None:
-    current = published.files.get(manifest_target(offered.model_name))
-    if current is None:
+def _check_version(layout: StoreLayout, published: Publication, offered: Manifest) -> None:
+    """Refuse what devices would: a bundle, or for the same weights an item table, that is older."""
+    file = published.files.get(manifest_target(offered.model_name))
+    if file is None:
         return
-    installed = published_manifest(layout, current).version
-    if offered.version <= installed:
+    current = published_manifest(layout, file)
+    if offered.version <= current.version:
         raise RollbackError(
-            f"model {offered.model_name!r} is published in version {installed}, and devices "
+            f"model {offered.model_name!r} is published in version {current.version}, and devices "
             f"refuse to go back to version {offered.version}; build it with a higher version",
-            installed=installed,
+            installed=current.version,
             offered=offered.version,
+        )
+    if offered.part(FROZEN) != current.part(FROZEN):
+        return
+    installed, version = current.items.version, offered.items.version
+    is_same = offered.part(ITEMS) == current.part(ITEMS)
+    if version < installed or (version == installed and not is_same):
+        raise RollbackError(
+            f"model {offered.model_name!r} is published with version {installed} of its item "
+            f"table, and devices refuse another one of version {version}; give it a higher version",
+            installed=installed,
+            offered=version,
         )

@@ -25,6 +25,7 @@ from pocketrec_quantization.bundle import PROGRAM, BundleFolder
 from pocketrec_quantization.plan import Plan
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -54,6 +55,7 @@ class _Program:
         bundle: Where the program is.
         plan: Must be the default plan. The program's own thread pool decides on threads.
         methods: Those to load.
+        is_traced: Whether every call is traced, which costs memory and time.
 
     Raises:
         MissingExtraError: executorch or torch is not installed.
@@ -65,7 +67,9 @@ class _Program:
     is_exact = True
     takes_histories = True
 
-    def __init__(self, bundle: BundleFolder, plan: Plan, methods: tuple[str, ...]) -> None:
+    def __init__(
+        self, bundle: BundleFolder, plan: Plan, methods: tuple[str, ...], *, is_traced: bool
+    ) -> None:
         _refuse_other_plans(bundle, plan)
         self._plan = plan
         self.backbone = bundle.manifest.backbone
@@ -74,7 +78,9 @@ class _Program:
         self._lock = threading.Lock()
         try:
             # Methods read the program's bytes, and only the program keeps those alive.
-            self._program = runtime.Runtime.get().load_program(bundle.read(PROGRAM))
+            self._program = runtime.Runtime.get().load_program(
+                bundle.read(PROGRAM), enable_etdump=is_traced
+            )
             self._methods = {name: self._program.load_method(name) for name in methods}
         except (RuntimeError, KeyError) as exc:
             raise IncompatibleArtifactError(
@@ -105,6 +111,19 @@ class _Program:
                 raise BackendError(f"executorch could not compute {method}: {exc}") from exc
             return [output.numpy().copy() for output in outputs]
 
+    def write_trace(self, path: Path) -> None:
+        """Write what was traced so far, as an ETDump.
+
+        Args:
+            path: Of the file; intermediate values, of which there are none, go beside it.
+
+        Raises:
+            BackendError: Nothing was traced.
+        """
+        self._program.write_etdump_result_to_file(str(path), f"{path}.values")
+        if not path.exists():
+            raise BackendError(f"executorch {self.version} wrote no trace; its build has no tracer")
+
     def _tensor(self, array: NDArray[Any]) -> Any:
         """Wrap an array; executorch aborts at the strides that NumPy gives to no elements."""
         if not array.size:  # a cache of no rows, if L is 1
@@ -116,8 +135,8 @@ class _Program:
 class ExecuTorchBackend(_Program):
     """One SASRec under its default plan, in ExecuTorch; arguments as the others' are."""
 
-    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
-        super().__init__(bundle, plan, ("prefill", "step"))
+    def __init__(self, bundle: BundleFolder, plan: Plan, *, is_traced: bool = False) -> None:
+        super().__init__(bundle, plan, ("prefill", "step"), is_traced=is_traced)
         dense = bundle.read_frozen().dense
         self.ring = RingBias(read_relative_bias(dense, self.backbone))
 
@@ -133,8 +152,8 @@ class ExecuTorchBackend(_Program):
 class ExecuTorchWindowBackend(_Program):
     """One Caser under its default plan, in ExecuTorch; arguments as the others' are."""
 
-    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
-        super().__init__(bundle, plan, ("step",))
+    def __init__(self, bundle: BundleFolder, plan: Plan, *, is_traced: bool = False) -> None:
+        super().__init__(bundle, plan, ("step",), is_traced=is_traced)
 
     def new_state(self) -> WindowState:
         """See ``Backend.new_state``."""

@@ -14,7 +14,7 @@ from pocketrec_quantization.attention_bias import RingBias
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.caser_reference import CaserReference
 from pocketrec_quantization.checks import reading
-from pocketrec_quantization.reference import ReferenceBackend
+from pocketrec_quantization.reference import Observer, ReferenceBackend
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,14 +64,17 @@ class _NumpyKind:
 
 
 class NumpyBackend(_NumpyKind):
-    """One SASRec under one plan, in NumPy; arguments as the others' are."""
+    """One SASRec under one plan, in NumPy; ``observe`` is told every value on the way."""
 
-    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
+    def __init__(
+        self, bundle: BundleFolder, plan: Plan, observe: Observer = lambda _name, _value: None
+    ) -> None:
         super().__init__(bundle, plan)
         frozen = bundle.read_frozen()
         self.ring = RingBias(read_relative_bias(frozen.dense, self.backbone))
+        weights = {**frozen.dense, **frozen.adapt(plan.widths)}
         with reading("manifest.backbone"):
-            self._reference = ReferenceBackend.from_model(frozen, plan.widths, self.backbone)
+            self._reference = ReferenceBackend(weights, self.backbone, observe=observe)
 
     def new_state(self) -> AttentionState:
         """See ``Backend.new_state``."""
@@ -83,14 +86,16 @@ class NumpyBackend(_NumpyKind):
 
 
 class NumpyWindowBackend(_NumpyKind):
-    """One Caser under one plan, in NumPy; arguments as the others' are."""
+    """One Caser under one plan, in NumPy; ``observe`` is told every value on the way."""
 
-    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
+    def __init__(
+        self, bundle: BundleFolder, plan: Plan, observe: Observer = lambda _name, _value: None
+    ) -> None:
         super().__init__(bundle, plan)
         frozen = bundle.read_frozen()
         weights = {**frozen.dense, **frozen.adapt(plan.widths)}
         with reading("manifest.backbone"):
-            self._reference = CaserReference(weights, self.backbone)
+            self._reference = CaserReference(weights, self.backbone, observe=observe)
 
     def new_state(self) -> WindowState:
         """See ``Backend.new_state``."""

@@ -137,8 +137,8 @@ class OnnxBackend(ABC):
             for kernel in function.lowered.kernels.values()
         )
 
-    def binding(self, name: str) -> tuple[Any, Any]:
-        """Return a function's session, and a binding that has the plan's values.
+    def function(self, name: str) -> Function:
+        """Return a function under the plan; see ``OnnxProgram.function``.
 
         Raises:
             BackendError: A session cannot be made.
@@ -147,7 +147,15 @@ class OnnxBackend(ABC):
             if name not in self._functions and self._source is not None:
                 made: MadeTensors = {}  # a history of another length
                 self._functions[name] = self.program.function(name, self._source, made)
-            function = self._functions[name]
+            return self._functions[name]
+
+    def binding(self, name: str) -> tuple[Any, Any]:
+        """Return a function's session, and a binding that has the plan's values.
+
+        Raises:
+            BackendError: A session cannot be made.
+        """
+        function = self.function(name)
         binding = function.session.io_binding()
         for key, value in self.program.values(function.tensors).items():
             binding.bind_ortvalue_input(key, value)

@@ -142,9 +142,9 @@ class OnnxProgram:
             lowered, session = self._lower(name, source), None
         tensors = lowered.tensors(source, made)
         if not self._is_swappable(name, lowered, tensors):
-            return Function(lowered, self._session(lowered.with_constants(tensors)), {})
+            return Function(lowered, self.session(lowered.with_constants(tensors)), {})
         if session is None:
-            session = self._session(lowered.with_inputs())
+            session = self.session(lowered.with_inputs())
             self._shared[name] = (lowered, session)
         return Function(lowered, session, tensors)
 
@@ -182,16 +182,27 @@ class OnnxProgram:
             f"{name}, {sizes}",
             {
                 "inputs": lambda: time_session(
-                    self._session(lowered.with_inputs()), backbone.window, tensors
+                    self.session(lowered.with_inputs()), backbone.window, tensors
                 ),
                 "constants": lambda: time_session(
-                    self._session(lowered.with_constants(tensors)), backbone.window, {}
+                    self.session(lowered.with_constants(tensors)), backbone.window, {}
                 ),
             },
         )
         return times_us["inputs"] <= _CHEAP_SWAP * times_us["constants"]
 
-    def _session(self, graph: bytes) -> Any:
+    def session(self, graph: bytes, *, profile_prefix: str | None = None) -> Any:
+        """Return a session over a graph, under the options of all sessions.
+
+        Args:
+            graph: An ONNX file.
+            profile_prefix: Start of the path that the library's own profile is written to,
+                once ``end_profiling`` is called; None keeps none.
+
+        Raises:
+            load_error: The library refuses the graph; a ``BackendError`` or an
+                ``IncompatibleArtifactError``.
+        """
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -199,6 +210,9 @@ class OnnxProgram:
         # A step needs a few kilobytes: reusing and pooling them costs more than it saves.
         options.enable_mem_reuse = False
         options.enable_cpu_mem_arena = False
+        if profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile_prefix
         try:
             session = self._ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except self.errors as exc:

@@ -22,6 +22,8 @@ from pocketrec_quantization.graph_file import parse_graph
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from pocketrec_device.lowering.channels import ChannelSource
     from pocketrec_device.lowering.kernels import InputOrder, Slots, Tensors
     from pocketrec_proto.v1.onnx_subset_pb2 import OnnxModel, OnnxNode, OnnxTensor
@@ -91,6 +93,7 @@ class LoweredGraph:
     """A graph that ONNX Runtime can load; ``Template.lower`` makes it.
 
     Attributes:
+        products: What was lowered, in the order of the graph.
         kernels: Name of a product to name of its kernel.
         slots: Name of a product to what of a plan its part of the graph depends on.
     """
@@ -103,7 +106,7 @@ class LoweredGraph:
         slots: Mapping[str, Slots],
     ) -> None:
         self._model = model
-        self._products = products
+        self.products = products
         self.kernels = kernels
         self.slots = slots
 
@@ -111,7 +114,7 @@ class LoweredGraph:
         """Whether a plan's weights can take the place of those the graph was made for."""
         return all(
             KERNELS[self.kernels[product.name]].slots(product, source) == self.slots[product.name]
-            for product in self._products
+            for product in self.products
         )
 
     def tensors(self, source: ChannelSource, made: MadeTensors | None = None) -> Tensors:
@@ -124,7 +127,7 @@ class LoweredGraph:
         made = {} if made is None else made
         tensors: Tensors = {}
         orders: dict[str, InputOrder] = {}
-        for product in self._products:
+        for product in self.products:
             kernel = KERNELS[self.kernels[product.name]]
             order = orders.get(product.name)
             orders[product.reader] = kernel.output_order(product, source)
@@ -133,6 +136,21 @@ class LoweredGraph:
                 made[key] = kernel.tensors(product, source, order)
             tensors |= made[key]
         return tensors
+
+    def output_orders(self, source: ChannelSource) -> dict[str, NDArray[np.intp]]:
+        """Return which channel comes at each place of a result, where not each at its own.
+
+        Args:
+            source: A plan's weights.
+
+        Returns:
+            Name of a product to (C,) integer.
+        """
+        orders = {
+            product.name: KERNELS[self.kernels[product.name]].output_order(product, source)
+            for product in self.products
+        }
+        return {name: order.astype(np.intp) for name, order in orders.items() if order is not None}
 
     def with_inputs(self) -> bytes:
         """Return the file with the plan's values as inputs: another plan needs no new session."""

@@ -262,6 +262,39 @@ class BackboneConfig(_message.Message):
 Global___BackboneConfig: _TypeAlias = BackboneConfig  # noqa: Y015
 
 @_typing.final
+class Codebook(_message.Message):
+    """Rows that are added to the embeddings of items, in some of their columns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    N_ROWS_FIELD_NUMBER: _builtins.int
+    BITS_FIELD_NUMBER: _builtins.int
+    BEGIN_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    n_rows: _builtins.int
+    bits: _builtins.int
+    """Of a code: 4 or 8."""
+    begin: _builtins.int
+    """First column."""
+    width: _builtins.int
+    """How many columns."""
+    def __init__(
+        self,
+        *,
+        n_rows: _builtins.int = ...,
+        bits: _builtins.int = ...,
+        begin: _builtins.int = ...,
+        width: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "bits", b"bits", "n_rows", b"n_rows", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Codebook: _TypeAlias = Codebook  # noqa: Y015
+
+@_typing.final
 class ItemTableInfo(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -269,11 +302,19 @@ class ItemTableInfo(_message.Message):
     N_ROWS_FIELD_NUMBER: _builtins.int
     ROW_BITS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CODEBOOKS_FIELD_NUMBER: _builtins.int
     n_items: _builtins.int
     n_rows: _builtins.int
-    """Rows K of the codebook; equals n_items + 1 when nothing is shared."""
+    """Rows K of all codebooks together; equals n_items + 1 when there is one and nothing is
+    shared.
+    """
     row_bits: _builtins.int
+    """8. Where there are codebooks, their own widths count."""
     version: _builtins.int
+    @_builtins.property
+    def codebooks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Codebook]:
+        """Absent for one codebook of 8 bits with a scale per row. Since 1.2."""
+
     def __init__(
         self,
         *,
@@ -281,10 +322,11 @@ class ItemTableInfo(_message.Message):
         n_rows: _builtins.int = ...,
         row_bits: _builtins.int = ...,
         version: _builtins.int = ...,
+        codebooks: _abc.Iterable[Global___Codebook] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["n_items", b"n_items", "n_rows", b"n_rows", "row_bits", b"row_bits", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codebooks", b"codebooks", "n_items", b"n_items", "n_rows", b"n_rows", "row_bits", b"row_bits", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,7 @@ from pocketrec_quantization.bundle import (
     ITEMS,
     BundleFolder,
     ExtractorInfo,
+    ItemTableInfo,
     write_bundle,
 )
 from pocketrec_quantization.layers import total_channels
@@ -138,14 +139,17 @@ class Deployment:
 
 def make_bundle(folder: Path, *, version: int, seed: int, model_name: str) -> BundleFolder:
     """Write a bundle without graphs: the server never looks into them."""
-    frozen = tiny_frozen(seed=seed)
+    frozen, items = tiny_frozen(seed=seed), replace(tiny_items(seed=version), version=version)
     parts = {
         FROZEN: frozen.to_bytes(),
-        ITEMS: tiny_items(seed=version).to_bytes(),
+        ITEMS: items.to_bytes(),
         DEFAULT_PLAN: encode_plan(tiny_plan(frozen.layers, frozen.digest), None),
         CARD: np.random.default_rng(version).bytes(CARD_BYTES),
     }
-    write_bundle(folder, replace(tiny_manifest(), model_name=model_name, version=version), parts)
+    manifest = replace(
+        tiny_manifest(), model_name=model_name, version=version, items=ItemTableInfo.of(items)
+    )
+    write_bundle(folder, manifest, parts)
     return BundleFolder.open(folder)
 
 

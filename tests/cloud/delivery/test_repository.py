@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,11 +35,21 @@ from pocketrec_cloud.delivery.repository import (
     refresh_timestamp,
     renew_repository,
 )
-from pocketrec_quantization.bundle import CARD, BundleFolder, decode_manifest
+from pocketrec_quantization.bundle import (
+    CARD,
+    ITEMS,
+    BundleFolder,
+    ItemTableInfo,
+    decode_manifest,
+    write_bundle,
+)
 from pocketrec_quantization.planners import sensitivity_to_bytes
+from pocketrec_quantization.testing import tiny_items
 
 if TYPE_CHECKING:
     from tests.cloud.delivery.conftest import Deployment
+
+    from pocketrec_quantization.item_table import ItemTable
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
@@ -75,6 +86,16 @@ class TestCreation:
 
         with pytest.raises(ConfigError, match=r"expected the root key at .*root\.pem"):
             create_repository(tmp_path / "other", empty.keys)
+
+
+def with_items(deployment: Deployment, items: ItemTable, *, version: int) -> BundleFolder:
+    """Return the bundle of a version with another item table."""
+    bundle = deployment.bundle(version=version)
+    parts = {part.name: bundle.read(part.name) for part in bundle.manifest.parts}
+    manifest = replace(bundle.manifest, parts=(), items=ItemTableInfo.of(items))
+    folder = bundle.path.with_name(f"{bundle.path.name}-items-{items.version}")
+    write_bundle(folder, manifest, parts | {ITEMS: items.to_bytes()})
+    return BundleFolder.open(folder)
 
 
 class TestPublication:
@@ -129,6 +150,21 @@ class TestPublication:
 
         assert (refusal.value.installed, refusal.value.offered) == (2, offered)
         assert read_publication(deployment.layout).files == before
+
+    @pytest.mark.parametrize("table_version", [1, 2])
+    def test_item_table_that_does_not_go_up_is_refused(
+        self, deployment: Deployment, table_version: int
+    ) -> None:
+        """Devices would refuse an older table of the same weights, or another of its version."""
+        items = replace(tiny_items(seed=7), version=2)
+        other = replace(tiny_items(seed=8), version=table_version)
+        deployment.publish(with_items(deployment, items, version=2))
+
+        with pytest.raises(RollbackError, match="version 2 of its item table") as refusal:
+            deployment.publish(with_items(deployment, other, version=3))
+
+        assert (refusal.value.installed, refusal.value.offered) == (2, table_version)
+        deployment.publish(with_items(deployment, items, version=4))
 
     def test_damaged_bundle_is_refused(self, empty: Deployment) -> None:
         """A part that is not what the manifest promises is found before anything is signed."""
