@@ -15,7 +15,7 @@ from pocketrec_device.bench.cells import Grid, Variant
 from pocketrec_device.bench.demo_files import find_demo
 from pocketrec_device.bench.quality import agreement, best_items
 from pocketrec_device.bench.samples import decode_samples, encode_samples, summarise, thin
-from pocketrec_device.bench.scenarios import Effort, offline, replay, single
+from pocketrec_device.bench.scenarios import Effort, Scenario, offline, replay, single
 from pocketrec_device.bench.sessions import read_sessions
 from pocketrec_device.bench.stopwatch import Stopwatch
 from pocketrec_device.bench.yardstick import Bystanders, Yardstick, throttle_events
@@ -37,7 +37,7 @@ def engine(bundle: BundleFolder) -> Engine:
     return build_engine(bundle, bundle.read(DEFAULT_PLAN), EngineSettings(backend="numpy"))
 
 
-def played(engine: Engine, make: Callable[..., object], *sessions: object) -> Stopwatch:
+def played(engine: Engine, make: Callable[..., Scenario], *sessions: object) -> Stopwatch:
     """Return the stopwatch after all rounds."""
     stopwatch = Stopwatch()
     scenario = make(engine, *sessions, n_candidates=5, seed=0, effort=EFFORT)
