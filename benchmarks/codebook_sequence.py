@@ -34,7 +34,9 @@ _RUN = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--data", type=_FILE, multiple=True, help="File of interactions.")
 @click.option("--run", "runs", type=_RUN, multiple=True, help="What was trained on it.")
 @click.option("--name", "names", multiple=True, help="Of the data set, for the records.")
-@click.option("--ratio", "ratios", type=float, multiple=True, default=(8, 16, 32), show_default=True)
+@click.option(
+    "--ratio", "ratios", type=float, multiple=True, default=(8, 16, 32), show_default=True
+)
 @click.option("--method", "methods", multiple=True, help="Only these; all when left out.")
 @click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Of a fine-tuning.")
