@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +28,6 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 """A file that is read."""
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_REPORT = "pocketrec_device.bench_report"  # imported when a page is asked for
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _GRID = Grid(variants=(Variant(name="default"),))
 
@@ -162,7 +160,9 @@ def run(
     with stderr_console().status("measuring") as status:
         result = run_bench(side, BenchConfig(**effort), progress=status.update)
     if html is not None:
-        import_module(_REPORT).write_html(result, html)
+        from pocketrec_device.bench_report import write_html
+
+        write_html(result, html)
     emit(result, render=lambda console: draw_result(console, result), json_path=json_path)
 
 

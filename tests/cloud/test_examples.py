@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pocketrec_cloud.bundling import FLOAT_TWIN
+
 if TYPE_CHECKING:
     from tests.cloud.conftest import Built
 
@@ -62,7 +64,19 @@ def test_benchmark_bundle_compares_plans(tiny_build: Built) -> None:
     assert lines[0].endswith("1.00 times the default's")
 
 
-@pytest.mark.parametrize("folder", ["benchmark_bundle", "embed_runtime", "push_plan"])
+def test_add_runtime_measures_a_runtime_of_its_own(tiny_build: Built) -> None:
+    """The runtime in the script's own file stands beside pocketrec, which is the unit."""
+    twin = tiny_build.folder / FLOAT_TWIN
+
+    lines = run_example("add_runtime", tiny_build.bundle.path, twin, "--runs", "3")
+
+    assert lines[0] == "pocketrec: 1.00 times pocketrec's observe + rerank"
+    assert lines[1].startswith("plain-numpy: ")
+
+
+@pytest.mark.parametrize(
+    "folder", ["add_runtime", "benchmark_bundle", "embed_runtime", "push_plan"]
+)
 def test_example_is_short_and_has_a_page(folder: str) -> None:
     """Every example is one script below 80 lines with a page that shows its command."""
     lines = (EXAMPLES / folder / "main.py").read_text().splitlines()

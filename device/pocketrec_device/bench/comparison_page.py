@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_comparison", "markdown_of", "sentence_of"]
 
 _COLUMNS = ("cell", "number", "base", "head", "change", "interval", "verdict")
+_MIB = 2**20
 _MARKS = {
     Verdict.REGRESSION: "▲ regression",
     Verdict.IMPROVEMENT: "▼ improvement",
@@ -42,19 +43,22 @@ def sentence_of(comparison: Comparison) -> str:
 
 
 def draw_comparison(console: Console, comparison: Comparison) -> None:
-    """Draw all rows, the worst first.
+    """Draw one table per cell, the worst numbers first.
 
     Args:
         console: Where to.
         comparison: What was compared.
     """
-    table = Table(title="Head against base", box=SIMPLE_HEAD, pad_edge=False)
-    for column in _COLUMNS:
-        is_text = column in ("cell", "number", "verdict")
-        table.add_column(column, justify="left" if is_text else "right")
-    for row in _ordered(comparison):
-        table.add_row(*_cells(row))
-    console.print(table)
+    rows = _ordered(comparison)
+    for cell in dict.fromkeys(row.cell for row in rows):
+        table = Table(title=cell, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for column in _COLUMNS[1:]:
+            is_text = column in ("number", "verdict")
+            table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
+        for row in rows:
+            if row.cell == cell:
+                table.add_row(*_cells(row)[1:])
+        console.print(table)
     for note in comparison.notes:
         console.print(f"note: {note}", markup=False)
     console.print(sentence_of(comparison), markup=False)
@@ -107,5 +111,5 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _number(value: float, unit: str) -> str:
     if unit == "bytes":
-        return f"{value:,.0f} B"
+        return f"{value:,.0f} B" if value < _MIB else f"{value / _MIB:.2f} MiB"
     return f"{value:.4f}" if not unit else f"{value:.1f} {'μs' if unit == 'us' else unit}"

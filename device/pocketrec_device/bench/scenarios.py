@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -58,12 +58,14 @@ class Scenario:
 
     Args:
         first: What an app's first ranking does.
+        operations: What its rounds time, by name, where that is one call each.
         rounds: The rounds of one measurement; they end when the effort was made.
         users_of: Operation of which one call is one user's whole ranking, for throughput.
     """
 
     first: Callable[[], object]
     rounds: Rounds
+    operations: Mapping[str, Callable[[], object]] = field(default_factory=dict)
     users_of: str = ""
 
 
@@ -130,7 +132,8 @@ def single(engine: Engine, *, n_candidates: int, seed: int, effort: Effort) -> S
         "observe_rerank": observe_rerank,
         "prefill_rerank": prefill_rerank,
     }
-    return Scenario(first=prefill_rerank, rounds=sliced(operations, effort))
+    rounds = sliced(operations, effort)
+    return Scenario(first=prefill_rerank, rounds=rounds, operations=operations)
 
 
 def _core_operations(engine: Engine, asked: _Questions) -> dict[str, Callable[[], object]]:

@@ -25,8 +25,8 @@ RULE = Rule(n_resamples=1000)
 
 def compared(base: dict[str, Any], head: dict[str, Any], **options: bool) -> Comparison:
     """Compare two results."""
-    both = (BenchResult.from_json(each) for each in (base, head))
-    return compare_results(*both, RULE, **options)
+    first, second = (BenchResult.from_json(each) for each in (base, head))
+    return compare_results(first, second, RULE, **options)
 
 
 def verdicts(comparison: Comparison) -> dict[str, Verdict]:

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +25,6 @@ if TYPE_CHECKING:
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "add_runtime" / "main.py"
 SPEC = f"{EXAMPLE}:NumpyRuntime"
 QUICK = BenchConfig(n_candidates=5, warmup=0, runs=4, min_seconds=0, repeat=1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _packages_for_workers() -> Iterator[None]:
-    """Measuring processes find the packages where this process found them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        yield
 
 
 @pytest.fixture(scope="module")

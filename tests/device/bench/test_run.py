@@ -4,17 +4,22 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from numpy.typing import NDArray
+from tests.device.bench.conftest import (
+    N_CASES,
+    OPERATIONS,
+    QUICK,
+    Inputs,
+    coarse_plan,
+    job,
+    measure,
+    unseen_scores,
+)
 
 from pocketrec.errors import (
     BackendError,
@@ -23,22 +28,15 @@ from pocketrec.errors import (
     MalformedArtifactError,
 )
 from pocketrec.metrics import ndcg
-from pocketrec_device import bench_cli
 from pocketrec_device.bench import (
     BenchConfig,
-    Grid,
-    Side,
     Variant,
-    run_bench,
     worker,
 )
 from pocketrec_device.bench.samples import PERCENTILES
-from pocketrec_device.float_control import build_float_engine
-from pocketrec_device.settings import EngineSettings
 from pocketrec_quantization.budget import coded_bytes, effective_bits
 from pocketrec_quantization.bundle import MANIFEST_FILE
 from pocketrec_quantization.cases import EvaluationCases
-from pocketrec_quantization.float_twin import FloatTwin
 from pocketrec_quantization.plan import encode_plan, plan_sizes
 from pocketrec_quantization.reference import ReferenceBackend
 
@@ -46,136 +44,6 @@ if TYPE_CHECKING:
     from tests.device.conftest import TinyModel
 
     from pocketrec_quantization.bundle import BundleFolder
-    from pocketrec_quantization.plan import Plan
-
-QUICK = BenchConfig(n_candidates=5, warmup=1, runs=5, min_seconds=0, repeat=1)
-END_TO_END = {"observe", "rerank", "observe_rerank", "prefill_rerank"}
-OPERATIONS = {"prefill", "step", "score"} | END_TO_END
-N_CASES = 40
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Files that a benchmark takes beside the bundle.
-
-    Attributes:
-        mixed: A plan of random widths.
-        coarse: 2 bits everywhere.
-        twin: The float model: the bundle's at 8 bits, and a little beside it.
-        cases: Users whose next item is what the float model ranks first.
-    """
-
-    mixed: Path
-    coarse: Path
-    twin: Path
-    cases: Path
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _packages_for_workers() -> Iterator[None]:
-    """Measuring processes find the packages where this process found them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        yield
-
-
-def measure(
-    bundle: BundleFolder,
-    variants: list[Variant],
-    config: BenchConfig = QUICK,
-    *,
-    cases: Path | None = None,
-    progress: Callable[[str], None] = lambda _: None,
-    **axes: tuple[Any, ...],
-) -> dict[str, Any]:
-    """Measure variants of a bundle; ``axes`` as of ``Grid``."""
-    grid = Grid(variants=tuple(variants), **axes)
-    return run_bench(Side(folder=bundle.path, grid=grid, cases=cases), config, progress=progress)
-
-
-def coarse_plan(model: TinyModel) -> Plan:
-    """Return 2 bits everywhere."""
-    return model.plan(codes=np.full_like(model.plan().codes, 1), planner="uniform-2")
-
-
-def float_twin(model: TinyModel, bundle: BundleFolder) -> FloatTwin:
-    """Return float weights and embeddings close to the bundle's 8-bit ones."""
-    rng = np.random.default_rng(3)
-    exact = model.frozen.adapt(model.plan().widths)
-    embeddings = bundle.read_items().embed(np.arange(13))
-    return FloatTwin(
-        weights={
-            name: array + rng.normal(0, 1e-3, array.shape).astype(np.float32)
-            for name, array in exact.items()
-        },
-        item_embeddings=embeddings + rng.normal(0, 1e-3, embeddings.shape).astype(np.float32),
-    )
-
-
-def unseen_scores(
-    reference: ReferenceBackend, embeddings: NDArray[np.float32], history: NDArray[np.int32]
-) -> NDArray[np.float32]:
-    """Score the catalogue for a history, independently of what is tested: (V + 1,)."""
-    h = reference.prefill(embeddings[history[-5:]]).h
-    scores = reference.score(h, embeddings)
-    scores[history], scores[0] = -np.inf, -np.inf
-    return scores
-
-
-def twin_reference(model: TinyModel, twin: FloatTwin, bundle: BundleFolder) -> ReferenceBackend:
-    """Return the float model in NumPy."""
-    return ReferenceBackend({**model.frozen.dense, **twin.weights}, bundle.manifest.backbone)
-
-
-@pytest.fixture(scope="module")
-def inputs(
-    model: TinyModel, bundle: BundleFolder, tmp_path_factory: pytest.TempPathFactory
-) -> Inputs:
-    """Plans, float twin and cases."""
-    folder = tmp_path_factory.mktemp("bench")
-    found = Inputs(*(folder / name for name in ("mixed.plan", "coarse.plan", "twin", "cases")))
-    found.mixed.write_bytes(encode_plan(model.mixed_plan(), None))
-    found.coarse.write_bytes(encode_plan(coarse_plan(model), None))
-    twin = float_twin(model, bundle)
-    found.twin.write_bytes(twin.to_bytes())
-    rng, reference = np.random.default_rng(4), twin_reference(model, twin, bundle)
-    histories = [rng.integers(1, 13, rng.integers(1, 9)).astype(np.int32) for _ in range(N_CASES)]
-    cases = EvaluationCases(
-        items=np.concatenate(histories),
-        offsets=np.cumsum([0, *map(len, histories)]),
-        targets=np.array(
-            [np.argmax(unseen_scores(reference, twin.item_embeddings, h)) for h in histories],
-            np.int32,
-        ),
-        n_items=12,
-    )
-    found.cases.write_bytes(cases.to_bytes())
-    return found
-
-
-@pytest.fixture(scope="module")
-def result(inputs: Inputs, bundle: BundleFolder) -> dict[str, Any]:
-    """One benchmark of the float control, the default plan and 2 bits."""
-    variants = [
-        Variant(name="float32", float_twin=inputs.twin),
-        Variant(name="default"),
-        Variant(name="coarse", plan=inputs.coarse),
-    ]
-    return measure(bundle, variants, cases=inputs.cases)
-
-
-@pytest.fixture
-def records(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Its records by variant."""
-    return {record["variant"]: record for record in result["records"]}
-
-
-def job(bundle: BundleFolder, **changes: Any) -> dict[str, Any]:
-    """Return what a measuring process is told."""
-    absent = ("plan", "float_twin", "cases", "baseline", "sessions", "peer", "peer_file")
-    cell = {"backend": "onnxruntime", "speed": "balanced", "threads": 1, "scenario": "single"}
-    own = {"bundle": str(bundle.path), **dict.fromkeys(absent), **cell}
-    return own | asdict(QUICK) | changes
 
 
 class TestReport:
@@ -406,101 +274,3 @@ class TestRefusals:
         """Without calls there is nothing to summarise."""
         with pytest.raises(ConfigError, match="at least 1"):
             BenchConfig(**wrong)
-
-
-class TestFloatControl:
-    def test_it_computes_with_the_float_arrays(
-        self, bundle: BundleFolder, inputs: Inputs, model: TinyModel
-    ) -> None:
-        """State and scores are those of the reference on the same floats."""
-        twin = FloatTwin.from_bytes(inputs.twin.read_bytes())
-        reference = twin_reference(model, twin, bundle)
-        embeddings = twin.item_embeddings
-
-        engine = build_float_engine(bundle, inputs.twin, EngineSettings())
-
-        session = engine.new_session(["a", "c", "unknown", "b"])
-        h = reference.prefill(embeddings[[1, 3, 2]]).h
-        np.testing.assert_allclose(session.h, h, atol=2e-5)
-        indices = engine.items.indices_of(["d", "nobody", "l"])
-        scores = engine.items.gather(indices).scores(session.h)
-        assert indices.tolist() == [4, 0, 12]
-        np.testing.assert_allclose(scores[[0, 2]], embeddings[[4, 12]] @ h, atol=1e-4)
-
-    @pytest.mark.parametrize("compute", ["auto", "int8", "packed"])
-    def test_kernels_of_plans_do_not_change_it(
-        self, bundle: BundleFolder, inputs: Inputs, compute: str
-    ) -> None:
-        """Whatever an app computes plans with, the control is float32 and says so."""
-        control = build_float_engine(bundle, inputs.twin, EngineSettings(compute=compute))
-        exact = build_float_engine(bundle, inputs.twin, EngineSettings(compute="fp32"))
-
-        history = ["a", "c", "b", "a", "d", "e", "f"]
-        found, expected = (engine.new_session(history).h for engine in (control, exact))
-
-        np.testing.assert_array_equal(found, expected)
-        assert control.backend.is_exact
-        assert {report.computed for report in control.backend.report()} == {"float32"}
-        assert {tuple(report.stored) for report in control.backend.report()} == {(32,)}
-
-    def test_names_are_those_of_the_bundle(self, bundle: BundleFolder, inputs: Inputs) -> None:
-        """Only the numbers differ."""
-        items = build_float_engine(bundle, inputs.twin, EngineSettings()).items
-
-        assert items.item_ids == bundle.read_items().item_ids
-        assert items.n_items == 12
-        assert items.index_of("c") == 3
-        assert items.indices_of(["l", "?", "a"]).tolist() == [12, 0, 1]
-
-    def test_another_backend_is_refused(self, bundle: BundleFolder, inputs: Inputs) -> None:
-        """Only ONNX Runtime can be given float weights."""
-        with pytest.raises(BackendError, match="leave --float-twin out"):
-            build_float_engine(bundle, inputs.twin, EngineSettings(backend="numpy"))
-
-    @pytest.mark.parametrize(
-        "wrong",
-        ["fewer items", "another shape", "a matrix less", "a matrix more"],
-    )
-    def test_the_twin_of_another_model_is_refused(
-        self, bundle: BundleFolder, inputs: Inputs, tmp_path: Path, wrong: str
-    ) -> None:
-        """The first array that does not fit is named."""
-        twin = FloatTwin.from_bytes(inputs.twin.read_bytes())
-        weights, embeddings = dict(twin.weights), twin.item_embeddings
-        match wrong:
-            case "fewer items":
-                embeddings = embeddings[:-1]
-            case "another shape":
-                weights["blocks.0.q.weight"] = weights["blocks.0.q.weight"][:-1]
-            case "a matrix less":
-                del weights["blocks.0.q.weight"]
-            case _:
-                weights["blocks.0.z.weight"] = np.ones((1, 1), np.float32)
-        path = tmp_path / "twin"
-        path.write_bytes(FloatTwin(weights=weights, item_embeddings=embeddings).to_bytes())
-
-        with pytest.raises(IncompatibleArtifactError, match=r"item_embeddings|blocks\.0\.[qz]"):
-            build_float_engine(bundle, path, EngineSettings())
-
-
-class TestCommand:
-    def test_it_shows_tables_and_writes_json(
-        self, bundle: BundleFolder, inputs: Inputs, tmp_path: Path
-    ) -> None:
-        """A person sees sizes, times and the machine; a program gets all of it."""
-        out = tmp_path / "bench.json"
-        options = ["--candidates", "5", "--warmup", "0", "--runs", "2", "--min-seconds", "0"]
-        files = {"--bundle": bundle.path, "--plan": inputs.mixed, "--cases": inputs.cases}
-        words = [str(word) for option in files.items() for word in option]
-
-        done = CliRunner(env={"COLUMNS": "160"}).invoke(
-            bench_cli.run,
-            [*words, *options, "--repeat", "1", "--json", str(out)],
-            catch_exceptions=False,
-        )
-
-        assert done.exit_code == 0, done.output
-        result = json.loads(out.read_text())
-        assert [record["variant"] for record in result["records"]] == ["mixed", "uniform-8"]
-        for text in ("Size and quality", "NDCG@10", "observe + rerank", "Start and memory", "p99"):
-            assert text in done.stdout
