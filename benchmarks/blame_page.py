@@ -23,11 +23,11 @@ name it, and predict from a sample what all held-out users gain when the layer t
 bits. What the columns mean is in [debugging](../debugging.md)."""
 
 _READING = """\
-*Found first*: the planted layer is the first of the list. Among others at 4 bits a larger layer at 4
-may really cost more; then it is right to blame that one. *Within 20 %*: prediction against
+*Found first*: the planted layer is the first of the list. Among others at 4 bits a larger layer at
+4 may really cost more; then it is right to blame that one. *Within 20 %*: prediction against
 measurement of the layer that is blamed. With all others at 8 bits the prediction is exact by
-construction: with that layer at 8 bits the model is the one of 8 bits everywhere. *In the interval*:
-the measured gain lies in the predicted 95 % interval."""
+construction: with that layer at 8 bits the model is the one of 8 bits everywhere. *In the
+interval*: the measured gain lies in the predicted 95 % interval."""
 
 _LIMITS = """\
 What one layer of a good plan costs in NDCG@10 is below what some thousand users can tell: intervals

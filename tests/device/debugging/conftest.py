@@ -8,6 +8,7 @@ and keys are large: attention that is nearly even would hide what becomes of the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,22 +61,23 @@ class Patient:
         return widths
 
 
+def make_patient(folder: Path, kind: str) -> Patient:
+    """Write a bundle of a kind of backbone, and return it with its users."""
+    config, items = CONFIGS[kind], tiny_items(1, ITEM_IDS)
+    model = with_sharp_attention(tiny_model(0, config))
+    parts = {
+        FROZEN: model.frozen.to_bytes(),
+        DEFAULT_PLAN: encode_plan(model.plan(), None),
+        VECTORS: tiny_vectors(model, items).to_bytes(),
+    }
+    bundle = write_tiny_bundle(folder, items=items, config=config, parts=parts)
+    return Patient(bundle=bundle, model=model, cases=_cases(model, bundle))
+
+
 @pytest.fixture(scope="session")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Patient]:
     """One of every kind of backbone; do not write into their bundles."""
-    made = {}
-    for kind, config in CONFIGS.items():
-        items = tiny_items(1, ITEM_IDS)
-        model = with_sharp_attention(tiny_model(0, config))
-        parts = {
-            FROZEN: model.frozen.to_bytes(),
-            DEFAULT_PLAN: encode_plan(model.plan(), None),
-            VECTORS: tiny_vectors(model, items).to_bytes(),
-        }
-        folder = tmp_path_factory.mktemp(kind)
-        bundle = write_tiny_bundle(folder, items=items, config=config, parts=parts)
-        made[kind] = Patient(bundle=bundle, model=model, cases=_cases(model, bundle))
-    return made
+    return {kind: make_patient(tmp_path_factory.mktemp(kind), kind) for kind in CONFIGS}
 
 
 @pytest.fixture(params=sorted(CONFIGS))
