@@ -29,15 +29,13 @@ def report(
 
     Without --html and --markdown, Markdown is printed.
     """
-    from pocketrec_device.bench_report.content import read_files
-    from pocketrec_device.bench_report.markdown import markdown_page
-    from pocketrec_device.bench_report.page import html_page
+    from pocketrec_device.bench_report.writing import html_bytes, markdown_bytes, read_content
 
-    content = read_files(files)
+    content = read_content(files)
     written = {}
-    for path, make in ((html, html_page), (markdown, markdown_page)):
+    for path, make in ((html, html_bytes), (markdown, markdown_bytes)):
         if path is not None:
-            data = make(content).encode()
+            data = make(content)
             write_atomically(path, data)
             written[str(path)] = len(data)
     result = {
@@ -51,6 +49,6 @@ def report(
         for path, n_bytes in written.items():
             console.print(f"{path}: {n_bytes:,} bytes", markup=False, soft_wrap=True)
         if not written:
-            console.print(markdown_page(content), markup=False, soft_wrap=True)
+            console.print(markdown_bytes(content).decode(), markup=False, soft_wrap=True)
 
     emit(result, render=render, json_path=json_path)

@@ -31,7 +31,7 @@ __all__ = ["draw_latency"]
 _LEFT, _RIGHT, _TOP, _ROW, _BOTTOM = 270.0, 800.0, 14.0, 46.0, 52.0
 _HALF_HEIGHT = 14.0
 _BINS = 120
-_TAIL = 0.5  # percent of samples at each end that may lie beyond the axis
+_LOWEST, _HIGHEST = 0.5, 97.0  # percentiles that the axis reaches
 
 
 def draw_latency(cells: Sequence[Cell], operation: str, series: Sequence[str]) -> Markup | None:
@@ -49,10 +49,10 @@ def draw_latency(cells: Sequence[Cell], operation: str, series: Sequence[str]) -
     rows = [(cell, samples) for cell, samples in rows if samples.size]
     if not rows:
         return None
-    lows, highs = zip(
-        *(np.percentile(samples, [_TAIL, 100 - _TAIL]) for _, samples in rows), strict=True
-    )
-    scale = log_scale(float(min(lows)), float(max(highs)), _LEFT, _RIGHT)
+    # Single calls of any length would leave no room for the others: those are at the border.
+    low = min(float(np.percentile(samples, _LOWEST)) for _, samples in rows)
+    high = max(float(np.percentile(samples, _HIGHEST)) for _, samples in rows)
+    scale = log_scale(low, high, _LEFT, _RIGHT)
     bottom = _TOP + _ROW * len(rows)
     drawn = [
         _row(
@@ -64,10 +64,13 @@ def draw_latency(cells: Sequence[Cell], operation: str, series: Sequence[str]) -
         )
         for number, (cell, samples) in enumerate(rows)
     ]
-    fastest = min(rows, key=lambda row: float(np.median(row[1])))
+    fastest, median = min(
+        ((cell, float(cell.record["latency_us"][operation]["p50"])) for cell, _ in rows),
+        key=lambda each: each[1],
+    )
     description = (
-        f"Cells: {len(rows)}. Lowest median: {fastest[0].name_in_scenario}, "
-        f"{time_text(float(np.median(fastest[1])))} microseconds. The table below has all numbers."
+        f"Cells: {len(rows)}. Lowest median: {fastest.name_in_scenario}, "
+        f"{time_text(median)} microseconds. The table below has all numbers."
     )
     axis = x_axis(scale, _TOP, bottom, "μs per call, equal ratios take equal room", _tick)
     return chart(f"Time of {operation}", description, bottom + _BOTTOM, axis, *drawn)
@@ -83,9 +86,10 @@ def _row(
 ) -> Markup:
     """Draw one cell; ``place`` is the number of its series and where its middle lies."""
     number, middle = place
-    low, quarter, p50, three_quarters, p95, p99 = (
-        float(value) for value in np.percentile(samples, [5, 25, 50, 75, 95, 99])
-    )
+    low, quarter, three_quarters = (float(each) for each in np.percentile(samples, [5, 25, 75]))
+    # A file keeps some samples only, but its percentiles count all.
+    summary = cell.record["latency_us"][operation]
+    p50, p95, p99 = (float(summary[key]) for key in ("p50", "p95", "p99"))
     tip = (
         f"{cell.record['cell']}: p5 {time_text(low)}, p25 {time_text(quarter)}, "
         f"p50 {time_text(p50)}, p75 {time_text(three_quarters)}, p95 {time_text(p95)}, "
@@ -106,7 +110,7 @@ def _row(
         line(at(low), middle, at(p95), middle, f"whisker {color}"),
         _box(at(quarter), at(three_quarters), middle, color),
         line(at(p50), middle - 10, at(p50), middle + 10, "median"),
-        line(at(p99), middle - 6, at(p99), middle + 6, f"whisker {color}"),
+        _p99(p99, scale, middle, color),
         join(
             element("circle", cx=at(each), cy=middle + _HALF_HEIGHT + 4, r=2.5, class_="process")
             for each in (medians if len(medians) > 1 else [])
@@ -118,6 +122,16 @@ def _row(
 def _box(left: float, right: float, middle: float, color: str) -> Markup:
     size = {"x": left, "y": middle - 4, "width": max(right - left, 1.0), "height": 8}
     return element("rect", **size, class_=f"box {color}")
+
+
+def _p99(p99: float, scale: Scale, middle: float, color: str) -> Markup:
+    """Draw a tick, or beyond the axis an arrow."""
+    if p99 <= scale.high:
+        at = scale.at(p99)
+        return line(at, middle - 6, at, middle + 6, f"whisker {color}")
+    return element(
+        "path", d=f"M{_RIGHT - 7:.1f},{middle - 6:.1f} l7,6 l-7,6 Z", class_=f"box {color}"
+    )
 
 
 def _silhouette(samples: NDArray[np.float64], scale: Scale, middle: float) -> str:

@@ -186,8 +186,9 @@ def _latency(content: Content) -> Iterable[Markup]:
     yield element(
         "p",
         "Each row holds all samples of a cell: the higher the silhouette, the more calls took that "
-        "long. Box: the middle half. Black stroke: median. Line: p5 to p95, then a tick at p99. "
-        "Dots below: the median of each process, so their spread is what a rerun may change.",
+        "long. Box: the middle half. Black stroke: median. Line: p5 to p95, then a tick at p99, or "
+        "an arrow where that is beyond the axis. Dots below: the median of each process, so their "
+        "spread is what a rerun may change.",
         class_="note",
     )
     known = sorted(content.operations, key=lambda each: each not in _MAIN_OPERATIONS)

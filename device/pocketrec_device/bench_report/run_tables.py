@@ -69,7 +69,10 @@ def environment_table(content: Content) -> Table:
     ]
     return Table(
         title="Environment",
-        columns=(Column("", is_number=False), *(Column(head, is_number=False) for head in heads)),
+        columns=(
+            Column("fact", is_number=False),
+            *(Column(head, is_number=False) for head in heads),
+        ),
         rows=tuple((key, *(each.get(key, "–") for each in found)) for key in keys),
     )
 

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes reports, whole or not at all."""
+"""Makes and writes reports, whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pocketrec.errors import ConfigError
 from pocketrec.files import write_atomically
-from pocketrec_device.bench_report.content import Content
+from pocketrec_device.bench_report.content import BENCH_SCHEMA, Content, read_files
 from pocketrec_device.bench_report.markdown import markdown_page
 from pocketrec_device.bench_report.page import html_page
 
-__all__ = ["write_html", "write_markdown"]
+__all__ = ["html_bytes", "markdown_bytes", "read_content", "write_html", "write_markdown"]
 
 
 def write_html(
@@ -29,11 +31,60 @@ def write_html(
         ConfigError: That is no result.
         OSError: The page cannot be written.
     """
-    write_atomically(path, html_page(Content.of([result], profiles)).encode())
+    with _as_written_by_us():
+        content = Content.of([result], profiles)
+    write_atomically(path, html_bytes(content))
 
 
 def write_markdown(
     result: Mapping[str, Any], path: Path, profiles: Iterable[Mapping[str, Any]] = ()
 ) -> None:
     """Write the tables of one result; arguments and errors as those of ``write_html``."""
-    write_atomically(path, markdown_page(Content.of([result], profiles)).encode())
+    with _as_written_by_us():
+        content = Content.of([result], profiles)
+    write_atomically(path, markdown_bytes(content))
+
+
+def read_content(paths: Iterable[Path]) -> Content:
+    """Read results and profiles; see ``content.read_files``.
+
+    Raises:
+        ConfigError: A file is neither, or there is no result among them.
+        OSError: A file cannot be read.
+    """
+    with _as_written_by_us():
+        return read_files(tuple(paths))
+
+
+def html_bytes(content: Content) -> bytes:
+    """Return the page of results.
+
+    Raises:
+        ConfigError: A result holds other things than ``bench run`` writes.
+    """
+    with _as_written_by_us():
+        return html_page(content).encode()
+
+
+def markdown_bytes(content: Content) -> bytes:
+    """Return the tables of results.
+
+    Raises:
+        ConfigError: A result holds other things than ``bench run`` writes.
+    """
+    with _as_written_by_us():
+        return markdown_page(content).encode()
+
+
+@contextmanager
+def _as_written_by_us() -> Iterator[None]:
+    """Blame the file for what is of another type or shape than we write."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"expected a file of {BENCH_SCHEMA!r} as bench run writes it, found something else in "
+            f"it: {error!r:.200}"
+        ) from error

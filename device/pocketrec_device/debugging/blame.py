@@ -46,13 +46,14 @@ class BlameOptions:
 
     Args:
         n_sampled: Users that blame is found with, at most.
-        is_measured: Whether to compute all users with each layer at 8 bits.
+        n_measured: Layers, the first to blame first, for which all users are computed with
+            the layer at 8 bits; the others' gains are predicted only.
         threads: Threads per call.
         seed: Of the sample and of tie-breaks.
     """
 
-    n_sampled: int = 256
-    is_measured: bool = False
+    n_sampled: int = 500
+    n_measured: int = 0
     threads: int = 1
     seed: int = 0
 
@@ -178,14 +179,14 @@ class _Search:
     def report(self) -> BlameReport:
         """Return what is found."""
         users, sample = self._all_users(), self._sample
-        error = squared_error(users.planned[sample], users.best[sample])
+        error = users.error(sample)
         outputs = self._output_errors()
         self._progress.begin("one layer after the other", len(self._frozen.layers))
         layers = [
             self._blame(layer, outputs[layer.name], users, error) for layer in self._frozen.layers
         ]
         layers.sort(key=lambda layer: -layer.blame)
-        if self._options.is_measured:
+        if self._options.n_measured:
             layers = self._measure(layers, users)
         return BlameReport(
             outputs_against=self._against,
@@ -226,14 +227,15 @@ class _Search:
         widths, sample = self._widths[layer.name], self._sample
         is_best = bool((widths == _BEST_WIDTH).all())
         key, best = f"{layer.name}.weight", users.best[sample]
-        alone, left = 0.0, error
+        alone, share, predicted = 0.0, 1.0, None
         if not is_best:
-            states = self._states.under({**self._best, key: self._planned[key]}, sample)
-            alone = squared_error(states, best)
-            left = squared_error(self._states.under(self._mended(layer.name), sample), best)
+            only = self._states.under({**self._best, key: self._planned[key]}, sample)
+            alone = squared_error(only, best)
+            mended = self._states.under(self._mended(layer.name), sample)
+            share = squared_error(mended, best) / error if error else 1.0
+            predicted = users.predict(mended, sample, share)
         own_bytes = coded_bytes((layer,), widths)
         best_bytes = coded_bytes((layer,), np.full_like(widths, _BEST_WIDTH))
-        share = left / error if error else 1.0
         self._progress.advance(1)
         return LayerBlame(
             name=layer.name,
@@ -246,21 +248,24 @@ class _Search:
             state_error=float(np.sqrt(alone)),
             blame=1 - share,
             added_bytes=best_bytes - own_bytes,
-            predicted=None if is_best else users.predict(share),
+            predicted=predicted,
         )
 
     def _measure(self, layers: list[LayerBlame], users: Users) -> list[LayerBlame]:
         rows = np.arange(self._cases.n_cases)
-        coarse = [layer for layer in layers if layer.predicted is not None]
-        self._progress.begin("all users, one layer at 8 bits", len(rows) * len(coarse))
-        measured = []
-        for layer in layers:
-            if layer.predicted is None:
-                measured.append(layer)
-                continue
-            states = self._states.under(self._mended(layer.name), rows, self._progress.advance)
-            measured.append(replace(layer, measured=users.measure(states)))
-        return measured
+        coarse = [layer.name for layer in layers if layer.predicted is not None]
+        chosen = coarse[: self._options.n_measured]
+        self._progress.begin("all users, one layer at 8 bits", len(rows) * len(chosen))
+        return [
+            replace(layer, measured=users.measure(self._with(layer.name, rows)))
+            if layer.name in chosen
+            else layer
+            for layer in layers
+        ]
+
+    def _with(self, layer: str, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return states with one layer at 8 bits."""
+        return self._states.under(self._mended(layer), rows, self._progress.advance)
 
     def _mended(self, layer: str) -> dict[str, NDArray[np.float32]]:
         """The plan's weights, but for one layer at 8 bits."""

@@ -40,7 +40,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--plan", type=_FILE, help="Whose layers; the bundle's default plan when left out.")
 @click.option("--cases", type=_FILE, required=True, help="Held-out users, from bundle build.")
 @click.option("--float-twin", type=_FILE, help="Compares outputs of layers with float weights.")
-@click.option("--sample", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--sample", type=click.IntRange(1), default=500, show_default=True)
 @click.option("--measure", is_flag=True, help="Also compute all users with each layer at 8 bits.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -67,7 +67,12 @@ def layers(
     if float_twin is not None:
         twin = FloatTwin.from_bytes(float_twin.read_bytes())
         check_twin(twin, folder, float_twin)
-    options = BlameOptions(n_sampled=sample, is_measured=measure, threads=threads, seed=seed)
+    options = BlameOptions(
+        n_sampled=sample,
+        n_measured=len(chosen.layers) if measure else 0,
+        threads=threads,
+        seed=seed,
+    )
     with _shown_progress(stderr_console()) as progress:
         report = find_blame(
             folder,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pocketrec_device.backends.onnx_program import Function
     from pocketrec_device.debugging.profile import ProfileOptions
     from pocketrec_device.lowering.channels import ChannelSource
+    from pocketrec_device.lowering.kernels import Product
     from pocketrec_quantization.bundle import BundleFolder
     from pocketrec_quantization.plan import Plan
 
@@ -124,7 +125,7 @@ def _traced(program: OnnxProgram, plan: Plan, traces: _Traces) -> OnnxBackend:
 def _function_profile(
     label: str, events: Sequence[dict[str, Any]], function: Function, options: ProfileOptions
 ) -> FunctionProfile:
-    products = [product.name for product in function.lowered.products]
+    products = function.lowered.products
     times: dict[str, list[float]] = {}
     operators: dict[str, str] = {}
     calls: list[float] = []
@@ -154,11 +155,12 @@ def _after_warmup(times: Sequence[float], options: ProfileOptions) -> Sequence[f
     return times[len(times) * options.n_warmup // (options.n_warmup + options.n_runs) :]
 
 
-def _node(event: str, products: Sequence[str]) -> str:
+def _node(event: str, products: Sequence[Product]) -> str:
     """Return what an operator is part of: layers side by side, or a value of the graph."""
-    name = event.removesuffix(_KERNEL).removeprefix(_FUSED).rpartition("/")[0]
-    for product in sorted(products, key=len, reverse=True):
-        if name.startswith(product):
-            first, *others = stacked_layers(product)
+    name = event.removesuffix(_KERNEL).removeprefix(_FUSED)
+    for product in products:
+        # A kernel calls its own values after the weights, the result keeps the graph's name.
+        if name.startswith((f"{product.name}.", f"{product.name}/", f"{product.output}/")):
+            first, *others = stacked_layers(product.name)
             return "+".join([first, *(layer.rpartition(".")[2] for layer in others)])
-    return name
+    return name.rpartition("/")[0]

@@ -35,6 +35,10 @@ class Standings:
     ndcg: NDArray[np.float64]
     leaders: NDArray[np.int64]
 
+    def of(self, rows: NDArray[np.intp]) -> Standings:
+        """Return those of some users."""
+        return Standings(ndcg=self.ndcg[rows], leaders=self.leaders[rows])
+
     def overlap(self, other: Standings) -> NDArray[np.float64]:
         """Return the share of leaders that two rankings have in common: (U,) float64."""
         n_leaders = self.leaders.shape[1]
@@ -59,11 +63,12 @@ class Catalogue:
         self._embeddings = np.ascontiguousarray(embeddings.T)
         self._seed = seed
 
-    def rank(self, states: NDArray[np.float32]) -> Standings:
+    def rank(self, states: NDArray[np.float32], users: NDArray[np.intp]) -> Standings:
         """Rank what each user has not met, the target excepted.
 
         Args:
-            states: (U, D) float32, one per case.
+            states: (n, D) float32.
+            users: (n,) integer, which cases they are of.
         """
         rng = np.random.default_rng(self._seed)
         n_columns = self._embeddings.shape[1]
@@ -74,20 +79,19 @@ class Catalogue:
         for start in range(0, len(states), at_once):
             rows = slice(start, start + at_once)
             scores = states[rows] @ self._embeddings
-            targets = self._hide_seen(scores, start)
+            targets = self._hide_seen(scores, users[rows])
             ranks[rows] = rank_of_target(scores, targets, rng)
             first = np.argpartition(-scores, n_leaders - 1, axis=1)[:, :n_leaders]
             leaders[rows] = np.sort(first, axis=1)
         return Standings(ndcg=ndcg(ranks, TOP), leaders=leaders)
 
-    def _hide_seen(self, scores: NDArray[np.float32], start: int) -> NDArray[np.int64]:
+    def _hide_seen(self, scores: NDArray[np.float32], users: NDArray[np.intp]) -> NDArray[np.int64]:
         """Take items of the histories out of ``scores``; return the targets, (B,) int64."""
-        cases, n_users = self._cases, len(scores)
-        targets = cases.targets[start : start + n_users].astype(np.int64)
-        users = np.arange(n_users)
-        own = scores[users, targets]
+        targets = self._cases.targets[users].astype(np.int64)
+        rows = np.arange(len(users))
+        own = scores[rows, targets]
         scores[:, 0] = -np.inf
-        for user in users:
-            scores[user, cases.history(start + int(user))] = -np.inf
-        scores[users, targets] = own
+        for row, user in enumerate(users.tolist()):
+            scores[row, self._cases.history(user)] = -np.inf
+        scores[rows, targets] = own
         return targets

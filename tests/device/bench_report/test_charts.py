@@ -100,14 +100,16 @@ class TestPictures:
             assert svg.get("aria-label") == f"{svg[0].text}. {svg[1].text}"
 
     def test_a_row_tells_its_percentiles(self) -> None:
-        """The hint of a row holds those of its raw samples: 1 to 100 microseconds here."""
+        """Quarters of the samples that were kept, 1 to 100 microseconds; the rest of all calls."""
         samples = " ".join(str(1000 * us) for us in range(1, 101))
         process = {"samples_ns": {"step": samples}, "p50_us": {"step": 50.5}}
-        content = Content.of([sample_result(records=[sample_record("a", processes=[process])])])
+        latency = {"step": {"p50": 51.0, "p95": 96.0, "p99": 101.0}}
+        record = sample_record("a", processes=[process], latency_us=latency)
+        content = Content.of([sample_result(records=[record])])
 
         picture = draw_latency(content.of_operation("single", "step"), "step", content.series)
 
-        assert "p25 25.8, p50 50.5, p75 75.2, p95 95, p99 99 μs, 100 samples" in str(picture)
+        assert "p25 25.8, p50 51, p75 75.2, p95 96, p99 101 μs, 100 samples" in str(picture)
 
     def test_a_doubtful_cell_is_marked(self) -> None:
         """The last variant is."""

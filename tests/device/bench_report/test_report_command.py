@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.commands import run_command, run_command_json
-from tests.device.bench_report.samples import sample_profile, sample_result
+from tests.device.bench_report.samples import sample_profile, sample_record, sample_result
 
 from pocketrec.cli import ExitCode
 from pocketrec_device.bench_report import write_html, write_markdown
@@ -68,6 +68,30 @@ class TestReport:
 
         assert done.exit_code == ExitCode.USAGE
         assert "other.json" in done.stderr
+        assert not (tmp_path / "out.html").exists()
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("latency_us", 3),
+            ("quality", {}),
+            ("effective_bits", "many"),
+            ("processes", [{}]),
+            ("variant", "\ud800"),
+            ("idle_rss_bytes", None),
+        ],
+    )
+    def test_a_result_of_other_things_is_refused(
+        self, tmp_path: Path, key: str, value: object
+    ) -> None:
+        """Whoever wrote it, there is a message, and no page."""
+        path = tmp_path / "odd.json"
+        path.write_text(json.dumps(sample_result(records=[sample_record("a") | {key: value}])))
+
+        done = run_command(COMMANDS, "bench", "report", path, "--html", tmp_path / "out.html")
+
+        assert done.exit_code == ExitCode.USAGE, done.output
+        assert "expected" in done.stderr
         assert not (tmp_path / "out.html").exists()
 
     def test_a_profile_alone_is_no_report(self, profile: Path) -> None:
