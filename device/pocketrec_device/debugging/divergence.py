@@ -9,7 +9,7 @@ to look at. What differs later may just follow from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,35 +109,65 @@ def find_divergence(
         )
     items = bundle.read_items()
     sides = _Sides(bundle, plan, left, right)
-    sums: dict[tuple[str, str], _Difference] = {}
-    order = value_names(bundle.manifest.backbone)
+    differences = _Differences(value_names(bundle.manifest.backbone), tolerance)
     progress.begin("histories", len(cut))
     for history in cut:
-        calls = sides.take_in(items.embed(history))
-        for number, (function, first, second) in enumerate(calls):
-            for name in order:
-                if name in first.values and name in second.values:
-                    key = (function, name)
-                    sums.setdefault(key, _Difference(first, second, name)).add(
-                        first.values[name],
-                        second.values[name],
-                        (number, order.index(name)),
-                        tolerance,
-                    )
+        differences.add(sides.take_in(items.embed(history)))
         progress.advance(1)
-    ranked = sorted(
-        sums.items(), key=lambda each: (each[0][0] != "history", order.index(each[0][1]))
-    )
-    comparisons = {key: difference.result(*key, tolerance) for key, difference in ranked}
-    beyond = [(sums[key].first_beyond, key) for key in sums if sums[key].first_beyond is not None]
     return Divergence(
         left=left,
         right=right,
         tolerance=tolerance,
         n_histories=len(cut),
-        first=comparisons[min(beyond)[1]] if beyond else None,
-        comparisons=tuple(comparisons.values()),
+        first=differences.first(),
+        comparisons=differences.comparisons(),
     )
+
+
+class _Differences:
+    """What two backends differed by so far, by function and value.
+
+    Args:
+        names: Of all values, in the order of computation.
+        tolerance: Largest relative difference that is none.
+    """
+
+    def __init__(self, names: Sequence[str], tolerance: float) -> None:
+        self._names, self._tolerance = names, tolerance
+        self._found: dict[tuple[str, str], _Difference] = {}
+
+    def add(self, calls: Iterable[tuple[str, Call, Call]]) -> None:
+        """Count the calls that one history took."""
+        for number, (function, left, right) in enumerate(calls):
+            for position, name in enumerate(self._names):
+                if name in left.values and name in right.values:
+                    difference = self._found.setdefault(
+                        (function, name), _Difference(left, right, name)
+                    )
+                    values = (left.values[name], right.values[name])
+                    difference.add(*values, (number, position), self._tolerance)
+
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Return every value, those of histories before those of steps."""
+        keys = [
+            (function, name)
+            for function in ("history", "step")
+            for name in self._names
+            if (function, name) in self._found
+        ]
+        return tuple(self._found[key].result(*key, self._tolerance) for key in keys)
+
+    def first(self) -> Comparison | None:
+        """Return the earliest value beyond the tolerance."""
+        beyond = [
+            (difference.first_beyond, key)
+            for key, difference in self._found.items()
+            if difference.first_beyond is not None
+        ]
+        if not beyond:
+            return None
+        key = min(beyond)[1]
+        return self._found[key].result(*key, self._tolerance)
 
 
 class _Difference:

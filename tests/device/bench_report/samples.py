@@ -9,6 +9,14 @@ import numpy as np
 
 OPERATIONS = {"single": ("step", "observe_rerank"), "offline": ("user",)}
 CODED_BYTES = {"float32": 196_608, "uniform-8": 52_224, "uniform-4": 27_648, "uniform-2": 15_360}
+LAYER = {
+    "name": "blocks.0.q",
+    "requested": {"2": 20, "8": 44},
+    "stored": {"32": 64},
+    "computed": "float32",
+    "kernel": "Gemm",
+    "is_fallback": True,
+}
 NDCG = {"float32": 0.39, "uniform-8": 0.385, "uniform-4": 0.386, "uniform-2": 0.31}
 
 
@@ -48,7 +56,6 @@ def sample_record(
     operations = OPERATIONS[scenario]
     processes = [_process(rng, operations, turn) for turn in range(3)]
     flag = {"flag": "noisy", "operation": operations[-1], "found": 0.3, "limit": 0.1}
-    ndcg = NDCG.get(variant, 0.37)
     return {
         "cell": f"{variant}/onnxruntime/balanced/1/{scenario}",
         "variant": variant,
@@ -74,27 +81,8 @@ def sample_record(
         "throughput_per_s": None,
         "latency_us": {name: _summary(processes, name) for name in operations},
         "computed": ["float32 (Gemm)"],
-        "layers": [
-            {
-                "name": "blocks.0.q",
-                "requested": {"2": 20, "8": 44},
-                "stored": {"32": 64},
-                "computed": "float32",
-                "kernel": "Gemm",
-                "is_fallback": True,
-            }
-        ],
-        "quality": {
-            "hr@5": 0.4,
-            "hr@10": 0.5,
-            "ndcg@5": 0.35,
-            "ndcg@10": ndcg,
-            "ndcg@10_interval": [ndcg - 0.01, ndcg + 0.01],
-            "ndcg@10_change": ndcg - 0.39,
-            "ndcg@10_change_interval": [ndcg - 0.394, ndcg - 0.386],
-            "top10_overlap": 0.9,
-            "rank_flips": 0.05,
-        },
+        "layers": [LAYER],
+        "quality": _quality(NDCG.get(variant, 0.37)),
         "processes": processes,
         "validity": {
             "is_valid": is_valid,
@@ -124,6 +112,20 @@ def sample_profile() -> dict[str, Any]:
         "tracer": "a tracer",
         "threads": 1,
         "functions": functions,
+    }
+
+
+def _quality(ndcg: float) -> dict[str, Any]:
+    return {
+        "hr@5": 0.4,
+        "hr@10": 0.5,
+        "ndcg@5": 0.35,
+        "ndcg@10": ndcg,
+        "ndcg@10_interval": [ndcg - 0.01, ndcg + 0.01],
+        "ndcg@10_change": ndcg - 0.39,
+        "ndcg@10_change_interval": [ndcg - 0.394, ndcg - 0.386],
+        "top10_overlap": 0.9,
+        "rank_flips": 0.05,
     }
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ class TestReport:
 
     def test_progress_is_told_step_by_step(self, patient: Patient) -> None:
         """What begins, of how many steps, and that many of them."""
-        told: list[list[object]] = []
+        told: list[list[Any]] = []
         progress = Progress(
             begin=lambda text, n_steps: told.append([text, n_steps, 0]),
             advance=lambda n_steps: told[-1].__setitem__(2, told[-1][2] + n_steps),
