@@ -18,12 +18,13 @@ TIMEOUT_S = 900
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def start_worker(module: str, job: dict[str, Any]) -> str:
+def start_worker(module: str, job: dict[str, Any], *, timeout_s: float = TIMEOUT_S) -> str:
     """Do a job in a fresh process, on one thread.
 
     Args:
         module: What to run; it reads the job from its only argument.
         job: The answer is in the file that its ``answer`` names, if there is one.
+        timeout_s: How long it may take.
 
     Returns:
         The last words on its stderr, and how it ended.
@@ -45,10 +46,10 @@ def start_worker(module: str, job: dict[str, Any]) -> str:
             errors="replace",
             check=False,
             env=environment,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
         )
     except subprocess.TimeoutExpired:
-        return f"no answer in {TIMEOUT_S} s"
+        return f"no answer in {timeout_s:g} s"
     words = done.stderr.strip().splitlines() or ["no message"]
     return f"ended with {done.returncode}: {words[-1]}"
 

@@ -133,19 +133,31 @@ class CoClustering:
         self._model: Model | None = None
 
     @classmethod
-    def paper(cls, *, resolution: float, stop_rows: int | None = None, seed: int = 0) -> Self:
+    def paper(
+        cls,
+        *,
+        resolution: float | None = None,
+        n_rows: int | None = None,
+        stop_rows: int | None = None,
+        seed: int = 0,
+    ) -> Self:
         """Return the solver as published: five sweeps in which every node takes the best label.
 
         Args:
             resolution: gamma, as published: w_u = d_u / sqrt(E), w_v = d_v / sqrt(V).
+            n_rows: Instead of a resolution: find one whose five sweeps leave so many rows.
             stop_rows: The published budget: sweeps stop at so few rows.
             seed: Of the orders.
+
+        Raises:
+            ConfigError: Not exactly one of ``resolution`` and ``n_rows`` is given.
 
         Source:
             BACO (arXiv 2604.18351), with ties to the smallest label, our choice.
         """
         return cls(
             resolution=resolution,
+            n_rows=n_rows,
             method=Method.PROPAGATION,
             weights=(WeightScheme.DEGREE, WeightScheme.DEGREE_PER_NODE),
             n_sweeps=5,

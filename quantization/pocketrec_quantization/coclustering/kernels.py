@@ -198,20 +198,20 @@ def aggregate(
     return n_written
 
 
-@compiled(f"f8({_GRAPH}, i4[::1], i8)")
-def inner_edges(graph: Graph, labels: Ints, n_nodes: int) -> float:
-    """Return the sum of edges from the first nodes to neighbours of their own label.
+@compiled(f"f8({_GRAPH}, i4[::1], i4[::1])")
+def inner_edges(graph: Graph, own: Ints, others: Ints) -> float:
+    """Return the sum of edges between nodes of the same label; below 0 is none.
 
     Args:
-        graph: The edges.
-        labels: (N,) int32.
-        n_nodes: How many nodes to go through.
+        graph: From N nodes.
+        own: (N,) int32, labels of these nodes.
+        others: int32, labels by the numbers at the other ends of edges.
     """
     offsets, indices, data = graph
     total = 0.0
-    for x in range(n_nodes):
+    for x in range(own.size):
         for j in range(offsets[x], offsets[x + 1]):
-            if labels[indices[j]] == labels[x]:
+            if own[x] >= 0 and others[indices[j]] == own[x]:
                 total += data[j] if data.size else 1.0
     return total
 

@@ -173,8 +173,6 @@ class Model:
             problem: The graph and its weights.
         """
         clusters = np.concatenate([side.clusters for side in self.sides])
-        alone = np.flatnonzero(clusters < 0)
-        clusters[alone] = self.volumes.shape[0] + np.arange(alone.size)
         return inner_minus_volumes(problem.graph, problem.weights, clusters, self.resolution)
 
 

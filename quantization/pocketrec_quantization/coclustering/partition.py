@@ -73,12 +73,12 @@ def inner_minus_volumes(
     Args:
         graph: U + V nodes.
         weights: (U + V, 2) float32.
-        labels: (U + V,) int32, from 0.
+        labels: (U + V,) int32; below 0 is none.
         resolution: gamma.
     """
-    inner = load_kernels().inner_edges(graph.edges.arrays, labels, graph.n_users)
-    n = int(labels.max()) + 1
-    users, items = (np.bincount(labels, side, minlength=n) for side in weights.T)
+    inner = load_kernels().inner_edges(graph.edges.arrays, labels[: graph.n_users], labels)
+    is_in = labels >= 0
+    users, items = (np.bincount(labels[is_in], side) for side in weights[is_in].T)
     return float(inner) - resolution * float(users @ items)
 
 
@@ -119,19 +119,17 @@ def objective_of(
             f"clusters: expected one per row and column of {biadjacency.shape}, got "
             f"{clusters[0].shape} and {clusters[1].shape}"
         )
-    n = int(max(side.max(initial=-1) for side in clusters)) + 1
-    counts = edges.data if edges.data.size else np.ones(edges.indices.size)
-    users = np.repeat(np.arange(edges.n_nodes), np.diff(edges.offsets))
-    ends = clusters[0][users], clusters[1][edges.indices]
-    total = float(counts[(ends[0] == ends[1]) & (ends[0] >= 0)].sum())
+    labels = [np.ascontiguousarray(side, np.int32) for side in clusters]
+    inner = load_kernels().inner_edges(edges.arrays, *labels)
+    weighed = edges.data if edges.data.size else None
     degrees = (
-        np.bincount(users, counts, biadjacency.shape[0]),
-        np.bincount(edges.indices, counts, biadjacency.shape[1]),
+        edges.degrees(),
+        np.bincount(edges.indices, weighed, minlength=labels[1].size).astype(np.float64),
     )
     schemes = read_scheme(user_weights, "user_weights"), read_scheme(item_weights, "item_weights")
+    n = int(max(side.max(initial=-1) for side in labels)) + 1
     volumes = []
-    for side, counted, scheme in zip(clusters, degrees, schemes, strict=True):
-        degree = counted.astype(np.float64)
+    for side, degree, scheme in zip(labels, degrees, schemes, strict=True):
         weights = Weighting.of(degree, scheme).weights(degree)
         volumes.append(np.bincount(side[side >= 0], weights[side >= 0], minlength=n))
-    return total - resolution * float(volumes[0] @ volumes[1])
+    return float(inner) - resolution * float(volumes[0] @ volumes[1])
