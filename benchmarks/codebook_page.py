@@ -9,7 +9,14 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.codebook_methods import METHODS
-from benchmarks.codebook_summary import Row, best_within, front, groups, summarise
+from benchmarks.codebook_summary import (
+    Row,
+    best_within,
+    front,
+    groups,
+    smallest_reaching,
+    summarise,
+)
 from benchmarks.sheets import Sheet
 
 __all__ = ["draw", "page", "sheets"]
@@ -86,6 +93,7 @@ def sheets(result: Mapping[str, Any]) -> list[Sheet]:
         rows = summarise(result["records"], group)
         found += [_equal_rows(group, rows), _budgets(group, rows), _tests(result, group)]
         found.append(_by_bytes(group, rows))
+    found.append(_tuning(result))
     return [sheet for sheet in found if sheet.rows]
 
 
@@ -203,13 +211,53 @@ def _budgets(group: tuple[str, str], rows: Sequence[Row]) -> Sheet:
                     f"{_title(found)}, {_bits(found)}",
                     f"{found.n_bytes / 1e6:.3f}",
                     _percent(found, _METRIC),
-                    f"{100 * relative:+.1f} %",
+                    f"{100 * relative:+.1f} %".replace("-0.0", "0.0").replace("+0.0", "0.0"),
                 )
             )
     return Sheet(
         title=f"{_heading(group)}: what wins at each budget",
         columns=("budget", "best", "MB", "R@20", "against the full table"),
         rows=tuple(cells),
+        note=_verdict(rows, whole),
+    )
+
+
+def _verdict(rows: Sequence[Row], whole: Row | None) -> str:
+    """Return in a sentence per way of sharing rows what reaches its recall in fewest bytes."""
+    lines = []
+    for row in rows:
+        is_shared = row.method not in {"full", "narrow"} and not row.method.startswith("pq")
+        least = smallest_reaching(rows, row.values[_METRIC], _METRIC)
+        if row.bits == 32 and is_shared and least is not None and whole is not None:
+            lines.append(
+                f"- {_title(row)}: {100 * row.values[_METRIC] / whole.values[_METRIC]:.1f} % of "
+                "the full table's Recall@20 at "
+                f"{100 * row.n_bytes / whole.n_bytes:.1f} % of its bytes; "
+                f"the smallest that reaches as much is {_title(least)}, {_bits(least)}, at "
+                f"{100 * least.n_bytes / whole.n_bytes:.1f} %."
+            )
+    return "\n".join(lines)
+
+
+def _tuning(result: Mapping[str, Any]) -> Sheet:
+    return Sheet(
+        title="How the protocol was chosen",
+        columns=("method", "learning rate", "weight", "batch", "validation R@20"),
+        rows=tuple(
+            (
+                METHODS[row["method"]].title,
+                f"{row['learning_rate']:g}",
+                f"{row['decay']:g}",
+                f"{row['batch_size']:,}",
+                f"{'≥ ' if row['is_cut'] else ''}{100 * row['validation_recall@20']:.2f}",
+            )
+            for row in result.get("tuning", ())
+        ),
+        n_text=1,
+        note=(
+            "Beauty, LightGCN, one seed. ≥ marks a training that was cut off while it still "
+            "improved. The weight matters more than the rate, and most to the full table."
+        ),
     )
 
 

@@ -30,7 +30,7 @@ _FAMILIES = {
     "frequency": ("hashing", "+", "#999999"),
     "double": ("hashing", "+", "#999999"),
 }
-_SIZED = ("ours", "graphhash", "k-means", "paper-u", "hash")
+_SIZED = ("ours-ui", "graphhash", "k-means-trained", "paper-u", "hash")
 _DASHES = ("-", "--", "-.", ":", (0, (1, 3)))
 
 
@@ -100,6 +100,9 @@ def _recall_against_bytes(result: Mapping[str, Any], folder: Path) -> str:
             ylabel="Recall@20, %",
             title=f"{group[0]}, {group[1]}",
         )
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="x", which="minor", labelsize=7)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     return _save(figure, folder, "codebook-recall-against-bytes.png")
@@ -125,13 +128,14 @@ def _cluster_sizes(result: Mapping[str, Any], folder: Path) -> str:
                 sizes, shares = _shares(own[method][side])
                 colour = _FAMILIES[next(n for n in _FAMILIES if method.startswith(n))][2]
                 title = METHODS[method].title
-                axis.step(sizes, shares, where="post", color=colour, ls=dash, label=title)
+                axis.step(sizes, shares, where="pre", color=colour, ls=dash, label=title)
         axis.set(
             xscale="log",
             xlabel=f"{side} that share a row",
             ylabel=f"% of {side} in rows of at least so many",
             title=f"{dataset}, seed 0",
         )
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     return _save(figure, folder, "codebook-cluster-sizes.png")

@@ -196,7 +196,9 @@ def _finish(result: dict[str, Any], settings: CodebookSettings, split: Interacti
         "patience": settings.patience,
     }
     words = [f"--{name} {value}" for name, value in options.items()]
-    command = ["python -m benchmarks.codebook", f"--data {shlex.quote(settings.data.name)}", *words]
+    folder = settings.data.resolve()
+    name = folder.name if folder.name == settings.dataset else f"{settings.dataset}/{folder.name}"
+    command = ["python -m benchmarks.codebook", f"--data {shlex.quote(name)}", *words]
     chosen = {
         name: value for name, value in asdict(settings).items() if name not in {"data", "work"}
     }

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Row", "best_within", "front", "groups", "summarise"]
+__all__ = ["Row", "best_within", "front", "groups", "smallest_reaching", "summarise"]
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20", "recall@50", "ndcg@50")
 
@@ -83,6 +83,18 @@ def best_within(rows: Sequence[Row], n_bytes: float, metric: str) -> Row | None:
     """
     fitting = [row for row in rows if row.n_bytes <= n_bytes]
     return max(fitting, key=lambda row: row.values[metric], default=None)
+
+
+def smallest_reaching(rows: Sequence[Row], value: float, metric: str) -> Row | None:
+    """Return the row of fewest bytes that reaches a value, None where none does.
+
+    Args:
+        rows: Of one group.
+        value: What to reach.
+        metric: What counts.
+    """
+    reaching = [row for row in rows if row.values[metric] >= value]
+    return min(reaching, key=lambda row: row.n_bytes, default=None)
 
 
 def _row(method: str, bits: int, records: Sequence[Mapping[str, Any]]) -> Row:

@@ -16,7 +16,7 @@ from benchmarks.codebook_clusters import (
     secondary_labels,
 )
 from benchmarks.codebook_plots import _shares
-from benchmarks.codebook_summary import best_within, front, summarise
+from benchmarks.codebook_summary import best_within, front, smallest_reaching, summarise
 from click.testing import CliRunner
 from tests.cloud.collaborative.graphs import blocks, matrix
 
@@ -137,6 +137,15 @@ class TestSummary:
         assert best is not None
         assert best.n_bytes == 20
         assert best_within(rows, 10, "recall@20") is None
+
+    def test_the_smallest_that_reaches_a_recall(self) -> None:
+        """What hashing finds in 50 bytes, int4 finds in 20; nothing finds everything."""
+        rows = summarise(self.RECORDS, ("d", "lightgcn"))
+
+        least = smallest_reaching(rows, 0.05, "recall@20")
+        assert least is not None
+        assert least.n_bytes == 20
+        assert smallest_reaching(rows, 1.0, "recall@20") is None
 
     def test_shares_of_sizes(self) -> None:
         """Six rows of one and two of two hold ten: all in rows of at least 1, 40 % of 2."""
