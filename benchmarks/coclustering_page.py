@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,12 +24,12 @@ _GENERATED = "power law"
 
 _INTRODUCTION = """\
 Co-clusters of users and items by `pocketrec_quantization.coclustering`
-([what it does](../coclustering.md)), beside the Louvain of scikit-network. Every method runs in
-a process of its own, on one thread, on the same graph; methods take turns, and the median of
-their times counts. Times begin with the sparse matrix and end with the labels: seconds of the
-clock, and of the processor, which do not count what other programs took of it. Compilation is
-apart: {first:.1f} s where no machine code is kept yet, {later:.1f} s later, both with numba's
-import.
+([what it does](../coclustering.md)), beside the Louvain of scikit-network without the outputs that
+nobody reads. Every method runs in a process of its own, on one thread, on the same graph; methods
+take turns, and the median of their times counts. Times begin with the sparse matrix and end with
+the labels: seconds of the clock, during which other programs ran too, and seconds of the
+processor. Compilation is apart, with the import of numba: {first:.1f} s where no code is kept
+yet, {later:.1f} s later.
 
 A target that is missed stays as it was written."""
 
@@ -41,7 +42,9 @@ of the whole process, libraries and graph included."""
 
 _SCALE_NOTE = """\
 Generated interactions in groups, with degrees that fall as a power law (`power_law_graph`).
-Multilevel includes second rows for both sides. Louvain was not run beyond 20 million."""
+Multilevel includes second rows for both sides. Louvain was not run beyond 20 million. From the
+smallest to the largest graph, {growth}: more than in step where labels and volumes outgrow the
+caches. The picture shows seconds of the processor."""
 
 _SCALE_TITLE = "Generated graphs"
 
@@ -225,8 +228,20 @@ def _scale(records: Sequence[Record]) -> Sheet:
             for record in records
         ),
         n_text=1,
-        note=_SCALE_NOTE,
+        note=_SCALE_NOTE.format(growth=_growth(records)),
     )
+
+
+def _growth(records: Sequence[Record]) -> str:
+    """Return how seconds of the processor grow with edges, for each method."""
+    words = []
+    for method in dict.fromkeys(record["method"] for record in records):
+        own = [record for record in records if record["method"] == method]
+        ends = [f(own, key=lambda record: int(record["n_edges"])) for f in (min, max)]
+        times, edges = (math.log(ends[1][key] / ends[0][key]) for key in ("cpu_seconds", "n_edges"))
+        if edges:
+            words.append(f"{method} takes E^{times / edges:.2f}")
+    return ", ".join(words) or "one size was measured"
 
 
 def _surroundings(result: Mapping[str, Any]) -> str:

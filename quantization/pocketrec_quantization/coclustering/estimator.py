@@ -271,7 +271,7 @@ class CoClustering:
         self.resolution_ = model.resolution
         wants = self.options.secondary
         second = [rows.labels.copy() for rows in model.sides]
-        for side, is_wanted in enumerate((wants.has_users, wants.has_items)):
-            if is_wanted:
-                second[side] = model.second_rows(side, graph.sides()[side])
+        for side, edges in enumerate(graph.sides()):
+            if (wants.has_users, wants.has_items)[side]:
+                second[side] = model.second_rows(side, edges)
         self.secondary_user_labels_, self.secondary_item_labels_ = second

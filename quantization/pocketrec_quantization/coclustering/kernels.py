@@ -7,8 +7,10 @@ A user weighs nothing on the items' side; nodes of coarser graphs weigh on both.
 
 Arrays come in tuples: a graph is ``offsets`` (N + 1,) int64, where each node's edges begin,
 ``indices`` int32, the nodes at their other ends, never the node itself, and ``data`` float32,
-empty where every edge counts 1. Work arrays are ``acc`` float64, zeros, one per label, which
-every kernel leaves zeros, and ``touched`` int32, of the same size and any content.
+empty where every edge counts 1. Work arrays are ``table`` float64, one row per label, whose first
+column every kernel finds and leaves zero, and ``touched`` int32, with one number more than rows
+and any content. Moves keep the volumes in the same rows: what is asked for together lies
+together, which decides the speed of large graphs.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from numpy.typing import NDArray
 
 from pocketrec_quantization.coclustering.compiled import compiled
 
-__all__ = ["aggregate", "best_labels", "inner_edges", "mirror", "sweep"]
+__all__ = ["ITEMS", "USERS", "aggregate", "best_labels", "inner_edges", "mirror", "sweep"]
+
+USERS, ITEMS = 1, 2
+"""Columns of the table that moves keep."""
 
 Ints = NDArray[np.int32]
 Offsets = NDArray[np.int64]
@@ -26,12 +31,12 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Graph = tuple[Offsets, Ints, Floats]
-State = tuple[Floats, Doubles, Ints]
+State = tuple[Floats, Ints]
 Work = tuple[Doubles, Ints]
 
 _GRAPH = "Tuple((i8[::1], i4[::1], f4[::1]))"
-_STATE = "Tuple((f4[:, ::1], f8[:, ::1], i4[::1]))"
-_WORK = "Tuple((f8[::1], i4[::1]))"
+_STATE = "Tuple((f4[:, ::1], i4[::1]))"
+_WORK = "Tuple((f8[:, ::1], i4[::1]))"
 
 
 @compiled(f"void({_GRAPH}, {_GRAPH})")
@@ -67,12 +72,12 @@ def mirror(graph: Graph, both: Graph) -> None:
 def _gather(graph: Graph, x: int, labels: Ints, n_touched: int, work: Work) -> int:
     """Add a node's edges up by label; return how many labels were met so far."""
     offsets, indices, data = graph
-    acc, touched = work
+    table, touched = work
     for j in range(offsets[x], offsets[x + 1]):
         label = labels[indices[j]]
         touched[n_touched] = label  # counts where the label is new; cheaper than a branch
-        n_touched += acc[label] == 0.0
-        acc[label] += data[j] if data.size else 1.0
+        n_touched += table[label, 0] == 0.0
+        table[label, 0] += data[j] if data.size else 1.0
     return n_touched
 
 
@@ -81,20 +86,20 @@ def _choose(
     state: State, x: int, n_touched: int, work: Work, gamma: float, margin: float, keeps_own: bool
 ) -> tuple[int, float, float]:
     """Return a node's best label, its score, and that of the label it has; clear the work."""
-    weights, volumes, labels = state
-    acc, touched = work
+    weights, labels = state
+    table, touched = work
     own = labels[x]
     by_user, by_item = gamma * weights[x, 0], gamma * weights[x, 1]
-    stay = acc[own]
-    stay -= by_user * (volumes[own, 1] - weights[x, 1])
-    stay -= by_item * (volumes[own, 0] - weights[x, 0])
+    stay = table[own, 0]
+    stay -= by_user * (table[own, ITEMS] - weights[x, 1])
+    stay -= by_item * (table[own, USERS] - weights[x, 0])
     best, best_score = own, (stay + margin if keeps_own else -np.inf)
     for k in range(n_touched):
         label = touched[k]
-        score = acc[label] - by_user * volumes[label, 1] - by_item * volumes[label, 0]
+        score = table[label, 0] - by_user * table[label, ITEMS] - by_item * table[label, USERS]
         if label == own:
             score = stay
-        acc[label] = 0.0
+        table[label, 0] = 0.0
         is_tie = score == best_score and label < best and not (keeps_own and best == own)
         if score > best_score or is_tie:
             best, best_score = label, score
@@ -117,12 +122,12 @@ def sweep(
 
     Args:
         graph: The edges of both directions.
-        state: Weights (N, 2) float32, and, changed along, volumes (N, 2) float64 and labels
-            (N,) int32.
+        state: Weights (N, 2) float32, and, changed along, labels (N,) int32.
         blocks: (⌈N / block_nodes⌉,) int32, the order in which blocks have turns.
         block_nodes: How many consecutive nodes are a block.
         is_waiting: (N,) bool; nodes whose turn came are done, neighbours of movers wait again.
-        work: Work arrays.
+        work: Work arrays; the table (N, 4) has the volumes of users and items in its columns
+            ``USERS`` and ``ITEMS``, which change along.
         gamma: The resolution.
         margin: A gain below it is rounding.
         keeps_own: Whether a node may stay; otherwise it takes the best of its neighbours' labels.
@@ -135,7 +140,8 @@ def sweep(
         order of ties (the smallest label) are our choice.
     """
     offsets, indices, _ = graph
-    weights, volumes, labels = state
+    weights, labels = state
+    table = work[0]
     n_moves, total = 0, 0.0
     for turn in range(blocks.size):
         begin = int(blocks[turn]) * block_nodes
@@ -153,9 +159,9 @@ def sweep(
             n_moves += 1
             total += score - stay
             labels[x] = best
-            for side in range(2):
-                volumes[own, side] -= weights[x, side]
-                volumes[best, side] += weights[x, side]
+            for side, column in ((0, USERS), (1, ITEMS)):
+                table[own, column] -= weights[x, side]
+                table[best, column] += weights[x, side]
             for j in range(offsets[x], offsets[x + 1]):
                 if labels[indices[j]] != best:
                     is_waiting[indices[j]] = True
@@ -179,7 +185,7 @@ def aggregate(
     Returns:
         How many entries were written.
     """
-    acc, touched = work
+    table, touched = work
     new_offsets, new_indices, new_data = coarse
     n_written = 0
     new_offsets[0] = 0
@@ -191,9 +197,9 @@ def aggregate(
             label = touched[k]
             if label != own:
                 new_indices[n_written] = label
-                new_data[n_written] = acc[label]
+                new_data[n_written] = table[label, 0]
                 n_written += 1
-            acc[label] = 0.0
+            table[label, 0] = 0.0
         new_offsets[own + 1] = n_written
     return n_written
 
@@ -242,22 +248,22 @@ def best_labels(
         best: (N,) int32, to fill; −1 where there is none. Ties go to the smallest label.
     """
     offsets, indices, data = graph
-    acc, touched = work
+    table, touched = work
     for x in range(offsets.size - 1):
         n_touched = 0
         for j in range(offsets[x], offsets[x + 1]):
             label = labels[indices[j]]
             if label < 0 or not may_have[label] or label == excluded[x]:
                 continue
-            if acc[label] == 0.0:
+            if table[label, 0] == 0.0:
                 touched[n_touched] = label
                 n_touched += 1
-            acc[label] += data[j] if data.size else 1.0
+            table[label, 0] += data[j] if data.size else 1.0
         chosen, chosen_score = -1, -np.inf
         for k in range(n_touched):
             label = touched[k]
-            score = acc[label] - gamma * weights[x] * volumes[label]
-            acc[label] = 0.0
+            score = table[label, 0] - gamma * weights[x] * volumes[label]
+            table[label, 0] = 0.0
             if score > chosen_score or (score == chosen_score and label < chosen):
                 chosen, chosen_score = label, score
         best[x] = chosen

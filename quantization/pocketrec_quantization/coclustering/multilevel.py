@@ -68,7 +68,7 @@ def _aggregated(finer: Labelling, n_labels: int) -> Labelling:
         labels,
         np.argsort(labels, kind="stable").astype(np.int32),
         starts.astype(np.int64),
-        (np.zeros(n_labels), np.empty(n_labels + 1, np.int32)),
+        (np.zeros((n_labels, 1)), np.empty(n_labels + 1, np.int32)),
         coarse.arrays,
     )
     sides = [np.bincount(labels, side, minlength=n_labels) for side in finer.weights.T]

@@ -78,11 +78,13 @@ class Labelling:
     weights: NDArray[np.float32]
     labels: NDArray[np.int32]
 
-    def volumes(self) -> NDArray[np.float64]:
-        """Return the sums of weights per label: (N, 2) float64."""
+    def table(self) -> NDArray[np.float64]:
+        """Return what moves keep per label: (N, 4) float64, two columns are volumes."""
         n = self.edges.n_nodes
-        sides = (np.bincount(self.labels, side, minlength=n) for side in self.weights.T)
-        return np.stack(tuple(sides), axis=1)
+        table = np.zeros((n, 4))
+        for side, column in ((0, load_kernels().USERS), (1, load_kernels().ITEMS)):
+            table[:, column] = np.bincount(self.labels, self.weights[:, side], minlength=n)
+        return table
 
 
 def sweeps(
@@ -90,7 +92,7 @@ def sweeps(
 ) -> tuple[int, float]:
     """Let nodes move, in a new random order each sweep, until it is no longer worth it.
 
-    Takes O(E) time per sweep and 38 bytes per node.
+    Takes O(E) time per sweep and 45 bytes per node.
 
     Args:
         labelling: Its labels change.
@@ -103,8 +105,8 @@ def sweeps(
     """
     kernels, edges = load_kernels(), labelling.edges
     n = edges.n_nodes
-    state = labelling.weights, labelling.volumes(), labelling.labels
-    work = np.zeros(n), np.empty(n + 1, np.int32)
+    state = labelling.weights, labelling.labels
+    work = labelling.table(), np.empty(n + 1, np.int32)
     blocks = np.arange(-(-n // moves.block_nodes), dtype=np.int32)
     is_waiting = np.ones(n, np.bool_)
     total_edges = float(edges.data.sum(dtype=np.float64)) if edges.data.size else edges.indices.size

@@ -50,7 +50,7 @@ def choose_clusters(
         neighbours,
         may_have,
         excluded,
-        (np.zeros(n_clusters), np.empty(n_clusters, np.int32)),
+        (np.zeros((n_clusters, 1)), np.empty(n_clusters + 1, np.int32)),
         resolution,
         best,
     )

@@ -73,11 +73,11 @@ class TestOneMove:
 
         n_moves, gain = load_kernels().sweep(
             labelling.edges.arrays,
-            (labelling.weights, labelling.volumes(), labelling.labels),
+            (labelling.weights, labelling.labels),
             np.array([x], np.int32),
             1,
             is_waiting,
-            (np.zeros(9), np.empty(10, np.int32)),
+            (labelling.table(), np.empty(10, np.int32)),
             gamma,
             1e-9,
             keeps_own,
@@ -100,11 +100,11 @@ class TestOneMove:
 
         load_kernels().sweep(
             edges.arrays,
-            (labelling.weights, labelling.volumes(), labels),
+            (labelling.weights, labels),
             np.zeros(1, np.int32),
             1,
             np.ones(3, np.bool_),
-            (np.zeros(3), np.empty(4, np.int32)),
+            (labelling.table(), np.empty(4, np.int32)),
             0.1,
             1e-9,
             True,
