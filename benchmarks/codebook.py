@@ -43,6 +43,7 @@ def _names(_context: click.Context, _option: click.Parameter, text: str) -> tupl
 @click.option("--seeds", type=click.IntRange(1), default=_DEFAULT.seeds, show_default=True)
 @click.option("--rows", type=click.IntRange(2), default=_DEFAULT.n_rows, show_default=True)
 @click.option("--learning-rate", type=float, default=_DEFAULT.learning_rate, show_default=True)
+@click.option("--decay", type=float, default=_DEFAULT.decay, show_default=True)
 @click.option("--batch-size", type=int, default=_DEFAULT.batch_size, show_default=True)
 @click.option("--max-epochs", type=int, default=_DEFAULT.max_epochs, show_default=True)
 @click.option("--patience", type=int, default=_DEFAULT.patience, show_default=True)
@@ -61,6 +62,7 @@ def main(
     seeds: int,
     rows: int,
     learning_rate: float,
+    decay: float,
     batch_size: int,
     max_epochs: int,
     patience: int,
@@ -84,6 +86,7 @@ def main(
                 seeds=seeds,
                 n_rows=rows,
                 learning_rate=learning_rate,
+                decay=decay,
                 batch_size=batch_size,
                 max_epochs=max_epochs,
                 patience=patience,

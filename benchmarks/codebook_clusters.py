@@ -183,7 +183,7 @@ def k_means(vectors: Vectors, n_rows: int, *, seed: int) -> tuple[Labels, Vector
     """
     import faiss
 
-    model = faiss.Kmeans(vectors.shape[1], n_rows, niter=15, seed=seed, min_points_per_centroid=1)
+    model = faiss.Kmeans(vectors.shape[1], n_rows, niter=10, seed=seed, min_points_per_centroid=1)
     model.train(np.ascontiguousarray(vectors))
     labels = model.index.search(np.ascontiguousarray(vectors), 1)[1][:, 0].astype(np.int64)
     return labels, cluster_means(vectors, labels, n_rows)

@@ -61,6 +61,7 @@ class Context:
         width: D.
         seed: Of everything random.
         full_vectors: Returns the trained full tables, of users then of items.
+        found: What methods of this suite, data set and seed share.
     """
 
     split: InteractionSplit
@@ -69,7 +70,7 @@ class Context:
     width: int
     seed: int
     full_vectors: Callable[[], tuple[Vectors, Vectors]]
-    _found: dict[str, Any] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -84,9 +85,9 @@ class Context:
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """Return what ``make`` made for this name the first time."""
-        if name not in self._found:
-            self._found[name] = make()
-        return self._found[name]
+        if name not in self.found:
+            self.found[name] = make()
+        return self.found[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,13 +191,15 @@ def _spectral(context: Context) -> Design:
 
 
 def _paper(context: Context, *, sides: str = "") -> Design:
-    resolution = PAPER_RESOLUTIONS.get(context.dataset, 1.0)
     from pocketrec_quantization.coclustering import CoClustering
 
-    solver = CoClustering.paper(resolution=resolution, seed=context.seed)
-    return _from_solver(
-        context, context.once("paper", lambda: solver.fit(context.split.train)), sides
+    solver = CoClustering.paper(
+        resolution=PAPER_RESOLUTIONS.get(context.dataset, 1.0),
+        stop_rows=context.n_rows,
+        seed=context.seed,
     )
+    found = context.once("paper", lambda: solver.fit(context.split.train))
+    return _from_solver(context, found, sides)
 
 
 def _from_solver(
@@ -238,10 +241,14 @@ def _ours(
 
 
 def _k_means(context: Context, *, share: float = 1.0, is_warm: bool = True) -> Design:
-    found = [
-        k_means(table, max(1, round(share * k)), seed=context.seed)
-        for table, k in zip(context.full_vectors(), context.shares, strict=True)
-    ]
+    sizes = [max(1, round(share * k)) for k in context.shares]
+    found = context.once(
+        f"k-means {sizes}",
+        lambda: [
+            k_means(table, k, seed=context.seed)
+            for table, k in zip(context.full_vectors(), sizes, strict=True)
+        ],
+    )
     users, items = (RowAssignment.shared(labels, width=context.width) for labels, _ in found)
     if not is_warm:
         return Design(users=users, items=items)
@@ -249,16 +256,22 @@ def _k_means(context: Context, *, share: float = 1.0, is_warm: bool = True) -> D
 
 
 def _residual(context: Context) -> Design:
-    (users, first), (items, second) = (
-        residual_k_means(table, (k - k // 2, k // 2), seed=context.seed)
-        for table, k in zip(context.full_vectors(), context.shares, strict=True)
+    (users, first), (items, second) = context.once(
+        "residual",
+        lambda: [
+            residual_k_means(table, (k - k // 2, k // 2), seed=context.seed)
+            for table, k in zip(context.full_vectors(), context.shares, strict=True)
+        ],
     )
     return Design(users=users, items=items, warm_users=first, warm_items=second)
 
 
 def _product(context: Context, *, n_parts: int) -> Design:
-    (users, first), (items, second) = (
-        product_quantize(table, n_parts, seed=context.seed) for table in context.full_vectors()
+    (users, first), (items, second) = context.once(
+        f"product {n_parts}",
+        lambda: [
+            product_quantize(table, n_parts, seed=context.seed) for table in context.full_vectors()
+        ],
     )
     return Design(users=users, items=items, warm_users=first, warm_items=second)
 

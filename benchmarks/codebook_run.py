@@ -17,7 +17,7 @@ from rich.progress import Progress
 from scipy import stats
 
 from benchmarks.codebook_methods import METHODS
-from benchmarks.codebook_unit import Unit, UnitSettings, run_unit
+from benchmarks.codebook_unit import PAIRED, Unit, UnitSettings, run_unit
 from benchmarks.environment import read_environment, version_of
 from pocketrec.errors import ConfigError
 from pocketrec.files import write_atomically
@@ -38,7 +38,6 @@ _OURS = (
     "ours",
 )
 _RIVALS = ("full", "full-longer", "graphhash", "graphhash-u", "hash", "paper-u")
-_METRICS = ("recall@10", "recall@20", "ndcg@10")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +71,8 @@ class CodebookSettings:
     n_rows: int = 9_000
     width: int = 64
     init_std: float = 0.1
-    learning_rate: float = 1e-2
-    decay: float = 0.0
+    learning_rate: float = 2e-2
+    decay: float = 1e-2
     batch_size: int = 20_000
     max_epochs: int = 200
     patience: int = 3
@@ -146,6 +145,7 @@ def run(settings: CodebookSettings, path: Path | None, progress: Progress) -> di
         init_std=settings.init_std,
         work=settings.work,
     )
+    found: dict[tuple[str, int], dict[str, Any]] = {}
     for unit in units:
         name = f"{unit.suite} {unit.dataset} {unit.method} {unit.seed}"
 
@@ -155,7 +155,8 @@ def run(settings: CodebookSettings, path: Path | None, progress: Progress) -> di
                 progress.update(task, description=text)
 
         progress.update(task, description=name)
-        result["records"] += list(run_unit(unit, split, shared, show))
+        common = found.setdefault((unit.suite, unit.seed), {})
+        result["records"] += list(run_unit(unit, split, shared, found=common, progress=show))
         _finish(result, settings, split)
         if path is not None:
             write_atomically(path, json.dumps(result, indent=1).encode())
@@ -168,7 +169,13 @@ def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _start(path: Path | None) -> dict[str, Any]:
-    empty = {"settings": {}, "environment": {}, "records": [], "tests": [], "graphs": {}}
+    empty: dict[str, Any] = {
+        "settings": {},
+        "environment": {},
+        "records": [],
+        "tests": [],
+        "graphs": {},
+    }
     if path is None or not path.exists():
         return empty
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -184,11 +191,14 @@ def _finish(result: dict[str, Any], settings: CodebookSettings, split: Interacti
         "seeds": settings.seeds,
         "rows": settings.n_rows,
         "learning-rate": settings.learning_rate,
+        "decay": settings.decay,
         "batch-size": settings.batch_size,
         "patience": settings.patience,
     }
     words = [f"--{name} {value}" for name, value in options.items()]
-    command = ["python -m benchmarks.codebook", f"--data {shlex.quote(settings.data.name)}", *words]
+    folder = settings.data.resolve()
+    name = folder.name if folder.name == settings.dataset else f"{settings.dataset}/{folder.name}"
+    command = ["python -m benchmarks.codebook", f"--data {shlex.quote(name)}", *words]
     chosen = {
         name: value for name, value in asdict(settings).items() if name not in {"data", "work"}
     }
@@ -235,7 +245,7 @@ def paired_tests(
 
 def _compare(ours: list[Unit], rivals: list[Unit], work: Path) -> list[dict[str, Any]]:
     tests = []
-    for metric in _METRICS:
+    for metric in PAIRED:
         mine, theirs = (
             np.mean([np.load(unit.file(work, 32))[metric] for unit in side], axis=0)
             for side in (ours, rivals)

@@ -24,12 +24,12 @@ from pocketrec_cloud.collaborative import (
     rank_validation,
 )
 from pocketrec_cloud.collaborative.fitting import FitProgress
-from pocketrec_cloud.collaborative.ranking import RelevantRanks
 from pocketrec_cloud.collaborative.row_rounding import round_rows
 
-__all__ = ["CUTOFFS", "Unit", "UnitSettings", "run_unit"]
+__all__ = ["CUTOFFS", "PAIRED", "Unit", "UnitSettings", "run_unit"]
 
 CUTOFFS = (10, 20, 50)
+PAIRED = ("recall@10", "recall@20", "ndcg@10")
 _LAYERS = {"lightgcn": 2, "mf": 0}
 
 
@@ -74,7 +74,12 @@ class UnitSettings:
 
 
 def run_unit(
-    unit: Unit, split: InteractionSplit, settings: UnitSettings, progress: FitProgress | None
+    unit: Unit,
+    split: InteractionSplit,
+    settings: UnitSettings,
+    *,
+    found: dict[str, Any] | None = None,
+    progress: FitProgress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train a method and yield a record for each width of its rows.
 
@@ -82,6 +87,7 @@ def run_unit(
         unit: What.
         split: Of its data set.
         settings: How.
+        found: What units of one suite, data set and seed share.
         progress: Told of every epoch.
 
     Yields:
@@ -98,6 +104,7 @@ def run_unit(
         width=settings.width,
         seed=unit.seed,
         full_vectors=_full_vectors(unit, split, settings, progress),
+        found={} if found is None else found,
     )
     started = time.monotonic()
     design = method.design(context)
@@ -152,7 +159,7 @@ def _full_vectors(
         full = replace(unit, method="full")
         path = _full_path(full, settings.work)
         if not path.exists():
-            list(run_unit(full, split, settings, progress))
+            list(run_unit(full, split, settings, progress=progress))
         with np.load(path, allow_pickle=False) as tables:
             return tables["users"], tables["items"]
 
@@ -183,14 +190,12 @@ def _quality(
     found = rank_test(model, split)
     answers = {f"recall@{k}": found.recall(k) for k in CUTOFFS}
     answers |= {f"ndcg@{k}": found.ndcg(k) for k in CUTOFFS}
-    np.savez(unit.file(work, bits), users=found.evaluated, **_paired(found))
+    # Its annotation has no keyword but allow_pickle.
+    save: Any = np.savez
+    save(unit.file(work, bits), **{name: answers[name] for name in PAIRED})
     record = {name: float(values.mean()) for name, values in answers.items()}
     record["validation_recall@20"] = float(rank_validation(model, split).recall(20).mean())
     return record
-
-
-def _paired(found: RelevantRanks) -> dict[str, NDArray[np.float64]]:
-    return {"recall@10": found.recall(10), "recall@20": found.recall(20), "ndcg@10": found.ndcg(10)}
 
 
 def _sizes(rows: NDArray[np.int64]) -> dict[str, int]:

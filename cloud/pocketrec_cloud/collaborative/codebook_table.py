@@ -56,6 +56,8 @@ class CodebookTable(nn.Module):
                 raise ConfigError(f"expected first values of shapes {shapes}, found {found}")
             values = [torch.from_numpy(np.array(array, np.float32)) for array in warm]
         self.codebooks = nn.ParameterList(values)
+        self.rows: Tensor
+        self.weights: Tensor
         numbers = np.arange(assignment.n_entities)
         self._is_whole = [
             codebook_rows == numbers.size and np.array_equal(rows, numbers)
@@ -77,14 +79,13 @@ class CodebookTable(nn.Module):
     def forward(self) -> Tensor:
         """Return (N, D) float32, the vectors of all entities."""
         found = self.assignment
-        rows: Tensor = self.rows
         total: Tensor | None = None
         for slot, number in enumerate(found.codebook_of):
             shape = found.codebooks[number]
             codebook = self.codebooks[number]
             # A lookup of every row in order is the codebook, and needs no scattered gradient.
             is_whole = self._is_whole[slot]
-            part = codebook if is_whole else functional.embedding(rows[slot], codebook)
+            part = codebook if is_whole else functional.embedding(self.rows[slot], codebook)
             weight = self.weights[..., slot]
             if found.mixing is not Mixing.FIXED or found.weights[slot] != 1.0:
                 part = part * (weight[:, None] if weight.ndim else weight)

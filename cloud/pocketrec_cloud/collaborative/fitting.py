@@ -168,7 +168,7 @@ def _one_epoch(
             norm = own.index_select(0, chosen).square().sum() / users.size
             loss = loss + config.decay / 2 * norm
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return float(np.mean(losses))
 

@@ -88,10 +88,12 @@ def rank_relevant(
         The ranks, by user.
 
     Raises:
-        ConfigError: A score is not a number, or a relevant item was seen.
+        ConfigError: A vector is not finite, or a relevant item was seen.
     """
     if relevant.multiply(seen).nnz:
         raise ConfigError("expected relevant items that were not seen, found some in both")
+    if not (np.isfinite(users).all() and np.isfinite(items).all()):
+        raise ConfigError("expected vectors of finite numbers, found others")
     order = np.random.default_rng(seed).permutation(items.shape[0])
     chosen = np.flatnonzero(np.diff(relevant.indptr))
     at_once = max(1, _CELLS_PER_BLOCK // max(1, items.shape[0]))
@@ -99,8 +101,6 @@ def rank_relevant(
     for begin in range(0, chosen.size, at_once):
         block = chosen[begin : begin + at_once]
         scores = users[block] @ items.T
-        if not np.isfinite(scores.sum(dtype=np.float64)):
-            raise ConfigError("expected scores to be finite numbers, found others")
         scores[seen[block].nonzero()] = -np.inf
         rows, columns = relevant[block].nonzero()
         found_users.append(block[rows])

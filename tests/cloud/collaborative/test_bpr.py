@@ -24,7 +24,7 @@ class TestLoss:
         user = torch.tensor([[1.0, 2.0]], requires_grad=True)
         positive, negative = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, -1.0]])
 
-        bpr_loss(user, positive, negative).backward()
+        torch.autograd.backward(bpr_loss(user, positive, negative))
 
         share = 1 / (1 + math.exp(0.5 + 2.0))
         assert user.grad is not None
@@ -43,9 +43,11 @@ class TestSampler:
         train = blocks(30, 20).train
         batches = list(TripletSampler(train).epoch(np.random.default_rng(0), 7))
 
-        found = sorted((u, i) for users, items, _ in batches for u, i in zip(users, items))
+        found = sorted(
+            (u, i) for users, items, _ in batches for u, i in zip(users, items, strict=True)
+        )
 
-        assert found == sorted(zip(*train.nonzero()))
+        assert found == sorted(zip(*train.nonzero(), strict=True))
         assert {batch[0].size for batch in batches[:-1]} == {7}
 
     def test_negatives_are_never_positives(self) -> None:

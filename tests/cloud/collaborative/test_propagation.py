@@ -30,7 +30,8 @@ def dense_powers(n_layers: int) -> np.ndarray:
         weight = 1 / np.sqrt(edges[user].sum() * edges[:, item].sum())
         adjacency[user, n_users + item] = adjacency[n_users + item, user] = weight
     powers = [np.linalg.matrix_power(adjacency, power) for power in range(n_layers + 1)]
-    return np.mean(powers, axis=0)
+    mean: np.ndarray = np.mean(powers, axis=0)
+    return mean
 
 
 class TestAdjacency:
