@@ -47,6 +47,7 @@ SUMMARIES = {
     "bundle.inspect": "Show what a bundle holds.",
     "bundle.publish": "Sign a bundle and put it into a repository.",
     "bundle.verify": "Check every digest and part, and run the test vectors.",
+    "compress": "Make a trained backbone's item table small.",
     "debug": "Find the layer, operator or backend to blame.",
     "debug.diverge": "Find the first operator at which two backends differ.",
     "debug.layers": "Say which layer of a plan is to blame, and what 8 bits would bring.",
