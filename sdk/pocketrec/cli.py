@@ -46,6 +46,7 @@ SUMMARIES = {
     "bundle.build": "Quantize and export a trained backbone as a bundle.",
     "bundle.inspect": "Show what a bundle holds.",
     "bundle.publish": "Sign a bundle and put it into a repository.",
+    "bundle.replace-items": "Make a bundle again with another item table.",
     "bundle.verify": "Check every digest and part, and run the test vectors.",
     "compress": "Make a trained backbone's item table small.",
     "debug": "Find the layer, operator or backend to blame.",
