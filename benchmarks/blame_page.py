@@ -29,6 +29,15 @@ measurement of the layer that is blamed. With all others at 8 bits the predictio
 construction: with that layer at 8 bits the model is the one of 8 bits everywhere. *In the
 interval*: the measured gain lies in the predicted 95 % interval."""
 
+_SUMMARY = (
+    "model",
+    "others",
+    "found first",
+    "NDCG@10 within 20 %",
+    "in the interval",
+    "first 10 within 20 %",
+)
+
 _LIMITS = """\
 What one layer of a good plan costs in NDCG@10 is below what some thousand users can tell: intervals
 hold 0, and ratios of such numbers mean nothing. The first 10 items tell such layers apart."""
@@ -37,7 +46,7 @@ hold 0, and ratios of such numbers mean nothing. The first 10 items tell such la
 def draw(console: Console, result: Mapping[str, Any]) -> None:
     """Draw how often the planted layer was found, and how close predictions were."""
     table = Table(title="Planted layers", title_justify="left")
-    for column in ("model", "others", "found first", "NDCG@10 within 20 %", "in the interval"):
+    for column in _SUMMARY:
         table.add_column(column)
     for row in _summary(result):
         table.add_row(*row)
@@ -46,12 +55,11 @@ def draw(console: Console, result: Mapping[str, Any]) -> None:
 
 def page(result: Mapping[str, Any]) -> str:
     """Return the page as Markdown."""
-    heads = ("model", "others", "found first", "NDCG@10 within 20 %", "in the interval")
     parts = [
         "# Who is to blame: planted layers",
         _INTRODUCTION,
         _models(result),
-        _table(heads, _summary(result)),
+        _table(_SUMMARY, _summary(result)),
         _READING,
     ]
     for name, model in result["models"].items():
@@ -68,15 +76,18 @@ def _summary(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         for others in dict.fromkeys(each["others"] for each in model["planted"]):
             chosen = [each for each in model["planted"] if each["others"] == others]
             found = sum(each["planted"] == each["first"]["name"] for each in chosen)
-            close = sum(_is_close(each["first"]) for each in chosen)
+            close, same = (
+                sum(_is_close(each["first"], what) for each in chosen)
+                for what in ("ndcg", "overlap")
+            )
             inside = sum(_is_inside(each["first"]) for each in chosen)
-            counts = (f"{count} of {len(chosen)}" for count in (found, close, inside))
+            counts = (f"{count} of {len(chosen)}" for count in (found, close, inside, same))
             rows.append((name, f"{others} bits", *counts))
     return rows
 
 
-def _is_close(layer: Mapping[str, Any]) -> bool:
-    predicted, measured = (layer[key]["ndcg"]["mean"] for key in ("predicted", "measured"))
+def _is_close(layer: Mapping[str, Any], what: str) -> bool:
+    predicted, measured = (layer[key][what]["mean"] for key in ("predicted", "measured"))
     return bool(abs(predicted - measured) <= CLOSE * abs(measured))
 
 

@@ -29,7 +29,7 @@ class TestBlame:
         assert [each["planted"] for each in model["planted"]] == layers * 2
         assert [each["others"] for each in model["planted"]] == [8] * 5 + [4] * 5
         assert first.read_text() == second.read_text()
-        assert "| tiny | 8 bits | 5 of 5 | 5 of 5 | 5 of 5 |" in first.read_text()
+        assert "| tiny | 8 bits | 5 of 5 | 5 of 5 | 5 of 5 | 5 of 5 |" in first.read_text()
 
     def test_without_a_build_it_says_what_it_wants(self) -> None:
         """A name and a folder."""

@@ -89,21 +89,22 @@ class TestAgreement:
 
     @pytest.mark.slow
     @pytest.mark.executorch
+    @pytest.mark.filterwarnings("ignore")  # the library's own, from its import on
     @pytest.mark.parametrize(
-        ("kind", "program"), [("sasrec", "program"), ("caser", "caser_program")]
+        ("kind", "fixture"), [("sasrec", "program"), ("caser", "caser_program")]
     )
     def test_executorch_shows_what_its_methods_return(
         self,
         make_bundle: Callable[..., BundleFolder],
         request: pytest.FixtureRequest,
         kind: str,
-        program: str,
+        fixture: str,
     ) -> None:
         """Keys, values and states of every function, and they agree."""
         plan = tiny_model(0, CONFIGS[kind]).mixed_plan(
             subject="", version=0, key_id=b"", expires_at_s=0
         )
-        parts = {PROGRAM: request.getfixturevalue(program), DEFAULT_PLAN: encode_plan(plan, None)}
+        parts = {PROGRAM: request.getfixturevalue(fixture), DEFAULT_PLAN: encode_plan(plan, None)}
         bundle = make_bundle(config=CONFIGS[kind], parts=parts)
 
         found = find_divergence(bundle, plan, HISTORIES, right="executorch")

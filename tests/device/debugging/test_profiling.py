@@ -65,9 +65,10 @@ class TestOnnxRuntime:
 
 @pytest.mark.slow
 @pytest.mark.executorch
+@pytest.mark.filterwarnings("ignore")  # the library's own, from its import on
 class TestExecuTorch:
     @pytest.mark.parametrize(
-        ("kind", "program", "functions"),
+        ("kind", "fixture", "functions"),
         [("sasrec", "program", ["history", "step"]), ("caser", "caser_program", ["step"])],
     )
     def test_delegates_and_operators_are_timed(
@@ -75,14 +76,14 @@ class TestExecuTorch:
         make_bundle: Callable[..., BundleFolder],
         request: pytest.FixtureRequest,
         kind: str,
-        program: str,
+        fixture: str,
         functions: list[str],
     ) -> None:
         """What XNNPACK computes is one row per delegate, which names it."""
         plan = tiny_model(0, CONFIGS[kind]).mixed_plan(
             subject="", version=0, key_id=b"", expires_at_s=0
         )
-        parts = {PROGRAM: request.getfixturevalue(program), DEFAULT_PLAN: encode_plan(plan, None)}
+        parts = {PROGRAM: request.getfixturevalue(fixture), DEFAULT_PLAN: encode_plan(plan, None)}
         bundle = make_bundle(config=CONFIGS[kind], parts=parts)
         options = ProfileOptions(n_warmup=1, n_runs=3)
 
