@@ -49,8 +49,8 @@ def page(result: dict[str, Any]) -> str:
     method = (
         f"Each try measures one build twice, and once more with {result['planted']:.0%} added to "
         "every timed call, by keeping the core busy for that share of the call before the clock "
-        f"stops; as measured, calls were {_slowdown(result):.0%} slower, the median over operations "
-        f"and tries. A run has {config['repeat']} processes of {config['runs']} calls or more per "
+        f"stops; as measured, calls were {_slowdown(result):.0%} slower, the median of "
+        f"operations and tries. A run has {config['repeat']} processes of {config['runs']} calls or more per "
         f"operation; the threshold is {rule['threshold']:.0%}, the false alarm rate aimed at "
         f"{rule['alpha']:.0%} per comparison. [benchmarking.md](../benchmarking.md) has the rule."
     )
@@ -66,13 +66,14 @@ def page(result: dict[str, Any]) -> str:
 
 def _slowdown(result: dict[str, Any]) -> float:
     """Return what the planted slowdown came to."""
-    return median(
+    changes: list[float] = [
         row["ratio"] - 1
         for one in result["tries"]
         for mode in result["rates"]
         for row in one[mode]["slowed"]["rows"]
         if row["metric"].startswith("p50 ")
-    )
+    ]
+    return median(changes)
 
 
 def _rates(result: dict[str, Any]) -> Sheet:
