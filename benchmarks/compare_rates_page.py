@@ -49,9 +49,9 @@ def page(result: dict[str, Any]) -> str:
     method = (
         f"Each try measures one build twice, and once more with {result['planted']:.0%} added to "
         "every timed call, by keeping the core busy for that share of the call before the clock "
-        f"stops; as measured, calls were {_slowdown(result):.0%} slower, the median of "
-        f"operations and tries. A run has {config['repeat']} processes of {config['runs']} calls or more per "
-        f"operation; the threshold is {rule['threshold']:.0%}, the false alarm rate aimed at "
+        f"stops; as measured, calls were {_slowdown(result):.0%} slower, the median of operations "
+        f"and tries. A run has {config['repeat']} processes of {config['runs']} calls or more "
+        f"per operation; the threshold is {rule['threshold']:.0%}, the false alarm rate aimed at "
         f"{rule['alpha']:.0%} per comparison. [benchmarking.md](../benchmarking.md) has the rule."
     )
     machine = (
