@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -48,8 +49,9 @@ def page(result: dict[str, Any]) -> str:
     method = (
         f"Each try measures one build twice, and once more with {result['planted']:.0%} added to "
         "every timed call, by keeping the core busy for that share of the call before the clock "
-        f"stops. A run has {config['repeat']} processes of {config['runs']} calls or more per "
-        f"operation; the threshold is {rule['threshold']:.0%}, the false alarm rate aimed at "
+        f"stops; as measured, calls were {_slowdown(result):.0%} slower, the median of operations "
+        f"and tries. A run has {config['repeat']} processes of {config['runs']} calls or more "
+        f"per operation; the threshold is {rule['threshold']:.0%}, the false alarm rate aimed at "
         f"{rule['alpha']:.0%} per comparison. [benchmarking.md](../benchmarking.md) has the rule."
     )
     machine = (
@@ -60,6 +62,18 @@ def page(result: dict[str, Any]) -> str:
     lines = ["# How often `bench compare` is wrong", "", f"    {_COMMAND}", "", method, "", machine]
     lines.append("")
     return "\n".join([*lines, *(line for each in sheets(result) for line in each.markdown())])
+
+
+def _slowdown(result: dict[str, Any]) -> float:
+    """Return what the planted slowdown came to."""
+    changes: list[float] = [
+        row["ratio"] - 1
+        for one in result["tries"]
+        for mode in result["rates"]
+        for row in one[mode]["slowed"]["rows"]
+        if row["metric"].startswith("p50 ")
+    ]
+    return median(changes)
 
 
 def _rates(result: dict[str, Any]) -> Sheet:
@@ -84,8 +98,9 @@ def _rates(result: dict[str, Any]) -> Sheet:
             for mode, found in result["rates"].items()
         ),
         n_text=1,
-        note="A comparison is equal when no number of it is a regression or an improvement; the "
-        "operations on the right are single numbers, of which each comparison has seven.",
+        note="A comparison is equal when no number of it is a regression or an improvement. The "
+        "operations on the right are single numbers, seven per comparison; those of one build "
+        "that are not equal were unsure.",
     )
 
 

@@ -3,7 +3,9 @@
 
 What cannot be compared is refused: another machine, other candidates, no cell in common. In
 two runs that did not take turns, the machine may have changed its speed between them; the
-yardstick tells, and then no time is called better or worse.
+yardstick tells, and then no time is called better or worse. Import, load and first ranking
+are never judged there: each is one long reading per process, which doubles when others want
+the core, while medians of short calls stay.
 """
 
 from __future__ import annotations
@@ -155,7 +157,8 @@ def _timed(
         )
     for metric, unit, first, second in _series(firsts, seconds):
         change = judge(first, second, rule, n_judged=n_judged, is_paired=is_paired)
-        yield Row(cell=base.cell, metric=metric, unit=unit, change=change)
+        row = Row(cell=base.cell, metric=metric, unit=unit, change=change)
+        yield row if is_paired or metric not in _START else _doubted(row)
 
 
 def _series(

@@ -9,6 +9,10 @@ somebody adds in one file. ``Name`` is a peer, or a class that makes one without
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -74,8 +78,24 @@ def convert_peer(bundle: BundleFolder, variant: Variant, folder: Path, config: B
     n_candidates = min(config.n_candidates, bundle.manifest.items.n_items)
     network = FloatNetwork.of(bundle, twin, n_candidates=n_candidates)
     out = folder / f"{variant.name}.model"
-    load_peer(variant.peer).convert(network, out)
+    peer = load_peer(variant.peer)
+    with _stdout_on_stderr():
+        peer.convert(network, out)
     return out
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Keep results on stdout clean: native converters print there whenever they like."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _named(name: str) -> object:

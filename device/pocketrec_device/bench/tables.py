@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from pocketrec_device.bench.cells import PEER
 from pocketrec_device.bench.samples import PERCENTILES
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ def labels_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
     Args:
         records: Of one result.
     """
-    shown = [
-        part for part in _PARTS if part == "variant" or len({one[part] for one in records}) > 1
-    ]
+    own = [one for one in records if one["backend"] != PEER] or records
+    shown = [part for part in _PARTS if part == "variant" or len({one[part] for one in own}) > 1]
     return [", ".join(_part(part, record[part]) for part in shown) for record in records]
 
 
@@ -73,7 +73,7 @@ def _draw_summary(console: Console, records: Sequence[Mapping[str, Any]]) -> Non
             shown.append(f"{low:.3f}–{high:.3f}")
         table.add_row(
             label,
-            f"{record['effective_bits']:.2f}",
+            "–" if record["backend"] == PEER else f"{record['effective_bits']:.2f}",
             f"{record['plan_bytes']:,}" if record["plan_bytes"] else "–",
             f"{record['bundle_bytes']:,}",
             *shown,

@@ -84,6 +84,17 @@ class TestVerdicts:
         assert found.is_paired
         assert verdicts(found)["p50 rerank"] is Verdict.REGRESSION
 
+    @pytest.mark.parametrize(
+        ("pair_id", "expected"), [("", Verdict.UNSURE), ("same", Verdict.REGRESSION)]
+    )
+    def test_start_times_are_judged_in_turns_only(self, pair_id: str, expected: Verdict) -> None:
+        """Loading twice as long between two runs may be a busier machine; in turns it is not."""
+        base, head = (chosen(STEADY, pair_id=pair_id) for _ in range(2))
+        for process in head["records"][0]["processes"]:
+            process["load_ms"] *= 2
+
+        assert verdicts(compared(base, head))["load_ms"] is expected
+
     def test_few_processes_are_remarked_on(self) -> None:
         """Three processes decide nothing, and the note says how many do."""
         found = compared(chosen(STEADY[:3]), chosen(SLOWER[:3]))
