@@ -234,5 +234,5 @@ def _draw_panel(axis: Any, records: Sequence[Record]) -> None:
     ticks = [4, 8, 16, 32, 64, 128, 256]
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set_ylim(bottom=max(0.0, min(0.7, *(1 + r["ndcg@10_change"] - 0.03 for r in records))))

@@ -43,20 +43,23 @@ class Candidate:
     ndcg10: float
 
 
-def candidates(budget: Budget) -> list[tuple[str, int, TableLayout]]:
+def candidates(budget: Budget, bits: int | None = None) -> list[tuple[str, int, TableLayout]]:
     """Return every layout of ``CANDIDATES`` that fits a budget.
 
     Args:
         budget: What the table may weigh.
+        bits: Only those with codes of so many; None: all.
 
     Raises:
         InfeasibleBudgetError: None does.
     """
     found: list[tuple[str, int, TableLayout]] = []
     refusals: list[InfeasibleBudgetError] = []
-    for name, bits in CANDIDATES:
+    for name, width in CANDIDATES:
+        if bits not in {None, width}:
+            continue
         try:
-            found.append((name, bits, lay_out(name, budget, bits)))
+            found.append((name, width, lay_out(name, budget, width)))
         except InfeasibleBudgetError as error:
             refusals.append(error)
     if not found:

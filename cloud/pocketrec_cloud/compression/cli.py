@@ -166,5 +166,5 @@ class _Wanted:
             max_bytes = int(float_bytes(n_items, embedding_dim) / self.ratio)
         budget = Budget(n_items=n_items, embedding_dim=embedding_dim, max_bytes=max(max_bytes, 1))
         if self.layout_name == "auto":
-            return [each for each in candidates(budget) if self.bits in {None, each[1]}]
+            return candidates(budget, self.bits)
         return [(self.layout_name, bits, lay_out(self.layout_name, budget, bits))]

@@ -130,6 +130,7 @@ class TestCandidates:
         assert ("plain", 4) in found
         assert ("plain", 8) not in found
         assert ("product", 8) in found
+        assert {bits for _, bits, _ in candidates(budget(36 * 1_001), 4)} == {4}
 
     def test_a_budget_for_none_is_refused(self) -> None:
         """With the least that would do for one."""
