@@ -13,7 +13,7 @@ from benchmarks.codebook_sequence_methods import METHODS
 from benchmarks.sheets import Sheet
 from pocketrec.errors import MissingExtraError
 
-__all__ = ["draw", "page", "plot"]
+__all__ = ["STYLES", "draw", "page", "plot"]
 
 Record = Mapping[str, Any]
 
@@ -150,22 +150,30 @@ def page(result: Mapping[str, Any], picture: str) -> str:
     )
 
 
-# Method -> marker, colour (Okabe and Ito's, told apart by everybody), filled or not.
-_STYLES = {
+STYLES = {
     "float": ("*", "#000000", True),
+    "float-tuned": ("*", "#888888", True),
     "plain-int8": ("s", "#000000", True),
     "plain-int4": ("D", "#000000", True),
     "product-tuned": ("o", "#0072B2", True),
     "product": ("o", "#0072B2", False),
+    "product-int4-tuned": ("h", "#E69F00", True),
+    "product-int4": ("h", "#E69F00", False),
     "faiss-pq": ("X", "#56B4E9", True),
     "residual-tuned": ("P", "#009E73", True),
     "residual": ("P", "#009E73", False),
+    "k-means-int8": ("<", "#D55E00", False),
     "k-means-int4": ("^", "#D55E00", False),
     "k-means-int4-tuned": ("^", "#D55E00", True),
+    "co-clusters-int8": (">", "#CC79A7", False),
     "co-clusters-int4": ("v", "#CC79A7", False),
     "co-clusters-int4-tuned": ("v", "#CC79A7", True),
     "hash-int8": ("x", "#888888", True),
 }
+"""Method to its marker, colour and whether it is filled, as only the trained and plain ones are.
+
+The colours are Okabe and Ito's, told apart by everybody.
+"""
 
 
 def plot(result: Mapping[str, Any], folder: Path) -> str:
@@ -217,7 +225,7 @@ def _draw_panel(axis: Any, records: Sequence[Record]) -> None:
 
     axis.axhline(1.0, color="#bbbbbb", linewidth=1)
     axis.axvline(16, color="#bbbbbb", linewidth=1, linestyle=":")
-    for method, (marker, colour, is_filled) in _STYLES.items():
+    for method, (marker, colour, is_filled) in STYLES.items():
         own = sorted((r for r in records if r["method"] == method), key=lambda r: r["bytes"])
         if own:
             axis.plot(

@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="needs the extra 'cloud'")
 
 from benchmarks import codebook_sequence_run
 from benchmarks.codebook_sequence_methods import METHODS, product_by_faiss
-from benchmarks.codebook_sequence_page import page, plot, sheets
+from benchmarks.codebook_sequence_page import STYLES, page, plot, sheets
 from benchmarks.codebook_sequence_run import Settings, Subject, run
 
 from pocketrec.errors import InfeasibleBudgetError
@@ -156,3 +156,9 @@ def test_methods_have_names_of_their_own() -> None:
     names = [method.name for method in METHODS]
 
     assert len(set(names)) == len(names)
+
+
+def test_every_method_is_drawn_in_a_way_of_its_own() -> None:
+    """No method is left out of the picture, and no two look alike."""
+    assert set(STYLES) == {method.name for method in METHODS}
+    assert len(set(STYLES.values())) == len(STYLES)
