@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
+from pocketrec_quantization.coclustering.choices import read_choice
 from pocketrec_quantization.coclustering.compiled import load_kernels
 from pocketrec_quantization.coclustering.graph import Graph, read_edges
-from pocketrec_quantization.coclustering.weighting import Weighting, WeightScheme, read_scheme
+from pocketrec_quantization.coclustering.weighting import Weighting, WeightScheme
 
 __all__ = ["Side", "inner_minus_volumes", "number_rows", "objective_of"]
 
@@ -126,7 +127,10 @@ def objective_of(
         edges.degrees(),
         np.bincount(edges.indices, weighed, minlength=labels[1].size).astype(np.float64),
     )
-    schemes = read_scheme(user_weights, "user_weights"), read_scheme(item_weights, "item_weights")
+    schemes = (
+        read_choice(WeightScheme, user_weights, "user_weights"),
+        read_choice(WeightScheme, item_weights, "item_weights"),
+    )
     n = int(max(side.max(initial=-1) for side in labels)) + 1
     volumes = []
     for side, degree, scheme in zip(labels, degrees, schemes, strict=True):
