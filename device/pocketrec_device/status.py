@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a store holds, and what a sync did to it.
 
-Reading the status builds nothing and takes no lock: it is safe while others write.
+Reading the status builds nothing, reads of each bundle the manifest and the head of the item
+table, and takes no lock: it is safe while others write.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pocketrec_quantization.bundle import ITEMS, BundleFolder
 from pocketrec_quantization.item_table_file import TableBytes, table_bytes
 from pocketrec_quantization.item_table_info import CodebookInfo
 from pocketrec_quantization.plan import decode_plan, plan_sizes
+from pocketrec_quantization.tensor_header import MOST_HEAD_BYTES
 
 if TYPE_CHECKING:
     from pocketrec_device.state import Pair
@@ -185,6 +187,9 @@ def _read_pair(store: Store, pair: Pair, now_s: int) -> PairStatus:
 
 def _item_bytes(bundle: BundleFolder) -> TableBytes | None:
     try:
-        return table_bytes(bundle.read(ITEMS))
+        with bundle.part_path(ITEMS).open("rb") as file:
+            # Its digest was compared when it was installed, and is again when it is loaded.
+            head = file.read(MOST_HEAD_BYTES)
+        return table_bytes(head, bundle.manifest.part(ITEMS).length_bytes)
     except (ArtifactError, OSError):
         return None  # loading the pair says what is damaged

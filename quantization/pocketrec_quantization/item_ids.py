@@ -53,11 +53,20 @@ def decode_ids(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[str
     """Return the ids that ``encode_ids`` wrote.
 
     Raises:
-        MalformedArtifactError: The offsets do not rise from 0 to the blob's length, or the
-            bytes of an id are no UTF-8.
+        MalformedArtifactError: There are too many, the offsets do not rise from 0 to the
+            blob's length, or an id is too long or no UTF-8.
     """
+    # Before any id becomes an object: that takes many times the bytes of the file.
+    if len(offsets) > MAX_ITEMS + 1:
+        raise MalformedArtifactError(
+            f"expected 1..{MAX_ITEMS} ids, got {len(offsets) - 1}", field="id_offsets"
+        )
     if offsets[0] != 0 or offsets[-1] != blob.size or (offsets[1:] <= offsets[:-1]).any():
         raise MalformedArtifactError(f"expected to rise from 0 to {blob.size}", field="id_offsets")
+    if np.diff(offsets).max() > MAX_ITEM_ID_BYTES:
+        raise MalformedArtifactError(
+            f"expected ids of 1..{MAX_ITEM_ID_BYTES} UTF-8 bytes", field="id_bytes"
+        )
     text = blob.tobytes()
     bounds = offsets.tolist()
     try:

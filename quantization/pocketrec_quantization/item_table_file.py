@@ -76,13 +76,18 @@ class TableBytes:
     ids: int
 
 
-def table_bytes(data: bytes) -> TableBytes:
+def table_bytes(data: bytes, length_bytes: int | None = None) -> TableBytes:
     """Return what a part spends on what; only its header is read.
+
+    Args:
+        data: The part, or so much of its start that the header is in it.
+        length_bytes: Of the whole part; None = ``data`` is the whole part.
 
     Raises:
         MalformedArtifactError: The bytes break the layout of tensor files.
     """
-    sizes = {name: entry.end - entry.begin for name, entry in read_header(data).entries.items()}
+    entries = read_header(data, length_bytes).entries
+    sizes = {name: entry.end - entry.begin for name, entry in entries.items()}
     ids = sum(sizes.pop(name, 0) for name in ("id_bytes", "id_offsets"))
     return TableBytes(embeddings=sum(sizes.values()), ids=ids)
 

@@ -25,7 +25,15 @@ from pocketrec_quantization.limits import (
     MAX_TENSORS,
 )
 
-__all__ = ["DTYPES", "METADATA", "PREFIX_BYTES", "TensorEntry", "TensorHeader", "read_header"]
+__all__ = [
+    "DTYPES",
+    "METADATA",
+    "MOST_HEAD_BYTES",
+    "PREFIX_BYTES",
+    "TensorEntry",
+    "TensorHeader",
+    "read_header",
+]
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -41,6 +49,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 METADATA = "__metadata__"
 PREFIX_BYTES = 8
 """The header's length comes first, as 64 bits little-endian."""
+
+MOST_HEAD_BYTES = PREFIX_BYTES + MAX_TENSOR_HEADER_BYTES
+"""No header ends behind so many bytes of a file."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
@@ -75,8 +86,12 @@ class TensorHeader:
     entries: dict[str, TensorEntry]
 
 
-def read_header(data: bytes) -> TensorHeader:
-    """Read and check the header of a whole tensor file.
+def read_header(data: bytes, length_bytes: int | None = None) -> TensorHeader:
+    """Read and check the header of a tensor file.
+
+    Args:
+        data: The whole file, or so much of its start that the header is in it.
+        length_bytes: Of the whole file; None = ``data`` is the whole file.
 
     Raises:
         MalformedArtifactError: The bytes break the layout.
@@ -85,7 +100,7 @@ def read_header(data: bytes) -> TensorHeader:
     texts = _read_metadata(values.pop(METADATA, None))
     _check_names(texts, values)
     entries = {name: _read_entry(name, value, start) for name, value in values.items()}
-    _check_cover(entries, start, len(data))
+    _check_cover(entries, start, len(data) if length_bytes is None else length_bytes)
     return TensorHeader(texts, entries)
 
 

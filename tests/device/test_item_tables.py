@@ -132,6 +132,25 @@ class TestInstallation:
             "product 8": [8] * 8,
         }[kind]
 
+    def test_sizes_are_told_from_the_head_of_the_table(
+        self, make_bundle: MakeBundle, tmp_path: Path
+    ) -> None:
+        """The status does not read the rows, and a table without a head costs only the sizes."""
+        table = compressed("4 bits")
+        bundle = make_bundle(items=table)
+        runtime = Runtime.create(tmp_path / "store", model="demo", backend="numpy")
+        runtime.bootstrap(bundle.path)
+        (installed,) = (tmp_path / "store").rglob(bundle.part_path(ITEMS).name)
+        content = installed.read_bytes()
+        told = []
+
+        for damaged in (content[:-1] + b"\x11", content[:4]):
+            installed.write_bytes(damaged)
+            pair = runtime.status().current
+            told.append(None if pair is None else (pair.n_items, pair.item_bytes))
+
+        assert told == [(12, table.embedding_bytes), (12, None)]
+
     def test_items_that_share_a_row_tie(self, make_bundle: MakeBundle, tmp_path: Path) -> None:
         """Whatever the history, they keep the order of the list."""
         table = compressed("shared 8")

@@ -235,6 +235,15 @@ def test_item_tables_that_make_no_sense(tensors: dict[str, Any], complaint: str)
         ItemTable.from_bytes(items(tensors))
 
 
+def test_more_ids_than_a_catalogue_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted, and their lengths looked at, before any of them is decoded."""
+    monkeypatch.setattr("pocketrec_quantization.item_ids.MAX_ITEMS", 1)
+    two = {"id_bytes": np.frombuffer(b"\xff\xff", np.uint8), "id_offsets": np.arange(3)}
+
+    with pytest.raises(MalformedArtifactError, match=r"id_offsets: expected 1\.\.1 ids, got 2"):
+        ItemTable.from_bytes(items(two))
+
+
 @pytest.mark.parametrize(
     ("tensors", "complaint"),
     [

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
+from pocketrec_quantization.coclustering.choices import read_choice
 from pocketrec_quantization.coclustering.graph import Graph, read_graph
 from pocketrec_quantization.coclustering.model import Model
 from pocketrec_quantization.coclustering.options import (
@@ -18,7 +19,6 @@ from pocketrec_quantization.coclustering.options import (
     Options,
     Sides,
     default_sweeps,
-    read_choice,
 )
 from pocketrec_quantization.coclustering.propagation import SweepReport
 from pocketrec_quantization.coclustering.solver import Problem, solve
@@ -48,7 +48,7 @@ class CoClustering:
         block_nodes: Nodes with consecutive numbers move together, in blocks of this size whose
             order is random: several times as fast as an order of single nodes.
         keeps_own: Whether a node may stay in its co-cluster: then the objective never falls.
-        stop_rows: Stop sweeping at so few rows.
+        stop_rows: Stop sweeping at so few rows; for ``"propagation"`` alone.
         secondary: The sides that get second rows: ``"both"``, ``"users"``, ``"items"`` or
             ``"none"``. No rows are added.
         isolated: Whether nodes without interactions share one row per side (``"shared"``) or

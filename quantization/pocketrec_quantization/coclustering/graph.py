@@ -105,8 +105,9 @@ def read_edges(biadjacency: Any, *, is_weighted: bool) -> Edges:
             edge counts 1.
 
     Raises:
-        ConfigError: It is no sparse matrix of two dimensions, or a number is complex, below 0,
-            NaN or infinite, or it has more rows and columns than int32 can number.
+        ConfigError: It is no sparse matrix of two dimensions, or its arrays contradict each
+            other, or a number is complex, below 0, NaN or infinite, or, where values count,
+            beyond float32, or it has more rows and columns than int32 can number.
         MissingExtraError: scipy is not installed.
     """
     require_libraries()
@@ -123,18 +124,49 @@ def read_edges(biadjacency: Any, *, is_weighted: bool) -> Edges:
         raise ConfigError(
             f"biadjacency: expected at most {_MOST_NODES} users and items, got {biadjacency.shape}"
         )
-    matrix = biadjacency.tocsr()
+    matrix = _without_duplicates(biadjacency, is_weighted=is_weighted)
+    if is_weighted:
+        _check_range(matrix.data)
+    # numba takes no read-only arrays, such as those of a file in memory
+    return Edges(
+        offsets=np.require(matrix.indptr, np.int64, ["C", "W"]),
+        indices=np.require(matrix.indices, np.int32, ["C", "W"]),
+        data=np.require(matrix.data if is_weighted else np.empty(0), np.float32, ["C", "W"]),
+    )
+
+
+def _without_duplicates(biadjacency: Any, *, is_weighted: bool) -> Any:
+    """Return a CSR matrix whose indices are in range, without duplicates and stored zeros."""
+    from scipy import sparse
+
+    # What occurs often must not overflow the narrow integers of a log: 256 ones are no 0.
+    kind = np.result_type(biadjacency.dtype, np.float32) if is_weighted else np.dtype(np.bool_)
+    matrix = _as_csr(biadjacency, kind)
     _check_values(matrix.data)
     if not matrix.has_canonical_format or not matrix.data.all():
-        matrix = matrix.copy() if matrix is biadjacency else matrix
+        arrays = matrix.data.astype(kind), matrix.indices.copy(), matrix.indptr.copy()
+        matrix = sparse.csr_array(arrays, shape=matrix.shape)
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
-    data = matrix.data if is_weighted else np.empty(0)
-    return Edges(
-        offsets=np.ascontiguousarray(matrix.indptr, np.int64),
-        indices=np.ascontiguousarray(matrix.indices, np.int32),
-        data=np.ascontiguousarray(data, np.float32),
-    )
+    return matrix
+
+
+def _as_csr(biadjacency: Any, kind: np.dtype[Any]) -> Any:
+    """Return a CSR matrix; duplicates that its making adds up are of this type."""
+    from scipy import sparse
+
+    try:
+        if biadjacency.format in {"bsr", "csc", "csr"}:
+            biadjacency.check_format(full_check=True)
+        if biadjacency.format not in {"bsr", "coo"}:
+            return biadjacency.tocsr()
+        pairs = biadjacency.tocoo(copy=False)
+        data = pairs.data.astype(kind, copy=False)
+        checked = sparse.coo_array((data, (pairs.row, pairs.col)), shape=pairs.shape)
+    except ValueError as error:
+        raise ConfigError(f"biadjacency: expected a valid sparse matrix: {error}") from error
+    _check_values(pairs.data)
+    return checked.tocsr()
 
 
 def _check_values(values: NDArray[Any]) -> None:
@@ -144,6 +176,16 @@ def _check_values(values: NDArray[Any]) -> None:
         raise ConfigError(
             "biadjacency: expected finite numbers, none below 0, found from "
             f"{values.min()} to {values.max()}"
+        )
+
+
+def _check_range(values: NDArray[Any]) -> None:
+    """Refuse numbers above 0 that float32 would make 0, imprecise or infinite."""
+    limits = np.finfo(np.float32)
+    if values.size and not limits.tiny <= values.min() <= values.max() <= limits.max:
+        raise ConfigError(
+            f"biadjacency: expected values from {limits.tiny} to {limits.max}, found from "
+            f"{values.min()} to {values.max()}; divide all by the same number"
         )
 
 

@@ -118,7 +118,12 @@ class Model:
         edges = read_edges(matrix, is_weighted=self.is_weighted)
         n_known = self.sides[1 - side].clusters.size
         if matrix.shape[1] != n_known:
-            raise ConfigError(f"expected {n_known} columns, as fitted, got {matrix.shape[1]}")
+            # callers give items as columns
+            axis, others = ("rows", "users") if side else ("columns", "items")
+            raise ConfigError(
+                f"biadjacency: expected {n_known} {axis}, the {others} that are known, got "
+                f"{matrix.shape[1]}"
+            )
         best = self.choose(side, edges, np.full(edges.n_nodes, -1, np.int32))
         known = self.sides[side]
         return np.where(best >= 0, known.row_of_cluster[best], known.default_row).astype(np.int32)

@@ -6,15 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from numbers import Integral
 
 from pocketrec.errors import ConfigError
 from pocketrec_quantization.coclustering.propagation import SweepReport
 from pocketrec_quantization.coclustering.weighting import WeightScheme
 
-__all__ = ["Isolated", "Method", "Options", "Sides", "default_sweeps", "read_choice"]
-
-Choice = TypeVar("Choice", bound=StrEnum)
+__all__ = ["Isolated", "Method", "Options", "Sides", "default_sweeps"]
 
 
 class Method(StrEnum):
@@ -94,33 +92,27 @@ class Options:
             raise ConfigError(f"resolution: expected a number from 0 on, got {self.resolution!r}")
         if not 0 <= self.tolerance < 1:
             raise ConfigError(f"tolerance: expected 0 ≤ tolerance < 1, got {self.tolerance!r}")
-        counts = ("n_rows", "n_bytes", "stop_rows", "row_bytes", "n_sweeps", "block_nodes")
-        for name in counts:
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or value != int(value) or value < 1):
-                raise ConfigError(f"{name}: expected a whole number from 1 on, got {value!r}")
+        for name in ("n_rows", "n_bytes", "stop_rows"):
+            if getattr(self, name) is not None:
+                _check_count(getattr(self, name), name)
+        for name in ("row_bytes", "n_sweeps", "block_nodes"):
+            _check_count(getattr(self, name), name)
+        _check_count(self.seed, "seed", least=0)
+        if self.stop_rows is not None and self.method is Method.MULTILEVEL:
+            raise ConfigError(
+                "stop_rows: expected none with method multilevel, which would go on merging; "
+                "ask for n_rows, or for method propagation"
+            )
         if self.counted is Sides.NONE:
             raise ConfigError("counted: expected both, users or items, got none")
-
-
-def read_choice(kind: type[Choice], value: str, field: str) -> Choice:
-    """Return a choice by its name.
-
-    Args:
-        kind: The choices there are.
-        value: As a caller gave it.
-        field: What the caller calls it.
-
-    Raises:
-        ConfigError: There is no such choice.
-    """
-    try:
-        return kind(value)
-    except ValueError as error:
-        known = ", ".join(kind)
-        raise ConfigError(f"{field}: expected one of {known}, got {value!r}") from error
 
 
 def default_sweeps(method: Method) -> int:
     """Return how many sweeps a method makes at most, per level."""
     return _DEFAULT_SWEEPS[method]
+
+
+def _check_count(value: object, field: str, *, least: int = 1) -> None:
+    """Refuse anything but a whole number, of Python or NumPy."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ConfigError(f"{field}: expected a whole number from {least} on, got {value!r}")

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
+from pocketrec_quantization.coclustering.choices import read_choice
 from pocketrec_quantization.coclustering.compiled import load_kernels
 from pocketrec_quantization.coclustering.graph import Graph, read_edges
-from pocketrec_quantization.coclustering.weighting import Weighting, WeightScheme, read_scheme
+from pocketrec_quantization.coclustering.weighting import Weighting, WeightScheme
 
 __all__ = ["Side", "inner_minus_volumes", "number_rows", "objective_of"]
 
@@ -98,15 +99,16 @@ def objective_of(
 
     Args:
         biadjacency: (U, V) scipy sparse matrix.
-        user_clusters: (U,) int, co-cluster of each user, from 0; below 0 is none.
-        item_clusters: (V,) int, co-cluster of each item, by the same numbers.
+        user_clusters: (U,) integers of any size, co-cluster of each user; below 0 is none.
+        item_clusters: (V,) integers, co-cluster of each item, by the same numbers.
         resolution: gamma.
         user_weights: The scheme of users.
         item_weights: The scheme of items.
         is_weighted: Whether the matrix's values count.
 
     Raises:
-        ConfigError: Shapes do not match, there is no such scheme, or the matrix is none.
+        ConfigError: Shapes do not match, co-clusters are no integers, there is no such scheme,
+            or the matrix is none, or holds no interaction.
         MissingExtraError: numba or scipy is not installed.
 
     Source:
@@ -119,17 +121,36 @@ def objective_of(
             f"clusters: expected one per row and column of {biadjacency.shape}, got "
             f"{clusters[0].shape} and {clusters[1].shape}"
         )
-    labels = [np.ascontiguousarray(side, np.int32) for side in clusters]
+    if any(side.dtype.kind not in "iu" for side in clusters):
+        raise ConfigError(
+            f"clusters: expected integers, got {clusters[0].dtype} and {clusters[1].dtype}"
+        )
+    if not edges.indices.size:
+        raise ConfigError("biadjacency: expected at least one interaction, found none")
+    labels, n_clusters = _from_nought(clusters)
     inner = load_kernels().inner_edges(edges.arrays, *labels)
     weighed = edges.data if edges.data.size else None
     degrees = (
         edges.degrees(),
         np.bincount(edges.indices, weighed, minlength=labels[1].size).astype(np.float64),
     )
-    schemes = read_scheme(user_weights, "user_weights"), read_scheme(item_weights, "item_weights")
-    n = int(max(side.max(initial=-1) for side in labels)) + 1
+    schemes = (
+        read_choice(WeightScheme, user_weights, "user_weights"),
+        read_choice(WeightScheme, item_weights, "item_weights"),
+    )
     volumes = []
     for side, degree, scheme in zip(labels, degrees, schemes, strict=True):
         weights = Weighting.of(degree, scheme).weights(degree)
-        volumes.append(np.bincount(side[side >= 0], weights[side >= 0], minlength=n))
+        volumes.append(np.bincount(side[side >= 0], weights[side >= 0], minlength=n_clusters))
     return float(inner) - resolution * float(volumes[0] @ volumes[1])
+
+
+def _from_nought(
+    clusters: tuple[NDArray[Any], NDArray[Any]],
+) -> tuple[list[NDArray[np.int32]], int]:
+    """Return labels from 0 without gaps, −1 where a label is below 0, and how many there are."""
+    known = np.unique(np.concatenate([side[side >= 0] for side in clusters]))
+    labels = [
+        np.where(side >= 0, np.searchsorted(known, side), -1).astype(np.int32) for side in clusters
+    ]
+    return labels, known.size

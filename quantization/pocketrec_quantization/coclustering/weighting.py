@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import ConfigError
+from pocketrec_quantization.coclustering.choices import read_choice
 
-__all__ = ["WeightScheme", "Weighting", "read_scheme", "read_schemes"]
+__all__ = ["WeightScheme", "Weighting", "read_schemes"]
 
 
 class WeightScheme(StrEnum):
@@ -76,23 +77,6 @@ class Weighting:
         return _FUNCTIONS[self.scheme](degrees) / self.norm
 
 
-def read_scheme(name: Any, field: str) -> WeightScheme:
-    """Return a scheme by its name.
-
-    Args:
-        name: As a caller gave it.
-        field: What the caller calls it.
-
-    Raises:
-        ConfigError: There is no such scheme.
-    """
-    try:
-        return WeightScheme(name)
-    except ValueError as error:
-        known = ", ".join(WeightScheme)
-        raise ConfigError(f"{field}: expected one of {known}, got {name!r}") from error
-
-
 def read_schemes(names: Any, field: str) -> tuple[WeightScheme, WeightScheme]:
     """Return the schemes of users and items.
 
@@ -103,7 +87,7 @@ def read_schemes(names: Any, field: str) -> tuple[WeightScheme, WeightScheme]:
     Raises:
         ConfigError: There is no such scheme, or it is no pair.
     """
-    pair = (names, names) if isinstance(names, str) else tuple(names)
+    pair = names if isinstance(names, tuple | list) else (names, names)
     if len(pair) != 2:
         raise ConfigError(f"{field}: expected one scheme, or users' and items', got {names!r}")
-    return read_scheme(pair[0], field), read_scheme(pair[1], field)
+    return read_choice(WeightScheme, pair[0], field), read_choice(WeightScheme, pair[1], field)

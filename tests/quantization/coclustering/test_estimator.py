@@ -234,6 +234,8 @@ class TestOptions:
             {"n_rows": 3, "resolution": 1},
             {"n_rows": 0},
             {"n_rows": 2.5},
+            {"n_rows": float("inf")},
+            {"n_rows": "3"},
             {"n_bytes": -1},
             {"n_bytes": True},
             {"resolution": -1},
@@ -241,7 +243,10 @@ class TestOptions:
             {"resolution": 1, "tolerance": 1},
             {"resolution": 1, "n_sweeps": 0},
             {"resolution": 1, "block_nodes": 0},
-            {"resolution": 1, "stop_rows": 0},
+            {"resolution": 1, "stop_rows": 0, "method": "propagation"},
+            {"resolution": 1, "stop_rows": 3},
+            {"resolution": 1, "seed": -1},
+            {"resolution": 1, "weights": 5},
             {"resolution": 1, "method": "annealing"},
             {"resolution": 1, "weights": "cubic"},
             {"resolution": 1, "weights": ("degree",)},
@@ -307,3 +312,23 @@ class TestObjectiveOf:
         nobody = np.full(6, -1), np.full(4, -1)
 
         assert objective_of(two_groups, *nobody, resolution=1) == 0
+
+    def test_any_numbers_name_co_clusters(self, two_groups: sparse.csr_array) -> None:
+        """Hashes do as well as consecutive numbers."""
+        users, items = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1])
+        expected = objective_of(two_groups, users, items, resolution=1)
+        names = np.array([2**40, 5], np.int64)
+
+        found = objective_of(two_groups, names[users], names[items], resolution=1)
+
+        assert found == pytest.approx(expected)
+
+    def test_fractions_are_no_co_clusters(self, two_groups: sparse.csr_array) -> None:
+        """They would be cut off to the same number."""
+        with pytest.raises(ConfigError, match="expected integers"):
+            objective_of(two_groups, np.zeros(6, int), np.full(4, 0.5), resolution=1)
+
+    def test_no_interaction_has_no_objective(self) -> None:
+        """Weights have no norm then."""
+        with pytest.raises(ConfigError, match="at least one interaction"):
+            objective_of(sparse.csr_array((2, 3)), np.zeros(2, int), np.zeros(3, int), resolution=1)

@@ -57,6 +57,51 @@ class TestReadEdges:
         assert edges.indices.tolist() == [1]
         assert matrix.data.tolist() == [1, 1, 0]
 
+    @pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+    @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.bool_, np.float32])
+    def test_pairs_that_occur_often_do_not_overflow(self, layout: str, kind: type) -> None:
+        """256 events of one byte are one edge, and count 256 where values count."""
+        ones = np.ones(256, kind)
+        matrix = sparse.coo_array((ones, (np.zeros(256, int), np.ones(256, int))), shape=(1, 2))
+        if layout == "csr":
+            matrix = sparse.csr_array((ones, np.ones(256, int), np.array([0, 256])), shape=(1, 2))
+        if layout == "csc":
+            matrix = sparse.csc_array((ones, np.zeros(256, int), [0, 0, 256]), shape=(1, 2))
+
+        plain, weighted = (read_edges(matrix, is_weighted=flag) for flag in (False, True))
+
+        assert plain.indices.tolist() == weighted.indices.tolist() == [1]
+        assert weighted.data.tolist() == [256]
+        assert matrix.nnz == 256
+
+    def test_arrays_that_may_not_be_written_are_read(self) -> None:
+        """A matrix over files mapped into memory is a matrix like others."""
+        matrix = sparse.csr_array(DENSE)
+        for array in (matrix.data, matrix.indices, matrix.indptr):
+            array.flags.writeable = False
+
+        graph = read_graph(matrix, is_weighted=True)
+
+        assert graph.edges.indices.tolist() == [3, 5, 4, 5, 0, 2, 0, 2]
+
+    @pytest.mark.parametrize("wrong", [1e-60, 1e39])
+    def test_values_beyond_float32_are_refused_where_they_count(self, wrong: float) -> None:
+        """An edge would count nothing, or more than everything."""
+        matrix = sparse.csr_array(np.array([[1.0, wrong]]))
+
+        assert read_edges(matrix, is_weighted=False).degrees().tolist() == [2]
+        with pytest.raises(ConfigError, match="divide all"):
+            read_edges(matrix, is_weighted=True)
+
+    @pytest.mark.parametrize("layout", ["csr", "csc", "coo"])
+    def test_indices_beyond_the_shape_are_refused(self, layout: str) -> None:
+        """The loops over edges look nowhere but into the matrix."""
+        matrix = sparse.csr_array(DENSE).asformat(layout)
+        (matrix.col if layout == "coo" else matrix.indices)[0] = 3
+
+        with pytest.raises(ConfigError, match="valid sparse matrix"):
+            read_edges(matrix, is_weighted=False)
+
     @pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
     @pytest.mark.parametrize("is_weighted", [False, True])
     def test_impossible_values_are_refused(self, wrong: float, is_weighted: bool) -> None:

@@ -91,7 +91,7 @@ class TestAssign:
 
         with pytest.raises(ConfigError, match="expected 4 columns"):
             found.assign_users(sparse.csr_array((1, 5)))
-        with pytest.raises(ConfigError, match="expected 6 columns"):
+        with pytest.raises(ConfigError, match="expected 6 rows, the users"):
             found.assign_items(sparse.csr_array((5, 1)))
         with pytest.raises(ConfigError, match="sparse matrix"):
             found.assign_users(np.ones((1, 4)))

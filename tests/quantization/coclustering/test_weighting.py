@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pocketrec.errors import ConfigError
-from pocketrec_quantization.coclustering.weighting import Weighting, WeightScheme, read_scheme
+from pocketrec_quantization.coclustering.weighting import Weighting, WeightScheme, read_schemes
 
 DEGREES = np.array([1.0, 3.0, 0.0])
 
@@ -40,4 +40,4 @@ class TestWeighting:
     def test_unknown_schemes_are_named(self) -> None:
         """The message lists what there is."""
         with pytest.raises(ConfigError, match="weights: expected one of uniform, degree, sqrt"):
-            read_scheme("cubic", "weights")
+            read_schemes("cubic", "weights")
