@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pocketrec.cli import ExitCode
 from pocketrec.console import emit, json_option, json_text, stderr_console
 from pocketrec.errors import ConfigError
 from pocketrec.files import write_atomically
@@ -150,7 +151,7 @@ def compare(
 def _end(comparison: Comparison) -> None:
     """End the process with 1 if something got worse."""
     if comparison.verdict is Verdict.REGRESSION:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(ExitCode.CHECK_FAILED)
 
 
 def _side(folder: Path, label: str, options: _SideOptions) -> Side:
