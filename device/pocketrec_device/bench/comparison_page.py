@@ -95,9 +95,9 @@ def _ordered(comparison: Comparison) -> list[Row]:
 
 
 def _table(rows: list[Row]) -> list[str]:
-    lines = [_COLUMNS, ("---", "---", "---:", "---:", "---:", "---:", "---")]
-    lines += [tuple(map(escaped, _cells(row))) for row in rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    rules = ("---", "---", "---:", "---:", "---:", "---:", "---")
+    shown = [map(escaped, _cells(row)) for row in rows]
+    return [f"| {' | '.join(cells)} |" for cells in (_COLUMNS, rules, *shown)]
 
 
 def _cells(row: Row) -> tuple[str, ...]:

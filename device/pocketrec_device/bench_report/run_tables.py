@@ -81,8 +81,7 @@ def _environment(result: Mapping[str, Any]) -> dict[str, str]:
     environment = result["environment"]
     hardware, versions = environment["hardware"], environment["versions"]
     facts = {**hardware, **{f"{name} version": value for name, value in versions.items()}}
-    facts |= {key: environment.get(key) for key in ("load", "n_other_cores")}
-    facts |= result["config"]
+    facts |= {"load": environment.get("load"), **result["config"]}
     return {key.replace("_", " "): _plain(value) for key, value in facts.items()}
 
 
