@@ -118,11 +118,11 @@ class TestCommand:
         name = "[red]a[/blue]"
         result["records"][0]["variant"] = result["baseline"] = name
         result["skipped"] = [{"cell": name, "reason": name}]
-        console = Console(file=io.StringIO(), width=200)
+        out = io.StringIO()
 
-        draw_result(console, result)
+        draw_result(Console(file=out, width=200), result)
 
-        shown = console.file.getvalue()
+        shown = out.getvalue()
         assert f"agreement with {name}" in shown
         assert f"not measured: {name}, {name}" in shown
 
