@@ -38,7 +38,7 @@ from pocketrec_device.bench.processes import Interpreter
 from pocketrec_device.bench.result import BenchResult
 from pocketrec_device.bench.run import Side, run_sides
 
-__all__ = ["MODES", "Settings", "main", "rates", "run_tries"]
+__all__ = ["MODES", "Settings", "earlier_tries", "main", "rates", "run_tries"]
 
 MODES = ("interleaved", "separate")
 _PATH = click.Path(path_type=Path)
@@ -140,10 +140,12 @@ def _judged(base: dict[str, Any], head: dict[str, Any], rule: Rule) -> dict[str,
     found = compare_results(BenchResult.from_json(base), BenchResult.from_json(head), rule)
     keys = ("metric", "base", "head", "ratio", "low", "high", "verdict")
     rows = [row.to_json() for row in found.rows if row.unit in ("us", "ms")]
+    # That a busy machine makes every cell doubtful is known, and says nothing of the verdict.
+    notes = [note for note in found.notes if "no time is judged" in note]
     return {
         "verdict": found.verdict.value,
         "n_unsure": len(found.of(Verdict.UNSURE)),
-        "notes": list(found.notes),
+        "notes": notes,
         "rows": [{key: row[key] for key in keys} for row in rows],
     }
 
@@ -151,29 +153,59 @@ def _judged(base: dict[str, Any], head: dict[str, Any], rule: Rule) -> dict[str,
 @click.command()
 @click.option("--tries", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--repeat", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with the tries in the file of --json.")
 @click.option("--report", type=_PATH, help="Write the page, such as docs/results/compare_rates.md.")
 @source_option
 @json_option
 def main(
-    *, tries: int, repeat: int, report: Path | None, source: Path | None, json_path: str | None
+    *,
+    tries: int,
+    repeat: int,
+    resume: bool,
+    report: Path | None,
+    source: Path | None,
+    json_path: str | None,
 ) -> None:
     """Measure both error rates of 'bench compare'."""
     if source is not None:
         result = json.loads(source.read_text())
     else:
         config = BenchConfig(**{**asdict(_DEFAULT_CONFIG), "repeat": repeat})
-        result = _measure(Settings(tries=tries, config=config), json_path)
+        kept = None if json_path in (None, "-") else Path(str(json_path))
+        settings = Settings(tries=tries, config=config)
+        earlier = earlier_tries(settings, kept) if resume else []
+        result = _measure(settings, kept, earlier)
     if report is not None:
         write_page(report, page(result))
     emit(result, render=lambda console: draw(console, result), json_path=json_path)
 
 
-def _measure(settings: Settings, json_path: str | None) -> dict[str, Any]:
-    """Make all tries; a result file that is there already is gone on with."""
-    kept = None if json_path in (None, "-") else Path(str(json_path))
-    tries: list[dict[str, Any]] = []
-    if kept is not None and kept.exists():
-        tries = json.loads(kept.read_text())["tries"]
+def earlier_tries(settings: Settings, kept: Path | None) -> list[dict[str, Any]]:
+    """Return the tries that a file holds; none where there is no file.
+
+    Args:
+        settings: How tries are made now.
+        kept: The file, or None.
+
+    Raises:
+        ConfigError: They were made in another way or place: rates would be of neither.
+    """
+    if kept is None or not kept.exists():
+        return []
+    found = json.loads(kept.read_text())
+    for what, now in (("settings", asdict(settings)), ("environment", read_environment())):
+        for key in now.keys() - {"tries", "load"}:
+            if found[what].get(key) != json.loads(json_text({key: now[key]}))[key]:
+                raise ConfigError(
+                    f"{kept}: expected tries of the same {key}, found {found[what].get(key)}; "
+                    "start anew without --resume"
+                )
+    tries: list[dict[str, Any]] = found["tries"]
+    return tries
+
+
+def _measure(settings: Settings, kept: Path | None, tries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make all tries that there are not yet, and keep each at once."""
     with tempfile.TemporaryDirectory() as folder, stderr_console().status("measuring") as status:
         bundle = write_seeded_bundle(Path(folder) / "bundle", settings.shape).path
         for found in run_tries(settings, bundle, done=len(tries)):

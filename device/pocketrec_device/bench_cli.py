@@ -22,7 +22,7 @@ from pocketrec_device.bench.tables import draw_result
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.levels import SPEED_PRESETS
 
-__all__ = ["FILE", "Files", "effort_options", "run", "side_of"]
+__all__ = ["FILE", "Files", "check_folders", "effort_options", "run", "side_of"]
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 """A file that is read."""
@@ -41,13 +41,45 @@ def effort_options(**defaults: int) -> Callable[[_Command], _Command]:
     config = replace(BenchConfig(), **defaults)
     count = click.IntRange(1)
     options = (
-        click.option("--candidates", "n_candidates", type=count, default=config.n_candidates),
-        click.option("--warmup", type=click.IntRange(0), default=config.warmup),
-        click.option("--runs", type=count, default=config.runs, help="Calls per process."),
-        click.option("--min-seconds", type=click.FloatRange(0), default=config.min_seconds),
+        click.option(
+            "--candidates",
+            "n_candidates",
+            type=count,
+            default=config.n_candidates,
+            help="Candidates per ranking.",
+        ),
+        click.option(
+            "--warmup",
+            type=click.IntRange(0),
+            default=config.warmup,
+            help="Calls before the clock starts, per operation and process.",
+        ),
+        click.option(
+            "--runs",
+            type=count,
+            default=config.runs,
+            help="Timed calls at least, per operation and process.",
+        ),
+        click.option(
+            "--min-seconds",
+            type=click.FloatRange(0),
+            default=config.min_seconds,
+            help="Seconds at least, per operation and process.",
+        ),
         click.option("--repeat", type=count, default=config.repeat, help="Processes per row."),
-        click.option("--seed", type=int, default=config.seed),
-        click.option("--keep-samples", "kept_samples", type=count, default=config.kept_samples),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=config.seed,
+            help="Of histories, candidates and tie-breaks.",
+        ),
+        click.option(
+            "--keep-samples",
+            "kept_samples",
+            type=count,
+            default=config.kept_samples,
+            help="Single calls in the result, per operation and process.",
+        ),
     )
 
     def add(command: _Command) -> _Command:
@@ -100,6 +132,7 @@ class Files:
     type=click.Choice(sorted(BACKENDS)),
     multiple=True,
     default=_GRID.backends,
+    help="What computes.",
 )
 @click.option(
     "--speed",
@@ -109,13 +142,20 @@ class Files:
     default=_GRID.speeds,
     help="What a plan's tiers mean in bits.",
 )
-@click.option("--threads", type=click.IntRange(1), multiple=True, default=_GRID.threads)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    multiple=True,
+    default=_GRID.threads,
+    help="Threads per call.",
+)
 @click.option(
     "--scenario",
     "scenarios",
     type=click.Choice(SCENARIOS),
     multiple=True,
     default=_GRID.scenarios,
+    help="Single calls, replayed sessions, or one user after the other.",
 )
 @click.option(
     "--sessions", type=FILE, help="Users to replay: 'user item item …' per line; or the cases."
@@ -155,15 +195,31 @@ def run(
     files = Files(bundle=bundle, plans=plans, float_twin=float_twin, cases=cases)
     if preset is not None:
         files = _with_demo(files, work)
+    check_folders(html, json_path)
     axes = {"backends": backends, "speeds": speeds, "threads": threads, "scenarios": scenarios}
     side = side_of(files, peers, sessions, label, **axes)
     with stderr_console().status("measuring") as status:
         result = run_bench(side, BenchConfig(**effort), progress=status.update)
+    # First, so that nothing measured is lost where the page cannot be written.
+    emit(result, render=lambda console: draw_result(console, result), json_path=json_path)
     if html is not None:
         from pocketrec_device.bench_report import write_html
 
         write_html(result, html)
-    emit(result, render=lambda console: draw_result(console, result), json_path=json_path)
+
+
+def check_folders(*files: Path | str | None) -> None:
+    """Refuse, before anything is measured, files that could not be written afterwards.
+
+    Args:
+        files: To be written; None and ``"-"`` are none.
+
+    Raises:
+        ConfigError: There is no folder for one of them.
+    """
+    for file in files:
+        if file not in (None, "-") and not Path(file).parent.is_dir():
+            raise ConfigError(f"{file}: expected a folder to write it to, found none")
 
 
 def _with_demo(files: Files, work: Path) -> Files:

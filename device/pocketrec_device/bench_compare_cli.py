@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pocketrec.cli import ExitCode
 from pocketrec.console import emit, json_option, json_text, stderr_console
 from pocketrec.errors import ConfigError
 from pocketrec.files import write_atomically
@@ -20,7 +21,7 @@ from pocketrec_device.bench.decision import Rule, Verdict
 from pocketrec_device.bench.processes import Interpreter
 from pocketrec_device.bench.result import BenchResult, read_result
 from pocketrec_device.bench.run import Side, run_sides
-from pocketrec_device.bench_cli import FILE, Files, effort_options, side_of
+from pocketrec_device.bench_cli import FILE, Files, check_folders, effort_options, side_of
 
 __all__ = ["PERCENT", "compare"]
 
@@ -80,14 +81,13 @@ def _side_options(command: Any) -> Any:
     return command
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("base", type=_PATH)
 @click.argument("head", type=_PATH)
 @click.option(
     "--threshold",
     type=PERCENT,
     default="5%",
-    show_default=True,
     help="Smallest change that counts.",
 )
 @click.option(
@@ -123,10 +123,13 @@ def compare(
 ) -> None:
     """Say whether HEAD is worse than BASE: two files of 'bench run', or two bundles.
 
+    How to measure, from --candidates to --keep-samples, is for --interleave.
+
     The exit code is 1 when a number got worse by more than the threshold, beyond the noise,
     and 0 when none did; 2 when the two cannot be compared.
     """
     rule = Rule(threshold=threshold)
+    check_folders(markdown, json_path)
     options = (
         _SideOptions(plans=base_plans, python=base_python, source=base_source),
         _SideOptions(plans=head_plans, python=head_python, source=head_source),
@@ -150,7 +153,7 @@ def compare(
 def _end(comparison: Comparison) -> None:
     """End the process with 1 if something got worse."""
     if comparison.verdict is Verdict.REGRESSION:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(ExitCode.CHECK_FAILED)
 
 
 def _side(folder: Path, label: str, options: _SideOptions) -> Side:

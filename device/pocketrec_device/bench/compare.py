@@ -10,6 +10,7 @@ the core, while medians of short calls stay.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import median
@@ -45,17 +46,17 @@ class Row:
     change: Change
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for programs."""
+        """Return it for programs; a change from 0 has no ratio: null."""
+        change = self.change
+        ratios = {"ratio": change.ratio, "low": change.low, "high": change.high}
         return {
             "cell": self.cell,
             "metric": self.metric,
             "unit": self.unit,
-            "base": self.change.base,
-            "head": self.change.head,
-            "ratio": self.change.ratio,
-            "low": self.change.low,
-            "high": self.change.high,
-            "verdict": self.change.verdict.value,
+            "base": change.base,
+            "head": change.head,
+            **{key: ratio if math.isfinite(ratio) else None for key, ratio in ratios.items()},
+            "verdict": change.verdict.value,
         }
 
 
@@ -81,7 +82,10 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of its rows; unsure only counts when nothing else does."""
+        """What its rows come to: ``EQUAL`` where no number is known to have changed.
+
+        Numbers that are unsure do not count; ``of`` tells how many there are.
+        """
         for verdict in (Verdict.REGRESSION, Verdict.IMPROVEMENT):
             if self.of(verdict):
                 return verdict
@@ -106,9 +110,8 @@ def compare_results(
     is_same_machine = base.machine == head.machine
     if not is_same_machine and not is_other_machine_allowed:
         raise ConfigError(
-            "expected two results of one machine, found "
-            f"{base.machine.get('cpu')!r} and {head.machine.get('cpu')!r}: times would not "
-            "compare; --other-machine compares bytes and quality only"
+            f"expected two results of one machine, found {_other_facts(base, head)}: times would "
+            "not compare; --other-machine compares bytes and quality only"
         )
     common = [name for name in base.cells if name in head.cells]
     _check(base, head, common)
@@ -130,6 +133,15 @@ def compare_results(
                 "second run: no time is judged; let both take turns with --interleave"
             )
     return Comparison(rows=tuple(rows), notes=tuple(notes), is_paired=is_paired, rule=rule)
+
+
+def _other_facts(base: BenchResult, head: BenchResult) -> str:
+    facts = [
+        f"{key} {first!r} and {second!r}"
+        for key in dict.fromkeys([*base.machine, *head.machine])
+        if (first := base.machine.get(key)) != (second := head.machine.get(key))
+    ]
+    return ", ".join(facts)
 
 
 def _check(base: BenchResult, head: BenchResult, common: list[str]) -> None:
@@ -190,7 +202,7 @@ def _counted(base: CellRecord, head: CellRecord, rule: Rule) -> Iterator[Row]:
     for key, quality in base.quality.items():
         if key in head.quality:
             change = judge_counts(head.quality[key], quality, rule)
-            ratio = 1 / change.ratio if change.ratio else 0.0
+            ratio = 1 / change.ratio if change.ratio else math.inf
             shown = replace(
                 change, base=quality, head=head.quality[key], ratio=ratio, low=ratio, high=ratio
             )
@@ -198,8 +210,16 @@ def _counted(base: CellRecord, head: CellRecord, rule: Rule) -> Iterator[Row]:
 
 
 def _notes(base: BenchResult, head: BenchResult, rule: Rule) -> Iterator[str]:
-    for name in base.cells.keys() ^ head.cells.keys():
+    for name in sorted(base.cells.keys() ^ head.cells.keys()):
         yield f"only one result has {name}"
+    for which, side in (("first", base), ("second", head)):
+        doubtful = [cell.flags for cell in side.cells.values() if cell.flags]
+        if doubtful:
+            flags = ", ".join(sorted({flag for flags in doubtful for flag in flags}))
+            yield (
+                f"{len(doubtful)} of {len(side.cells)} cells of the {which} result are doubtful: "
+                f"{flags}"
+            )
     for library in sorted({*base.versions, *head.versions}):
         first, second = (side.versions.get(library, "none") for side in (base, head))
         if first != second:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from pocketrec_device.bench.decision import Verdict
+from pocketrec_device.bench_report.markdown import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,16 +31,19 @@ _MARKS = {
 
 
 def sentence_of(comparison: Comparison) -> str:
-    """Return what came of it in one sentence.
+    """Return what came of it in one sentence, which calls nothing equal that is unsure.
 
     Args:
         comparison: What was compared.
     """
     counts = ", ".join(f"{len(comparison.of(verdict))} {verdict.value}" for verdict in Verdict)
+    found = comparison.verdict.value
+    if comparison.verdict is Verdict.EQUAL and comparison.of(Verdict.UNSURE):
+        found = "no change found"
     how = "processes took turns" if comparison.is_paired else "one run after the other"
     rule = comparison.rule
     return (
-        f"{comparison.verdict.value}: of {len(comparison.rows)} numbers {counts} "
+        f"{found}: of {len(comparison.rows)} numbers {counts} "
         f"(threshold {rule.threshold:.0%}, false alarms {rule.alpha:.0%}, {how})"
     )
 
@@ -51,13 +57,13 @@ def draw_comparison(console: Console, comparison: Comparison) -> None:
     """
     rows = _ordered(comparison)
     for cell in dict.fromkeys(row.cell for row in rows):
-        table = Table(title=cell, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(title=Text(cell), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for column in _COLUMNS[1:]:
             is_text = column in ("number", "verdict")
             table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
         for row in rows:
             if row.cell == cell:
-                table.add_row(*_cells(row)[1:])
+                table.add_row(*map(Text, _cells(row)[1:]))
         console.print(table)
     for note in comparison.notes:
         console.print(f"note: {note}", markup=False)
@@ -78,7 +84,7 @@ def markdown_of(comparison: Comparison) -> str:
     lines = ["### Benchmark", "", sentence_of(comparison), ""]
     if changed:
         lines += [*_table(changed), ""]
-    lines += [f"* {note}" for note in comparison.notes]
+    lines += [f"* {escaped(note)}" for note in comparison.notes]
     lines += ["", "<details><summary>All numbers</summary>", "", *_table(_ordered(comparison))]
     return "\n".join([*lines, "", "</details>", ""])
 
@@ -89,8 +95,9 @@ def _ordered(comparison: Comparison) -> list[Row]:
 
 
 def _table(rows: list[Row]) -> list[str]:
-    lines = [_COLUMNS, ("---", "---", "---:", "---:", "---:", "---:", "---")]
-    return [f"| {' | '.join(cells)} |" for cells in (*lines, *map(_cells, rows))]
+    rules = ("---", "---", "---:", "---:", "---:", "---:", "---")
+    shown = [map(escaped, _cells(row)) for row in rows]
+    return [f"| {' | '.join(cells)} |" for cells in (_COLUMNS, rules, *shown)]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -103,7 +110,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.metric.replace("_", " "),
         _number(change.base, row.unit),
         _number(change.head, row.unit),
-        f"{change.ratio - 1:+.1%}",
+        f"{change.ratio - 1:+.1%}" if math.isfinite(change.ratio) else "from 0",
         interval,
         _MARKS[change.verdict],
     )

@@ -10,7 +10,9 @@ resampled.
   slowed both down cancels out.
 * Its *interval* is a percentile bootstrap over processes, or turns, at the level
   ``1 - alpha / m`` for m numbers that are judged together, so that many numbers together
-  raise a false alarm no more often than one.
+  raise a false alarm no more often than one. It never reaches beyond what processes showed:
+  of n turns, all lie on one side of the true median with probability ``2 ** (1 - n)``, so
+  where that is more than ``alpha / m`` the level is aimed at, not kept.
 * It is a *regression* when the whole interval is beyond the threshold: slower by more than
   that, whatever the noise; an *improvement* likewise. It is *equal* when the whole interval
   is within the threshold, and *unsure* when it is on both sides: measure more.

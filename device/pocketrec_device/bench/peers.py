@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pocketrec.errors import ConfigError, MissingExtraError
+from pocketrec.errors import BackendError, ConfigError, MissingExtraError, PocketRecError
 from pocketrec_quantization.float_twin import FloatTwin
 from pocketrec_quantization.peers import PEER_GROUP, FloatNetwork, Peer
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from pocketrec_quantization.bundle import BundleFolder
 
 __all__ = ["convert_peer", "load_peer", "peer_names"]
+
+# SyntaxError and ValueError: a file that is no Python, a module without a name.
+_IMPORT_ERRORS = (ImportError, AttributeError, OSError, SyntaxError, TypeError, ValueError)
 
 
 def peer_names() -> tuple[str, ...]:
@@ -42,12 +45,10 @@ def load_peer(spec: str) -> Peer:
         spec: See the module.
 
     Raises:
-        ConfigError: There is no such peer.
+        ConfigError: There is no such peer, or it cannot be imported or made.
         MissingExtraError: Its library is not installed; the message says how to.
     """
-    peer: Any = _named(spec) if ":" not in spec else _imported(spec)
-    if isinstance(peer, type):
-        peer = peer()
+    peer = _made(spec)
     absent = [name for name in getattr(peer, "requires", ()) if not _is_installed(name)]
     if absent:
         raise MissingExtraError(f"the peer {spec!r} needs {', '.join(absent)}; run: {peer.install}")
@@ -71,6 +72,7 @@ def convert_peer(bundle: BundleFolder, variant: Variant, folder: Path, config: B
         ConfigError: There is no such peer, or it cannot express the architecture.
         MissingExtraError: Its library is not installed.
         ArtifactError: The bundle or the float twin cannot be used.
+        BackendError: The peer fails in its own words.
     """
     if variant.peer is None or variant.float_twin is None:
         raise ConfigError(f"{variant.name}: expected a peer and a float twin")
@@ -80,8 +82,17 @@ def convert_peer(bundle: BundleFolder, variant: Variant, folder: Path, config: B
     out = folder / f"{variant.name}.model"
     peer = load_peer(variant.peer)
     with _stdout_on_stderr():
-        peer.convert(network, out)
+        _convert(peer, network, out, variant.peer)
     return out
+
+
+def _convert(peer: Peer, network: FloatNetwork, out: Path, spec: str) -> None:
+    try:
+        peer.convert(network, out)
+    except (PocketRecError, OSError):
+        raise
+    except Exception as exc:  # somebody else's code raises what it likes
+        raise BackendError(f"the peer {spec!r} cannot convert: {exc!r}") from exc
 
 
 @contextmanager
@@ -98,6 +109,16 @@ def _stdout_on_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+def _made(spec: str) -> Any:
+    try:
+        peer = _named(spec) if ":" not in spec else _imported(spec)
+        return peer() if isinstance(peer, type) else peer
+    except PocketRecError:
+        raise
+    except _IMPORT_ERRORS as exc:
+        raise ConfigError(f"{spec}: expected module:Name or file.py:Name of a peer: {exc}") from exc
+
+
 def _named(name: str) -> object:
     found = [entry for entry in entry_points(group=PEER_GROUP) if entry.name == name]
     if not found:
@@ -109,11 +130,8 @@ def _named(name: str) -> object:
 
 def _imported(spec: str) -> object:
     source, _, name = spec.rpartition(":")
-    try:
-        module = _file(Path(source)) if source.endswith(".py") else import_module(source)
-        found: object = getattr(module, name)
-    except (ImportError, AttributeError, OSError) as exc:
-        raise ConfigError(f"{spec}: expected module:Name or file.py:Name of a peer: {exc}") from exc
+    module = _file(Path(source)) if source.endswith(".py") else import_module(source)
+    found: object = getattr(module, name)
     return found
 
 
@@ -127,4 +145,7 @@ def _file(path: Path) -> object:
 
 
 def _is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # of the package that it is in
+        return False

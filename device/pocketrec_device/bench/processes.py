@@ -56,7 +56,8 @@ class Interpreter:
             job: As ``worker.measure`` takes it.
 
         Raises:
-            BackendError: The process failed; its last line is in the message.
+            BackendError: The process failed, with its last line in the message; or it
+                returned no measurement, as a Python of another kind does.
         """
         # Without its folder on sys.path: "-m" would import the package, too.
         script = ["-c", _START] if self.worker is None else [str(self.worker)]
@@ -68,8 +69,14 @@ class Interpreter:
             lines = done.stderr.strip().splitlines() or ["no message"]
             raise BackendError(f"the measuring process ended with {done.returncode}: {lines[-1]}")
         # The last line: a library may have printed something before it.
-        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return result
+        last = (done.stdout.splitlines() or [""])[-1]
+        try:
+            result: dict[str, Any] = json.loads(last)
+            if "samples_ns" in result:
+                return result
+        except (ValueError, TypeError):
+            pass
+        raise BackendError(f"expected a measurement of {self.python}, found {last[:80]!r}")
 
     def _environment(self) -> dict[str, str] | None:
         if self.sources is None:

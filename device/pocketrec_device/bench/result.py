@@ -79,7 +79,8 @@ class CellRecord:
         flags: Names of what is doubtful about it.
 
     Raises:
-        ConfigError: There are no processes, or they differ in their operations.
+        ConfigError: There are no processes, or they differ in their operations; a number is
+            out of its range.
     """
 
     cell: str
@@ -91,6 +92,10 @@ class CellRecord:
     def __post_init__(self) -> None:
         if not self.processes:
             raise ConfigError(f"{self.cell}: expected at least one process, found none")
+        if not all(0 <= value < math.inf for value in self.n_bytes.values()):
+            raise ConfigError(f"{self.cell}: expected bytes from 0, got {self.n_bytes}")
+        if not all(0 <= value <= 1 for value in self.quality.values()):
+            raise ConfigError(f"{self.cell}: expected quality within 0..1, got {self.quality}")
         if any(one.p50_us.keys() != self.processes[0].p50_us.keys() for one in self.processes):
             raise ConfigError(f"{self.cell}: expected the same operations in every process")
 
@@ -141,12 +146,12 @@ class BenchResult:
             return cls(
                 run_id=result["run"]["id"],
                 pair_id=result["run"]["pair_id"],
-                config=result["config"],
-                machine=result["environment"]["hardware"],
-                versions=result["environment"]["versions"],
+                config=dict(result["config"].items()),
+                machine=dict(result["environment"]["hardware"].items()),
+                versions=dict(result["environment"]["versions"].items()),
                 cells={record.cell: record for record in records},
             )
-        except (KeyError, TypeError, AttributeError) as exc:
+        except (KeyError, TypeError, AttributeError, OverflowError) as exc:
             raise ConfigError(f"expected all keys of {SCHEMA!r}, found another: {exc!r}") from exc
 
 

@@ -25,8 +25,8 @@ from pocketrec_device.bench.peers import convert_peer
 from pocketrec_device.bench.processes import Interpreter
 from pocketrec_device.bench.records import record_of
 from pocketrec_device.bench.result import SCHEMA
+from pocketrec_device.bench.sessions import read_sessions
 from pocketrec_device.bench.sizes import sizes_of
-from pocketrec_device.bench.yardstick import Bystanders
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.cases import EvaluationCases
 
@@ -103,7 +103,7 @@ def run_sides(
     pair_id = uuid.uuid4().hex if len(sides) > 1 else ""
     started_at, started = datetime.now(UTC), time.monotonic()
     environment = read_environment()
-    with tempfile.TemporaryDirectory() as folder, Bystanders():
+    with tempfile.TemporaryDirectory() as folder:
         works = [_Work(side, config, Path(folder) / str(n)) for n, side in enumerate(sides)]
         _measure_in_turns(works, config, progress)
     return [
@@ -230,11 +230,13 @@ class _Work:
     def _check(self) -> None:
         if not self.cells:
             raise ConfigError(f"nothing can be measured: {self._skipped[0].impossible}")
-        has_sessions = self.side.sessions is not None or self.side.cases is not None
-        if not has_sessions and any(cell.scenario != "single" for cell in self.cells):
-            raise ConfigError("expected real users to replay: add --cases or --sessions")
         if self.side.cases is not None:
             _check_cases(self._bundle, self.side.cases)
+        if any(cell.scenario != "single" for cell in self.cells):
+            sessions = self.side.sessions or self.side.cases
+            if sessions is None:
+                raise ConfigError("expected real users to replay: add --cases or --sessions")
+            read_sessions(sessions, self._bundle.read_items().item_ids)
 
 
 def _rank_key(cell: Cell) -> tuple[str, str, str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from pocketrec_device.bench.cells import PEER
@@ -35,6 +36,11 @@ def labels_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return [", ".join(_part(part, record[part]) for part in shown) for record in records]
 
 
+def _shown_labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the same for a table: rows are called as files are, which may look like markup."""
+    return [escape(label) for label in labels_of(records)]
+
+
 def draw_result(console: Console, result: Mapping[str, Any]) -> None:
     """Draw sizes, quality, times, start, memory, doubts and the machine.
 
@@ -54,7 +60,8 @@ def draw_result(console: Console, result: Mapping[str, Any]) -> None:
     console.print(
         f"{config['n_candidates']} candidates, {config['repeat']} processes per row, in turns; "
         f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['system']} "
-        f"{hardware['machine']}; {versions}"
+        f"{hardware['machine']}; {versions}",
+        markup=False,
     )
 
 
@@ -65,7 +72,7 @@ def _draw_summary(console: Console, records: Sequence[Mapping[str, Any]]) -> Non
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("95 %\ninterval", no_wrap=True)
     table.add_column("rerank\np50 μs", justify="right")
-    for label, record in zip(labels_of(records), records, strict=True):
+    for label, record in zip(_shown_labels(records), records, strict=True):
         shown, quality = ["", "", ""], record["quality"]
         if quality is not None:
             low, high = quality["ndcg@10_interval"]
@@ -84,12 +91,13 @@ def _draw_summary(console: Console, records: Sequence[Mapping[str, Any]]) -> Non
 
 
 def _draw_agreement(console: Console, records: Sequence[Mapping[str, Any]], baseline: str) -> None:
-    table = Table(title=f"Bytes, and agreement with {baseline}", box=SIMPLE_HEAD, pad_edge=False)
+    title = f"Bytes, and agreement with {escape(baseline)}"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("variant", no_wrap=True)
     columns = ("wire", "on disk", "weights in\nmemory", "top-10\noverlap", "pairs\nflipped")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for label, record in zip(labels_of(records), records, strict=True):
+    for label, record in zip(_shown_labels(records), records, strict=True):
         quality, resident = record["quality"], record["resident_weight_bytes"]
         shown = ["", ""]
         if quality is not None:
@@ -109,11 +117,11 @@ def _draw_latency(console: Console, records: Sequence[Mapping[str, Any]]) -> Non
     table.add_column("operation")
     for column in (*(f"p{p}" for p in PERCENTILES), "mean", "std", "calls"):
         table.add_column(column, justify="right")
-    for label, record in zip(labels_of(records), records, strict=True):
+    for label, record in zip(_shown_labels(records), records, strict=True):
         for name, summary in record["latency_us"].items():
             cells = [f"{summary[f'p{p}']:.0f}" for p in PERCENTILES]
             cells += [f"{summary['mean']:.0f}", f"{summary['std']:.0f}", f"{summary['n']:,}"]
-            table.add_row(label, name.replace("_", " + "), *cells)
+            table.add_row(label, escape(name.replace("_", " + ")), *cells)
         table.add_section()
     console.print(table)
 
@@ -122,7 +130,7 @@ def _draw_start(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
     table = Table(title="Start and memory", box=SIMPLE_HEAD)
     for column in ("variant", "import ms", "load ms", "first run ms", "peak MiB", "above idle MiB"):
         table.add_column(column, justify="left" if column == "variant" else "right")
-    for label, record in zip(labels_of(records), records, strict=True):
+    for label, record in zip(_shown_labels(records), records, strict=True):
         table.add_row(
             label,
             *(f"{record[key]:.1f}" for key in ("import_ms", "load_ms", "first_run_ms")),
@@ -144,10 +152,10 @@ def _draw_doubts(console: Console, result: Mapping[str, Any]) -> None:
         for column in ("variant", "flag", "why"):
             table.add_column(column)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
     for skipped in result["skipped"]:
-        console.print(f"not measured: {skipped['cell']}, {skipped['reason']}")
+        console.print(f"not measured: {skipped['cell']}, {skipped['reason']}", markup=False)
 
 
 def _end_to_end(record: Mapping[str, Any]) -> Mapping[str, float]:

@@ -175,7 +175,8 @@ def main(stopwatch: Stopwatch | None = None) -> None:
     Args:
         stopwatch: As of ``measure``.
     """
-    sys.stdout.write(json.dumps(measure(json.loads(sys.argv[1]), stopwatch)))
+    # On a line of its own, whatever a library printed before.
+    sys.stdout.write(f"\n{json.dumps(measure(json.loads(sys.argv[1]), stopwatch))}\n")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pocketrec_device.bench.cells import PEER
 from pocketrec_device.bench_report.tables import Column, Table, bytes_text, time_text
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def summary_table(content: Content) -> Table:
         rows.append(
             (
                 cell.name,
-                f"{record['effective_bits']:.2f}",
-                bytes_text(record["coded_bytes"]),
+                *_weights(record),
                 "–" if quality is None else f"{quality['ndcg@10']:.4f}",
                 "–" if quality is None else f"{quality['top10_overlap']:.1%}",
                 *times,
@@ -224,6 +224,13 @@ def profile_name(profile: Mapping[str, Any]) -> str:
     """Return what a profile is called."""
     planner = profile["plan"]["planner"]
     return f"{planner} on {profile['backend']} ({profile['options']['compute']})"
+
+
+def _weights(record: Mapping[str, Any]) -> tuple[str, str]:
+    """Return bits and bytes of coded weights; what another runtime does to them is not known."""
+    if record["backend"] == PEER:
+        return "–", "–"
+    return f"{record['effective_bits']:.2f}", bytes_text(record["coded_bytes"])
 
 
 def _interval(bounds: Sequence[float], sign: str) -> str:

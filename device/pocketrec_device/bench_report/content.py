@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketrec.errors import ConfigError
+from pocketrec_device.bench.result import SCHEMA
 from pocketrec_device.debugging.profile import PROFILE_SCHEMA
 
 if TYPE_CHECKING:
@@ -18,12 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["BENCH_SCHEMA", "Cell", "Content", "read_files"]
+__all__ = ["Cell", "Content", "read_files"]
 
 _PARTS = ("backend", "speed", "threads", "scenario")
-
-BENCH_SCHEMA = "pocketrec.bench/1"
-"""What results of ``bench run`` declare to be; ``docs/benchmarking.md`` has their keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +114,18 @@ class Content:
             for run, result in zip(_letters(len(results)), results, strict=True)
             for record in result["records"]
         ]
+        if not records:
+            raise ConfigError("expected results with cells, found none; measure with bench run")
         varying = frozenset(
             part for part in _PARTS if len({record[part] for _, record in records}) > 1
         )
         cells = tuple(Cell(run=run, record=record, varying=varying) for run, record in records)
         return cls(results=results, profiles=tuple(profiles), cells=cells)
+
+    @property
+    def runs(self) -> list[str]:
+        """What each result is called; a single one has no name."""
+        return _letters(len(self.results))
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -161,13 +166,13 @@ def read_files(paths: Sequence[Path]) -> Content:
         except ValueError as error:
             raise ConfigError(f"{path}: expected JSON: {error}") from error
         schema = document.get("schema") if isinstance(document, dict) else None
-        if schema == BENCH_SCHEMA:
+        if schema == SCHEMA:
             results.append(document)
         elif schema == PROFILE_SCHEMA:
             profiles.append(document)
         else:
             raise ConfigError(
-                f"{path}: expected {BENCH_SCHEMA!r} or {PROFILE_SCHEMA!r}, found {schema!r:.80}; "
+                f"{path}: expected {SCHEMA!r} or {PROFILE_SCHEMA!r}, found {schema!r:.80}; "
                 "bench run and debug profile make them with --json"
             )
     return Content.of(results, profiles)
@@ -191,7 +196,7 @@ def _check(result: Mapping[str, Any]) -> None:
         absent |= _RECORD_KEYS - record.keys()
     if absent:
         raise ConfigError(
-            f"expected all keys of {BENCH_SCHEMA!r}, found none of {sorted(absent)}; measure "
+            f"expected all keys of {SCHEMA!r}, found none of {sorted(absent)}; measure "
             "again with bench run"
         )
 

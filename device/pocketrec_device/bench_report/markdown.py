@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pocketrec_device.bench_report.content import Content
     from pocketrec_device.bench_report.tables import Table
 
-__all__ = ["markdown_page"]
+__all__ = ["escaped", "markdown_page"]
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~!&])")
 
@@ -25,7 +25,7 @@ def markdown_page(content: Content) -> str:
         content: What they show.
     """
     bundle = content.results[0]["bundle"]
-    parts = [f"# {_text(bundle['model_name'])} {_text(bundle['version'])}: benchmark"]
+    parts = [f"# {escaped(bundle['model_name'])} {escaped(bundle['version'])}: benchmark"]
     for heading, tables in _sections(content):
         shown = [_table(table) for table in tables if table is not None]
         if shown:
@@ -62,14 +62,14 @@ def _sections(content: Content) -> Iterable[tuple[str, list[Table | None]]]:
 
 
 def _table(table: Table) -> str:
-    heads = [_text(column.name) for column in table.columns]
+    heads = [escaped(column.name) for column in table.columns]
     rules = ["---:" if column.is_number else "---" for column in table.columns]
-    rows = [[_text(cell) for cell in row] for row in table.rows]
+    rows = [[escaped(cell) for cell in row] for row in table.rows]
     lines = [f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows)]
-    note = f"\n\n{_text(table.note)}" if table.note else ""
-    return f"### {_text(table.title)}\n\n" + "\n".join(lines) + note
+    note = f"\n\n{escaped(table.note)}" if table.note else ""
+    return f"### {escaped(table.title)}\n\n" + "\n".join(lines) + note
 
 
-def _text(value: object) -> str:
+def escaped(value: object) -> str:
     """Return a value as text of one line that Markdown takes for nothing else."""
     return _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))

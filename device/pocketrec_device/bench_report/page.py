@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from pocketrec import __version__
+from pocketrec_device.bench.cells import PEER
 from pocketrec_device.bench_report import bench_tables, run_tables
 from pocketrec_device.bench_report.bar_charts import draw_memory, draw_operators, draw_start
 from pocketrec_device.bench_report.front_chart import draw_front
@@ -159,7 +160,11 @@ def _cards(content: Content) -> Iterable[Markup]:
         best = max(ranked, key=lambda cell: float(cell.record["quality"]["ndcg@10"]))
         quality = f"{best.record['quality']['ndcg@10']:.4f}"
         yield _card("best NDCG@10", quality, bench_tables.model_name(best))
-    coded = [cell for cell in content.cells if cell.record["coded_bytes"]]
+    coded = [
+        cell
+        for cell in content.cells
+        if cell.record["coded_bytes"] and cell.record["backend"] != PEER
+    ]
     if coded:
         smallest = min(coded, key=lambda cell: float(cell.record["coded_bytes"]))
         n_bytes = bytes_text(smallest.record["coded_bytes"])

@@ -41,11 +41,11 @@ def runs_table(content: Content) -> Table:
     """Return which run is which."""
     names = ("run", "label", "began", "seconds", "model", "version", "bundle", "id")
     rows = []
-    for number, result in enumerate(content.results):
+    for name, result in zip(content.runs, content.results, strict=True):
         run, bundle = result["run"], result["bundle"]
         rows.append(
             (
-                chr(ord("A") + number) if len(content.results) > 1 else "–",
+                name or "–",
                 str(run["label"] or "–"),
                 str(run["started_at"]),
                 f"{run['seconds']:.0f}",
@@ -63,10 +63,7 @@ def environment_table(content: Content) -> Table:
     """Return machine, versions and options, one column per run."""
     found = [_environment(result) for result in content.results]
     keys = dict.fromkeys(key for each in found for key in each)
-    heads = [
-        "value" if len(found) == 1 else f"run {chr(ord('A') + number)}"
-        for number in range(len(found))
-    ]
+    heads = [f"run {name}" if name else "value" for name in content.runs]
     return Table(
         title="Environment",
         columns=(
@@ -81,8 +78,7 @@ def _environment(result: Mapping[str, Any]) -> dict[str, str]:
     environment = result["environment"]
     hardware, versions = environment["hardware"], environment["versions"]
     facts = {**hardware, **{f"{name} version": value for name, value in versions.items()}}
-    facts |= {key: environment.get(key) for key in ("load", "n_other_cores")}
-    facts |= result["config"]
+    facts |= {"load": environment.get("load"), **result["config"]}
     return {key.replace("_", " "): _plain(value) for key, value in facts.items()}
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from pocketrec.errors import ConfigError
 from pocketrec.files import write_atomically
-from pocketrec_device.bench_report.content import BENCH_SCHEMA, Content, read_files
+from pocketrec_device.bench.result import SCHEMA
+from pocketrec_device.bench_report.content import Content, read_files
 from pocketrec_device.bench_report.markdown import markdown_page
 from pocketrec_device.bench_report.page import html_page
 
@@ -85,6 +86,6 @@ def _as_written_by_us() -> Iterator[None]:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"expected a file of {BENCH_SCHEMA!r} as bench run writes it, found something else in "
+            f"expected a file of {SCHEMA!r} as bench run writes it, found something else in "
             f"it: {error!r:.200}"
         ) from error

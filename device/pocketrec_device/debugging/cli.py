@@ -40,10 +40,24 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--plan", type=_FILE, help="Whose layers; the bundle's default plan when left out.")
 @click.option("--cases", type=_FILE, required=True, help="Held-out users, from bundle build.")
 @click.option("--float-twin", type=_FILE, help="Compares outputs of layers with float weights.")
-@click.option("--sample", type=click.IntRange(1), default=500, show_default=True)
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    default=500,
+    show_default=True,
+    help="Users that blame is found with, at most.",
+)
 @click.option("--measure", is_flag=True, help="Also compute all users with each layer at 8 bits.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads per call."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the sample and of tie-breaks.",
+)
 @json_option
 def layers(
     *,
@@ -105,7 +119,13 @@ def layers(
     help="Largest relative difference that is none.",
 )
 @click.option("--cases", type=_FILE, help="Histories of held-out users, not the test vectors'.")
-@click.option("--histories", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "--histories",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="How many of them, at most.",
+)
 @json_option
 @click.pass_context
 def diverge(
@@ -149,12 +169,38 @@ def diverge(
 @click.command()
 @click.option("--bundle", type=_FOLDER, required=True)
 @click.option("--plan", type=_FILE, help="The bundle's default plan when left out.")
-@click.option("--backend", type=click.Choice(["executorch", "onnxruntime"]), default="onnxruntime")
-@click.option("--compute", type=click.Choice(COMPUTE_CHOICES), default="auto", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["executorch", "onnxruntime"]),
+    default="onnxruntime",
+    show_default=True,
+    help="Whose tracer.",
+)
+@click.option(
+    "--compute",
+    type=click.Choice(COMPUTE_CHOICES),
+    default="auto",
+    show_default=True,
+    help="Kernels of ONNX Runtime.",
+)
 @click.option("--cases", type=_FILE, help="The longest history of held-out users, not a made one.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--warmup", type=click.IntRange(0), default=20, show_default=True)
-@click.option("--runs", type=click.IntRange(1), default=200, show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Threads per call, of ONNX Runtime.",
+)
+@click.option(
+    "--warmup",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Calls that do not count.",
+)
+@click.option(
+    "--runs", type=click.IntRange(1), default=200, show_default=True, help="Calls that do."
+)
 @json_option
 def profile(
     *,

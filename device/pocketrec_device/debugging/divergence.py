@@ -97,15 +97,16 @@ def find_divergence(
         progress: Told how far it is.
 
     Raises:
-        ConfigError: There is no such backend, no history, or the tolerance is not above 0.
+        ConfigError: There is no such backend, no history, or the tolerance is not above 0 or
+            not finite.
         ArtifactError: The bundle or the plan cannot run on one of them.
         MissingExtraError: A library is not installed.
         BackendError: A backend cannot be made, or fails.
     """
     cut = [history[-bundle.manifest.backbone.window :] for history in histories]
-    if not cut or not tolerance > 0:
+    if not cut or not 0 < tolerance < math.inf:
         raise ConfigError(
-            f"expected histories and a tolerance above 0, got {len(cut)}, {tolerance}"
+            f"expected histories and a finite tolerance above 0, got {len(cut)}, {tolerance}"
         )
     items = bundle.read_items()
     sides = _Sides(bundle, plan, left, right)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from tests.device.bench.conftest import (
     QUICK,
     Inputs,
 )
+from tests.device.bench.samples_of_results import example
 
 from pocketrec.errors import (
     ConfigError,
@@ -30,6 +33,7 @@ from pocketrec_device.bench import (
     run_sides,
 )
 from pocketrec_device.bench.processes import Interpreter
+from pocketrec_device.bench.tables import draw_result
 from pocketrec_device.bench_compare_cli import compare
 
 if TYPE_CHECKING:
@@ -89,6 +93,38 @@ class TestCommand:
 
         assert isinstance(done.exception, ConfigError)
         assert "--preset demo" in str(done.exception)
+
+    @pytest.mark.parametrize("option", ["--html", "--json"])
+    def test_a_file_that_could_not_be_written_is_refused_at_once(
+        self, bundle: BundleFolder, tmp_path: Path, option: str
+    ) -> None:
+        """Not after minutes of measuring."""
+        words = ["--bundle", str(bundle.path), option, str(tmp_path / "absent" / "out")]
+
+        done = CliRunner().invoke(bench_cli.run, words)
+
+        assert isinstance(done.exception, ConfigError)
+        assert "expected a folder" in str(done.exception)
+
+    def test_seeds_are_what_numpy_takes(self, bundle: BundleFolder) -> None:
+        """A negative one is a wrong option, no failing process."""
+        words = ["--bundle", str(bundle.path), "--seed", "-1"]
+
+        assert CliRunner().invoke(bench_cli.run, words).exit_code == 2
+
+    def test_names_are_text_on_the_terminal(self) -> None:
+        """Rows are called as plan files and planners are, which may look like markup."""
+        result = example()
+        name = "[red]a[/blue]"
+        result["records"][0]["variant"] = result["baseline"] = name
+        result["skipped"] = [{"cell": name, "reason": name}]
+        out = io.StringIO()
+
+        draw_result(Console(file=out, width=200), result)
+
+        shown = out.getvalue()
+        assert f"agreement with {name}" in shown
+        assert f"not measured: {name}, {name}" in shown
 
 
 class TestTurns:

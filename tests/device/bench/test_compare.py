@@ -14,6 +14,7 @@ from tests.device.bench.samples_of_results import EXAMPLE, chosen, example
 from pocketrec.cli import exit_code_of
 from pocketrec.errors import ConfigError
 from pocketrec_device.bench.compare import Comparison, compare_results
+from pocketrec_device.bench.comparison_page import markdown_of, sentence_of
 from pocketrec_device.bench.decision import Rule, Verdict
 from pocketrec_device.bench.result import BenchResult, read_result
 from pocketrec_device.bench_compare_cli import compare
@@ -102,6 +103,33 @@ class TestVerdicts:
         assert found.verdict is Verdict.EQUAL
         assert any("--repeat 10" in note for note in found.notes)
 
+    def test_quality_from_nothing_is_an_improvement(self) -> None:
+        """A model that found no item before, and finds some now; there is no ratio."""
+        quality = chosen(STEADY)["records"][0]["quality"]
+        base = chosen(STEADY, quality=quality | {"hr@10": 0.0})
+
+        found = compared(base, chosen(STEADY))
+
+        (row,) = found.of(Verdict.IMPROVEMENT)
+        assert (row.metric, row.change.base, row.to_json()["ratio"]) == ("hr@10", 0.0, None)
+        assert "from 0" in markdown_of(found)
+
+    def test_what_is_doubtful_is_remarked_on(self) -> None:
+        """Flags of a result stand beside what is concluded from it."""
+        flag = {"flag": "noisy", "operation": None, "found": 2, "limit": 1, "text": ""}
+        base = chosen(STEADY, validity={"is_valid": True, "flags": []})
+        head = chosen(STEADY, validity={"is_valid": False, "flags": [flag]})
+
+        notes = compared(base, head).notes
+
+        assert notes == ("1 of 1 cells of the second result are doubtful: noisy",)
+
+    def test_unsure_is_not_called_equal(self) -> None:
+        """Nobody reads of equality where nothing could be told."""
+        unsure = compared(chosen(STEADY[:3]), chosen(STEADY[:3]))
+
+        assert sentence_of(unsure).startswith("no change found: of ")
+
     def test_what_only_one_has_is_named(self) -> None:
         """Four of the example's rows have no partner."""
         found = compared(example(), chosen(STEADY))
@@ -119,6 +147,14 @@ class TestRefusals:
             compared(base, head)
         found = compared(base, head, is_other_machine_allowed=True)
         assert {row.unit for row in found.rows} == {"bytes", ""}
+
+    def test_what_differs_between_machines_is_named(self) -> None:
+        """Two machines of one name may differ in memory or in the governor."""
+        head = chosen(STEADY)
+        head["environment"]["hardware"]["governor"] = "powersave"
+
+        with pytest.raises(ConfigError, match="found governor None and 'powersave'"):
+            compared(chosen(STEADY), head)
 
     @pytest.mark.parametrize("key", ["n_candidates", "seed"])
     def test_another_question(self, key: str) -> None:
@@ -164,6 +200,10 @@ class TestReading:
             {"processes": 5},
             {"validity": None},
             {"wire_bytes": "many"},
+            {"wire_bytes": float("inf")},
+            {"wire_bytes": -1},
+            {"quality": {"hr@10": 2.0, "ndcg@10": 0.5}},
+            {"quality": {"hr@10": float("nan"), "ndcg@10": 0.5}},
         ],
     )
     def test_a_damaged_record_is_refused(self, tmp_path: Path, damage: dict[str, Any]) -> None:
@@ -173,6 +213,15 @@ class TestReading:
 
         with pytest.raises(ConfigError, match=r"damaged\.json"):
             read_result(path)
+
+    @pytest.mark.parametrize("key", ["hardware", "versions"])
+    def test_an_environment_of_another_shape_is_refused(self, key: str) -> None:
+        """Machines are compared fact by fact."""
+        result = chosen(STEADY)
+        result["environment"][key] = ["a", "b"]
+
+        with pytest.raises(ConfigError, match="expected all keys"):
+            BenchResult.from_json(result)
 
     @pytest.mark.parametrize("times_us", [[0.0], [-1.0], [float("inf")]])
     def test_times_that_cannot_be_are_refused(self, times_us: list[float]) -> None:
@@ -201,6 +250,31 @@ class TestCommand:
     def test_a_threshold_is_a_share(self, tmp_path: Path, threshold: str) -> None:
         """15 % is no regression where 20 % are allowed, however that is written."""
         assert self.run(tmp_path, chosen(SLOWER), "--threshold", threshold).exit_code == 0
+
+    def test_bytes_from_nothing_are_a_regression(self, tmp_path: Path) -> None:
+        """JSON has no infinite ratio: programs get null."""
+        base, head, out = tmp_path / "base.json", tmp_path / "head.json", tmp_path / "out.json"
+        base.write_text(json.dumps(chosen(STEADY, plan_bytes=0)))
+        head.write_text(json.dumps(chosen(STEADY, plan_bytes=343)))
+
+        done = CliRunner().invoke(compare, [str(base), str(head), "--json", str(out)])
+
+        assert done.exit_code == 1, done.output
+        (row,) = [row for row in json.loads(out.read_text())["rows"] if row["base"] == 0]
+        assert (row["metric"], row["ratio"], row["verdict"]) == ("plan_bytes", None, "regression")
+
+    def test_names_are_text(self, tmp_path: Path) -> None:
+        """Rows are called as files are: neither the terminal nor Markdown takes them for markup."""
+        cell, page = "a|b[/red]/onnxruntime/balanced/1/single", tmp_path / "comment.md"
+        base, head = tmp_path / "base.json", tmp_path / "head.json"
+        for path in (base, head):
+            path.write_text(json.dumps(chosen(STEADY, cell=cell)))
+
+        done = CliRunner().invoke(compare, [str(base), str(head), "--markdown", str(page)])
+
+        assert done.exit_code == 0, done.output
+        assert cell in done.stdout
+        assert r"| a\|b\[/red\]/onnxruntime" in page.read_text()
 
     def test_equal_ends_with_0_and_writes_json(self, tmp_path: Path) -> None:
         """Programs get every row with its verdict."""

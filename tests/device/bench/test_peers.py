@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pocketrec.errors import ConfigError, MissingExtraError
+from pocketrec.errors import BackendError, ConfigError, MissingExtraError
 from pocketrec_device.bench import BenchConfig, Grid, Side, Variant, run_bench
-from pocketrec_device.bench.peers import load_peer
+from pocketrec_device.bench.peers import convert_peer, load_peer
 from pocketrec_device.bench.result import BenchResult
 from pocketrec_quantization.float_twin import FloatTwin
 from pocketrec_quantization.peers import FloatNetwork, Peer
@@ -57,12 +57,22 @@ class TestFinding:
             f"{EXAMPLE}:Absent",
             "absent.py:Peer",
             f"{EXAMPLE}:Path",
+            f"{EXAMPLE}:Session",
+            ":Peer",
         ],
     )
     def test_what_is_no_peer_is_refused(self, spec: str) -> None:
         """A wrong name, module, file or class; the message repeats it."""
         with pytest.raises(ConfigError):
             load_peer(spec)
+
+    def test_a_file_that_is_no_python_is_refused(self, tmp_path: Path) -> None:
+        """A word that Python does not know ends with the same message as an absent file."""
+        path = tmp_path / "odd.py"
+        path.write_text("class")
+
+        with pytest.raises(ConfigError, match=r"odd\.py"):
+            load_peer(f"{path}:Peer")
 
     def test_an_absent_library_is_named_with_its_command(self, tmp_path: Path) -> None:
         """Before anything is measured."""
@@ -74,6 +84,31 @@ class TestFinding:
 
         with pytest.raises(MissingExtraError, match="exotic_rt; run: pip it"):
             load_peer(f"{path}:Exotic")
+
+    def test_an_absent_module_of_an_absent_package_is_named(self, tmp_path: Path) -> None:
+        """Looking for a part must not import what is absent."""
+        path = tmp_path / "part.py"
+        path.write_text(
+            "class Part:\n    name, requires, install = 'part', ('exotic_rt.kernels',), 'pip it'\n"
+            "    convert = load = None\n"
+        )
+
+        with pytest.raises(MissingExtraError, match=r"exotic_rt\.kernels; run: pip it"):
+            load_peer(f"{path}:Part")
+
+    def test_a_converter_that_fails_is_a_backend_error(
+        self, bundle: BundleFolder, twin_file: Path, tmp_path: Path
+    ) -> None:
+        """Other people's code raises what it likes; the message says whose it is."""
+        path = tmp_path / "broken.py"
+        path.write_text(
+            "class Broken:\n    name, requires, install, load = 'broken', (), '', None\n"
+            "    def convert(self, network, out):\n        raise KeyError('no such operator')\n"
+        )
+        broken = Variant(name="broken", float_twin=twin_file, peer=f"{path}:Broken")
+
+        with pytest.raises(BackendError, match=r"broken\.py.*no such operator"):
+            convert_peer(bundle, broken, tmp_path, QUICK)
 
     def test_a_peer_without_the_float_model_is_refused(self) -> None:
         """It would have nothing to convert."""

@@ -30,9 +30,13 @@ from pocketrec.errors import (
 from pocketrec.metrics import ndcg
 from pocketrec_device.bench import (
     BenchConfig,
+    Grid,
+    Side,
     Variant,
+    run_bench,
     worker,
 )
+from pocketrec_device.bench.processes import Interpreter
 from pocketrec_device.bench.samples import PERCENTILES
 from pocketrec_quantization.budget import coded_bytes, effective_bits
 from pocketrec_quantization.bundle import MANIFEST_FILE
@@ -226,6 +230,14 @@ class TestProcesses:
         with pytest.raises(BackendError, match="float control runs on 'onnxruntime'"):
             measure(bundle, [control], backends=("numpy",))
 
+    @pytest.mark.parametrize("program", ["true", "echo"])
+    def test_a_program_that_measures_nothing_is_a_backend_error(
+        self, bundle: BundleFolder, program: str
+    ) -> None:
+        """Silence and other words are no measurement; the program is named."""
+        with pytest.raises(BackendError, match=f"expected a measurement of {program}"):
+            Interpreter(python=program).measure(job(bundle))
+
 
 class TestRefusals:
     """Nothing of this starts a process."""
@@ -244,6 +256,15 @@ class TestRefusals:
         """Cases are read before anything is measured."""
         with pytest.raises(MalformedArtifactError):
             measure(bundle, [Variant(name="default")], cases=inputs.twin)
+
+    def test_what_holds_no_sessions(self, bundle: BundleFolder, inputs: Inputs) -> None:
+        """Before a process is started."""
+        grid = Grid(variants=(Variant(name="default"),), scenarios=("session",))
+        sessions = inputs.cases.with_name("sessions.txt")
+        sessions.write_text("user-1 unheard-of\n")
+
+        with pytest.raises(ConfigError, match=r"sessions\.txt"):
+            run_bench(Side(folder=bundle.path, grid=grid, sessions=sessions), QUICK)
 
     def test_cases_over_another_catalogue(
         self, bundle: BundleFolder, tmp_path: Path, inputs: Inputs

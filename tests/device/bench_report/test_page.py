@@ -10,9 +10,11 @@ import pytest
 from tests.device.bench_report.samples import sample_profile, sample_record, sample_result
 
 from pocketrec.errors import ConfigError
+from pocketrec_device.bench_report.bench_tables import summary_table
 from pocketrec_device.bench_report.content import Content
 from pocketrec_device.bench_report.markdown import markdown_page
 from pocketrec_device.bench_report.page import html_page
+from pocketrec_device.bench_report.run_tables import environment_table, runs_table
 
 HOSTILE = "</title></style></script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&|`"
 THEMES = {"light": r":root \{(.*?)\}", "dark": r'\n:root\[data-theme="dark"\] \{(.*?)\}'}
@@ -187,6 +189,26 @@ class TestReading:
 
         assert "</html>" in html_page(content)
         assert markdown_page(content).startswith("# demo 3: benchmark")
+
+    def test_runs_are_called_the_same_everywhere(self) -> None:
+        """Of more results than letters, too."""
+        content = Content.of([sample_result(("a",))] * 27)
+
+        assert content.cells[-1].name.startswith("R26: ")
+        assert runs_table(content).rows[-1][0] == "R26"
+        assert environment_table(content).columns[-1].name == "run R26"
+
+    def test_nothing_is_said_of_the_weights_of_another_runtime(self) -> None:
+        """It converts them as it likes."""
+        peer = sample_record("mnn-int4", backend="peer", effective_bits=32.0)
+        content = Content.of([sample_result(records=[sample_record("a"), peer])])
+
+        assert [row[1:3] for row in summary_table(content).rows] == [("4.50", "20,000"), ("–", "–")]
+
+    def test_a_result_without_cells_is_refused(self) -> None:
+        """There is nothing to show."""
+        with pytest.raises(ConfigError, match="found none"):
+            Content.of([sample_result(records=[])])
 
     @pytest.mark.parametrize("absent", ["records", "environment"])
     def test_what_is_no_result_is_refused(self, absent: str) -> None:

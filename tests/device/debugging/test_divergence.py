@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -181,3 +182,5 @@ class TestRefusals:
             find_divergence(bundle, tiny_model(0).plan(), [])
         with pytest.raises(ConfigError, match="above 0"):
             compare(bundle, tolerance=0.0)
+        with pytest.raises(ConfigError, match="finite"):
+            compare(bundle, tolerance=math.inf)
