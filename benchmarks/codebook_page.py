@@ -51,12 +51,12 @@ Tables of users and items that share rows, against the full table and against qu
 equal rows and by bytes. Row numbers are found first and stay; rows are trained end to end.
 
 **Protocol.** LightGCN with 2 layers{mf}, {width} columns, BPR with one uniform negative, Adam at
-{learning_rate:g}, weight {decay:g} on half the squared norm of a batch's vectors, first values of
-standard deviation {init_std:g}, {batches} interactions per step, stopped when Recall@20 on
-validation has not improved for {patience} evaluations, one every 5 epochs. Learning rate and
-weight were chosen by validation on Beauty, for the full table and for GraphHash, and are the same
-for every method; what starts from trained vectors takes 0.4 of the learning rate. All items are
-ranked but those of train and, for test, of validation. Recall@k is hits over min(k, relevant);
+{learning_rate:g}, a weight on half the squared norm of a batch's vectors of {decays}, first values
+of standard deviation {init_std:g}, {batches} interactions per step, stopped when Recall@20 on
+validation has not improved for {patience} evaluations, one every 5 epochs, or after {epochs}
+epochs. Learning rate and weight were chosen by validation (last table) and are the same for every
+method on a data set; what starts from trained vectors takes 0.4 of the learning rate. All items
+are ranked but those of train and, for test, of validation. Recall@k is hits over min(k, relevant);
 equal scores are ordered at random. Values are percent, ± the standard deviation over seeds.
 
 The published numbers are those of BACO's paper (arXiv 2604.18351), trained by its protocol: they
@@ -117,9 +117,9 @@ def page(result: Mapping[str, Any], pictures: Sequence[tuple[str, str]]) -> str:
     """
     settings = list(result["settings"].values())
     facts = settings[0] | {
-        "batches": " and ".join(
-            f"{own['batch_size']:,} ({name})" for name, own in result["settings"].items()
-        ),
+        "batches": _each(result, "batch_size"),
+        "decays": _each(result, "decay"),
+        "epochs": _each(result, "max_epochs"),
         "mf": ", and none for matrix factorisation"
         if any(record["suite"] == "mf" for record in result["records"])
         else "",
@@ -129,6 +129,14 @@ def page(result: Mapping[str, Any], pictures: Sequence[tuple[str, str]]) -> str:
     lines += [f"![{text}]({name})\n" for name, text in pictures]
     lines += [line for sheet in sheets(result) for line in sheet.markdown()]
     return "\n".join([*lines, f"{result['date']}. {_surroundings(result)}", ""])
+
+
+def _each(result: Mapping[str, Any], name: str) -> str:
+    """Return a setting, by data set where they differ."""
+    values = {dataset: own[name] for dataset, own in result["settings"].items()}
+    if len(set(values.values())) == 1:
+        return f"{next(iter(values.values())):,}"
+    return " and ".join(f"{value:,} ({dataset})" for dataset, value in values.items())
 
 
 def _heading(group: tuple[str, str]) -> str:
@@ -246,9 +254,10 @@ def _verdict(rows: Sequence[Row], whole: Row | None) -> str:
 def _tuning(result: Mapping[str, Any]) -> Sheet:
     return Sheet(
         title="How the protocol was chosen",
-        columns=("method", "learning rate", "weight", "batch", "validation R@20"),
+        columns=("data", "method", "learning rate", "weight", "batch", "validation R@20"),
         rows=tuple(
             (
+                row["dataset"],
                 METHODS[row["method"]].title,
                 f"{row['learning_rate']:g}",
                 f"{row['decay']:g}",
@@ -257,10 +266,9 @@ def _tuning(result: Mapping[str, Any]) -> Sheet:
             )
             for row in result.get("tuning", ())
         ),
-        n_text=1,
         note=(
-            "Beauty, LightGCN, one seed. ≥ marks a training that was cut off while it still "
-            "improved. The weight matters more than the rate, and most to the full table."
+            "LightGCN, one seed. ≥ marks a training that was cut off while it still improved. "
+            "The weight matters more than the rate, and most to the full table."
         ),
     )
 
