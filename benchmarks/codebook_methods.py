@@ -255,11 +255,11 @@ def _k_means(context: Context, *, share: float = 1.0, is_warm: bool = True) -> D
     return Design(users=users, items=items, warm_users=[found[0][1]], warm_items=[found[1][1]])
 
 
-def _residual(context: Context) -> Design:
+def _residual(context: Context, *, n_steps: int = 2) -> Design:
     (users, first), (items, second) = context.once(
-        "residual",
+        f"residual {n_steps}",
         lambda: [
-            residual_k_means(table, (k - k // 2, k // 2), seed=context.seed)
+            residual_k_means(table, (k // n_steps,) * n_steps, seed=context.seed)
             for table, k in zip(context.full_vectors(), context.shares, strict=True)
         ],
     )
@@ -341,6 +341,11 @@ METHODS: Mapping[str, Method] = {
     ),
     "residual-trained": Method(
         title="two-step k-means of the full table, trained on", design=_residual, rate=_WARM_RATE
+    ),
+    "residual4": Method(
+        title="four-step k-means of the full table",
+        design=partial(_residual, n_steps=4),
+        is_trained=False,
     ),
     "ours-ui-mixed": Method(
         title="co-clusters, second rows for both, learned mixing",

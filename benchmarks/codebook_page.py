@@ -51,18 +51,17 @@ Tables of users and items that share rows, against the full table and against qu
 equal rows and by bytes. Row numbers are found first and stay; rows are trained end to end.
 
 **Protocol.** LightGCN with 2 layers{mf}, {width} columns, BPR with one uniform negative, Adam at
-{learning_rate:g}, weight {decay:g} on half the squared norm of a batch's vectors, first values of
-standard deviation {init_std:g}, {batches} interactions per step, stopped when Recall@20 on
-validation has not improved for {patience} evaluations, one every 5 epochs. Learning rate and
-weight were chosen by validation on Beauty, for the full table and for GraphHash, and are the same
-for every method; what starts from trained vectors takes 0.4 of the learning rate. All items are
-ranked but those of train and, for test, of validation. Recall@k is hits over min(k, relevant);
+{learning_rate:g}, a weight on half the squared norm of a batch's vectors of {decays}, first values
+of standard deviation {init_std:g}, {batches} interactions per step, stopped when Recall@20 on
+validation has not improved for {patience} evaluations, one every 5 epochs, or after {epochs}
+epochs. Learning rate and weight were chosen by validation (last table) and are the same for every
+method on a data set; what starts from trained vectors takes 0.4 of the learning rate. All items
+are ranked but those of train and, for test, of validation. Recall@k is hits over min(k, relevant);
 equal scores are ordered at random. Values are percent, ± the standard deviation over seeds.
 
 The published numbers are those of BACO's paper (arXiv 2604.18351), trained by its protocol: they
-compare with each other, not with ours. With this one every method does better, and the full
-table most of all: a comparison against a full table that is not regularised makes sharing rows
-look like a gain.
+compare with each other, not with ours. The weight on the norm matters most to the full table (last
+table): beside one trained without it, sharing rows looks better than it is.
 
 **Bytes** are codes, one float32 scale per row where codes have fewer than 32 bits, row numbers of
 1, 2 or 4 bytes per entity and slot, and learned weights. Users and items count. Rows are rounded
@@ -76,6 +75,8 @@ and PQ (faiss) see trained vectors of the full table, so they cost one training 
 _ROWS_NOTE = """\
 Rows in float32. The largest row's share is that of all users. Seconds are of training on a
 machine that did other work as well."""
+
+_CUT_NOTE = "Ended by the limit of epochs, and might have improved further"
 
 _BYTES_NOTE = """\
 Marked (*) is what no smaller table beats. Published and equal-row comparisons count rows; by bytes
@@ -91,7 +92,13 @@ def sheets(result: Mapping[str, Any]) -> list[Sheet]:
     found = [_targets(result)]
     for group in groups(result["records"]):
         rows = summarise(result["records"], group)
-        found += [_equal_rows(group, rows), _budgets(group, rows), _tests(result, group)]
+        limit = result["settings"][group[0]]["max_epochs"]
+        cut = {
+            METHODS[record["method"]].title
+            for record in result["records"]
+            if (record["dataset"], record["suite"]) == group and record["epochs"] >= limit
+        }
+        found += [_equal_rows(group, rows, cut), _budgets(group, rows), _tests(result, group)]
         found.append(_by_bytes(group, rows))
     found.append(_tuning(result))
     return [sheet for sheet in found if sheet.rows]
@@ -117,9 +124,9 @@ def page(result: Mapping[str, Any], pictures: Sequence[tuple[str, str]]) -> str:
     """
     settings = list(result["settings"].values())
     facts = settings[0] | {
-        "batches": " and ".join(
-            f"{own['batch_size']:,} ({name})" for name, own in result["settings"].items()
-        ),
+        "batches": _each(result, "batch_size"),
+        "decays": _each(result, "decay"),
+        "epochs": _each(result, "max_epochs"),
         "mf": ", and none for matrix factorisation"
         if any(record["suite"] == "mf" for record in result["records"])
         else "",
@@ -129,6 +136,14 @@ def page(result: Mapping[str, Any], pictures: Sequence[tuple[str, str]]) -> str:
     lines += [f"![{text}]({name})\n" for name, text in pictures]
     lines += [line for sheet in sheets(result) for line in sheet.markdown()]
     return "\n".join([*lines, f"{result['date']}. {_surroundings(result)}", ""])
+
+
+def _each(result: Mapping[str, Any], name: str) -> str:
+    """Return a setting, by data set where they differ."""
+    values = {dataset: own[name] for dataset, own in result["settings"].items()}
+    if len(set(values.values())) == 1:
+        return f"{next(iter(values.values())):,}"
+    return " and ".join(f"{value:,} ({dataset})" for dataset, value in values.items())
 
 
 def _heading(group: tuple[str, str]) -> str:
@@ -145,33 +160,46 @@ def _percent(row: Row, metric: str) -> str:
 
 
 def _targets(result: Mapping[str, Any]) -> Sheet:
-    group = ("amazon-beauty", "lightgcn")
-    rows = [row for row in summarise(result["records"], group) if row.bits == 32]
-    found = {row.method: row for row in rows}
+    cells = [
+        (group[0], *found)
+        for group in groups(result["records"])
+        if group[1] == "lightgcn"
+        for found in _targets_of(group[0], summarise(result["records"], group))
+    ]
+    return Sheet(
+        title="Recall@10 against the targets",
+        columns=("data", "method", "target", "measured", "met"),
+        rows=tuple(cells),
+        n_text=3,
+        note=(
+            "6.3 is BACO's published 6.308. The full table is no condition but the aim: the "
+            "recall of all rows at a quarter of them."
+        ),
+    )
+
+
+def _targets_of(dataset: str, rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    found = {row.method: row for row in rows if row.bits == 32}
     cells: list[tuple[str, ...]] = []
-    for name in ("ours", "ours-ui", "ours-u-warm", "k-means-trained"):
+    for name in ("ours", "ours-u", "ours-ui", "ours-u-warm", "k-means-trained", "residual-trained"):
         if name not in found:
             continue
         value = 100 * found[name].values["recall@10"]
-        cells.append((_title(found[name]), "≥ 6.3", f"{value:.2f}", _met(value >= 6.3)))
+        if dataset == "amazon-beauty":
+            cells.append((_title(found[name]), "≥ 6.3", f"{value:.2f}", _met(value >= 6.3)))
         for rival in ("graphhash", "hash", "full"):
             if rival in found:
                 other = 100 * found[rival].values["recall@10"]
                 wanted = f"> {other:.2f} ({METHODS[rival].title})"
                 cells.append((_title(found[name]), wanted, f"{value:.2f}", _met(value > other)))
-    return Sheet(
-        title="Recall@10 on Beauty against the targets",
-        columns=("method", "target", "measured", "met"),
-        rows=tuple(cells),
-        n_text=2,
-    )
+    return cells
 
 
 def _met(is_met: bool) -> str:  # noqa: FBT001 - its only argument
     return "yes" if is_met else "MISSED"
 
 
-def _equal_rows(group: tuple[str, str], rows: Sequence[Row]) -> Sheet:
+def _equal_rows(group: tuple[str, str], rows: Sequence[Row], cut: set[str]) -> Sheet:
     published = _PUBLISHED.get(group[0], {}) if group[1] == "lightgcn" else {}
     cells = []
     for row in sorted(rows, key=lambda row: -row.values[_METRIC]):
@@ -194,7 +222,7 @@ def _equal_rows(group: tuple[str, str], rows: Sequence[Row]) -> Sheet:
         columns=("method", "rows", *heads, "largest row", "seeds", "seconds"),
         rows=tuple(cells),
         n_text=1,
-        note=_ROWS_NOTE,
+        note=_ROWS_NOTE + (f" {_CUT_NOTE}: {', '.join(sorted(cut))}." if cut else ""),
     )
 
 
@@ -242,9 +270,10 @@ def _verdict(rows: Sequence[Row], whole: Row | None) -> str:
 def _tuning(result: Mapping[str, Any]) -> Sheet:
     return Sheet(
         title="How the protocol was chosen",
-        columns=("method", "learning rate", "weight", "batch", "validation R@20"),
+        columns=("data", "method", "learning rate", "weight", "batch", "validation R@20"),
         rows=tuple(
             (
+                row["dataset"],
                 METHODS[row["method"]].title,
                 f"{row['learning_rate']:g}",
                 f"{row['decay']:g}",
@@ -253,10 +282,9 @@ def _tuning(result: Mapping[str, Any]) -> Sheet:
             )
             for row in result.get("tuning", ())
         ),
-        n_text=1,
         note=(
-            "Beauty, LightGCN, one seed. ≥ marks a training that was cut off while it still "
-            "improved. The weight matters more than the rate, and most to the full table."
+            "LightGCN, one seed. ≥ marks a training that was cut off while it still improved. "
+            "The weight matters more than the rate, and most to the full table."
         ),
     )
 

@@ -64,6 +64,7 @@ def draw_all(result: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
 
 def _recall_against_bytes(result: Mapping[str, Any], folder: Path) -> str:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     found = groups(result["records"])
     figure, axes = plt.subplots(
@@ -101,6 +102,7 @@ def _recall_against_bytes(result: Mapping[str, Any], folder: Path) -> str:
             title=f"{group[0]}, {group[1]}",
         )
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axis.xaxis.set_minor_formatter("{x:g}")
         axis.tick_params(axis="x", which="minor", labelsize=7)
         axis.grid(alpha=0.3)
