@@ -96,8 +96,11 @@ def replace_items(
     """
     bundle.verify()
     old = bundle.manifest
-    if (out / BUNDLE_FOLDER).resolve() == bundle.path.resolve():
-        raise ConfigError(f"out: expected another folder than that of {bundle.path}")
+    if out.resolve() in {bundle.path.parent.resolve(), bundle.path.resolve().parent}:
+        raise ConfigError(
+            f"out: expected another folder than {bundle.path.parent}, which holds the old bundle "
+            "and the files beside it"
+        )
     if items.embedding_dim != old.backbone.embedding_dim:
         raise IncompatibleArtifactError(
             f"expected item embeddings of {old.backbone.embedding_dim} dimensions as in the "

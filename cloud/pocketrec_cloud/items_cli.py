@@ -66,5 +66,4 @@ def bundle_replace_items(
         "new_parts": new,
         "new_bytes": sum(parts[name] for name in new),
     }
-
     emit(result, render=lambda console: draw_parts(console, parts, made), json_path=json_path)

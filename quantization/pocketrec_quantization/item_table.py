@@ -199,7 +199,7 @@ class ItemTable:
         """Take items out to be scored; rows of one codebook are not dequantized.
 
         Args:
-            item_indices: (M,) integers, 0..V, as ``indices_of`` returns them.
+            item_indices: (n,) integers, 0..V, as ``indices_of`` returns them.
         """
         if self._codes is not None:
             numbers = self._row_of_item

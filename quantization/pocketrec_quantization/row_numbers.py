@@ -61,7 +61,7 @@ def _columns(
         return given
     if given.ndim not in {1, 2}:
         raise ConfigError(f"row_of_item: expected (V + 1, M), got {given.shape}")
-    return list(given.reshape(len(given), -1).T)
+    return list(given.T) if given.ndim == 2 else [given]
 
 
 def _narrowed(

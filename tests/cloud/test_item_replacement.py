@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -214,6 +215,18 @@ class TestRefusals:
             make(tiny_build.bundle, random_table("shared 8", 16), tiny_build.folder)
 
         assert not list(tmp_path.iterdir())
+
+    def test_the_files_beside_the_old_bundle(self, tiny_build: Built, tmp_path: Path) -> None:
+        """A bundle of another name keeps the evaluation cases that are told in its indices."""
+        shutil.copytree(tiny_build.folder, tmp_path, dirs_exist_ok=True)
+        old = tiny_build.bundle.path.relative_to(tiny_build.folder)
+        bundle = BundleFolder.open((tmp_path / old).rename(tmp_path / "published"))
+        cases = (tmp_path / CASES).read_bytes()
+
+        with pytest.raises(ConfigError, match="files beside"):
+            make(bundle, random_table("shared 8", 16), tmp_path)
+
+        assert (tmp_path / CASES).read_bytes() == cases
 
     def test_graphs_that_compute_something_else(
         self, tiny_build: Built, item_ids: tuple[str, ...], tmp_path: Path

@@ -240,6 +240,7 @@ def test_indices_outside_the_catalogue_are_refused(indices: np.ndarray) -> None:
         {"row_of_item": (None,)},
         {"row_of_item": (None, None)},
         {"row_of_item": np.zeros((4, 1, 1), np.int32)},
+        {"row_of_item": np.zeros(0, np.int32)},
         {"row_of_item": np.array([0.0, 1.0, 2.0, 1.0])},
         {"row_of_item": np.array([0, 1, 2, 3], np.int32)},
         {"row_of_item": np.array([0, 0, 1, 2], np.int32)},

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pocketrec.errors import ConfigError
 
@@ -13,7 +13,7 @@ __all__ = ["read_choice"]
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
-def read_choice(kind: type[Choice], value: object, field: str) -> Choice:
+def read_choice(kind: type[Choice], value: Any, field: str) -> Choice:
     """Return a choice by its name.
 
     Args:

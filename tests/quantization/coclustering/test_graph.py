@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ class TestReadEdges:
     @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.bool_, np.float32])
     def test_pairs_that_occur_often_do_not_overflow(self, layout: str, kind: type) -> None:
         """256 events of one byte are one edge, and count 256 where values count."""
-        ones = np.ones(256, kind)
+        ones: Any = np.ones(256, kind)
         matrix = sparse.coo_array((ones, (np.zeros(256, int), np.ones(256, int))), shape=(1, 2))
         if layout == "csr":
             matrix = sparse.csr_array((ones, np.ones(256, int), np.array([0, 256])), shape=(1, 2))
