@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketrec.errors import ConfigError
+from pocketrec.errors import ConfigError, IncompatibleArtifactError
 from pocketrec_quantization.checks import read_only, reading
 from pocketrec_quantization.tensors import TensorReader, write_tensors
 
@@ -71,6 +71,22 @@ class EvaluationCases:
     def history(self, case: int) -> NDArray[np.int32]:
         """Return one history, (T,) int32, oldest event first."""
         return self.items[self.offsets[case] : self.offsets[case + 1]]
+
+    def check_catalogue(self, n_items: int, name: object = "cases") -> None:
+        """Refuse cases of another catalogue, whose item indices would mean other items.
+
+        Args:
+            n_items: V of the bundle.
+            name: What messages call the cases.
+
+        Raises:
+            IncompatibleArtifactError: They are over another number of items.
+        """
+        if self.n_items != n_items:
+            raise IncompatibleArtifactError(
+                f"{name}: expected cases over the bundle's {n_items} items, found {self.n_items}; "
+                "build both from the same data"
+            )
 
     def to_bytes(self) -> bytes:
         """Serialise; equal cases give equal bytes."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketrec.errors import ConfigError, IncompatibleArtifactError
+from pocketrec.errors import ConfigError
 from pocketrec_device.bench.environment import read_environment
 from pocketrec_device.bench.peers import convert_peer
 from pocketrec_device.bench.processes import Interpreter
@@ -231,7 +231,8 @@ class _Work:
         if not self.cells:
             raise ConfigError(f"nothing can be measured: {self._skipped[0].impossible}")
         if self.side.cases is not None:
-            _check_cases(self._bundle, self.side.cases)
+            cases = EvaluationCases.from_bytes(self.side.cases.read_bytes())
+            cases.check_catalogue(self._bundle.manifest.items.n_items, self.side.cases)
         if any(cell.scenario != "single" for cell in self.cells):
             sessions = self.side.sessions or self.side.cases
             if sessions is None:
@@ -242,12 +243,3 @@ class _Work:
 def _rank_key(cell: Cell) -> tuple[str, str, str]:
     """What decides about a ranking: threads and scenarios do not."""
     return cell.variant.name, cell.backend, cell.speed
-
-
-def _check_cases(bundle: BundleFolder, path: Path) -> None:
-    cases = EvaluationCases.from_bytes(path.read_bytes())
-    if cases.n_items != bundle.manifest.items.n_items:
-        raise IncompatibleArtifactError(
-            f"{path}: expected cases over the bundle's {bundle.manifest.items.n_items} items, "
-            f"found {cases.n_items}; build both from the same data"
-        )

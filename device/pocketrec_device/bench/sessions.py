@@ -32,10 +32,11 @@ def read_sessions(path: Path, item_ids: Sequence[str]) -> list[list[str]]:
     Raises:
         ConfigError: There are none.
         MalformedArtifactError: The file is neither.
+        IncompatibleArtifactError: It holds cases of another catalogue.
     """
     data = path.read_bytes()
     lines = _of_text(data)
-    found = _of_cases(data, item_ids) if lines is None else _known(lines, item_ids)
+    found = _of_cases(data, item_ids, path) if lines is None else _known(lines, item_ids)
     if not found:
         raise ConfigError(
             f"{path}: expected sessions of {_MIN_EVENTS} or more items of the bundle, found none"
@@ -58,8 +59,9 @@ def _known(lines: Sequence[Sequence[str]], item_ids: Sequence[str]) -> list[list
     return [events for events in sessions if len(events) >= _MIN_EVENTS]
 
 
-def _of_cases(data: bytes, item_ids: Sequence[str]) -> list[list[str]]:
+def _of_cases(data: bytes, item_ids: Sequence[str], path: Path) -> list[list[str]]:
     cases = EvaluationCases.from_bytes(data)
+    cases.check_catalogue(len(item_ids), path)
     return [
         [item_ids[i - 1] for i in (*cases.history(number), cases.targets[number])]
         for number in range(min(cases.n_cases, MAX_SESSIONS))

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketrec.errors import IncompatibleArtifactError
 from pocketrec.metrics import Interval
 from pocketrec_device.debugging.output_errors import OutputError, measure_outputs
 from pocketrec_device.debugging.progress import SILENT, Progress
@@ -142,12 +141,7 @@ def find_blame(
         QuantizationError: The widths do not fit the bundle.
         BackendError: Inference failed.
     """
-    n_items = bundle.manifest.items.n_items
-    if cases.n_items != n_items:
-        raise IncompatibleArtifactError(
-            f"expected cases over the bundle's {n_items} items, found {cases.n_items}; build both "
-            "from the same data"
-        )
+    cases.check_catalogue(bundle.manifest.items.n_items)
     return _Search(bundle, widths, cases, float_weights, options, progress).report()
 
 

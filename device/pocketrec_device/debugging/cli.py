@@ -91,7 +91,7 @@ def layers(
         report = find_blame(
             folder,
             chosen.widths,
-            EvaluationCases.from_bytes(cases.read_bytes()),
+            _held_out(folder, cases),
             None if twin is None else twin.weights,
             options=options,
             progress=progress,
@@ -243,7 +243,7 @@ def _histories(
 ) -> list[NDArray[np.int32]]:
     if cases is None:
         return [case.history for case in bundle.read_vectors().cases[:n_histories]]
-    held_out = EvaluationCases.from_bytes(cases.read_bytes())
+    held_out = _held_out(bundle, cases)
     return [held_out.history(case) for case in range(min(n_histories, held_out.n_cases))]
 
 
@@ -252,8 +252,14 @@ def _long_history(bundle: BundleFolder, cases: Path | None) -> NDArray[np.int32]
     if cases is None:
         items = np.arange(window, dtype=np.int32) % bundle.manifest.items.n_items
         return items + 1
-    held_out = EvaluationCases.from_bytes(cases.read_bytes())
+    held_out = _held_out(bundle, cases)
     return held_out.history(int(np.argmax(np.diff(held_out.offsets))))
+
+
+def _held_out(bundle: BundleFolder, path: Path) -> EvaluationCases:
+    cases = EvaluationCases.from_bytes(path.read_bytes())
+    cases.check_catalogue(bundle.manifest.items.n_items, path)
+    return cases
 
 
 def _plan(bundle: BundleFolder, path: Path | None) -> Plan:

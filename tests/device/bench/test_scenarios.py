@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pocketrec.errors import ConfigError, MalformedArtifactError
+from pocketrec.errors import ConfigError, IncompatibleArtifactError, MalformedArtifactError
 from pocketrec_device.bench.cells import Grid, Variant
 from pocketrec_device.bench.demo_files import find_demo
 from pocketrec_device.bench.quality import agreement, best_items
@@ -90,6 +90,19 @@ class TestSessions:
         (tmp_path / "cases").write_bytes(cases.to_bytes())
 
         assert read_sessions(tmp_path / "cases", ["a", "b", "c"]) == [["a", "b", "c"], ["c", "a"]]
+
+    def test_cases_of_another_catalogue_are_refused(self, tmp_path: Path) -> None:
+        """Their indices would mean other items, or none."""
+        cases = EvaluationCases(
+            items=np.array([4], np.int32),
+            offsets=np.array([0, 1]),
+            targets=np.array([3], np.int32),
+            n_items=4,
+        )
+        (tmp_path / "cases").write_bytes(cases.to_bytes())
+
+        with pytest.raises(IncompatibleArtifactError, match="bundle's 3 items, found 4"):
+            read_sessions(tmp_path / "cases", ["a", "b", "c"])
 
     @pytest.mark.parametrize(
         ("content", "error"), [(b"u1 a\n", ConfigError), (b"\x00\xff", MalformedArtifactError)]

@@ -88,6 +88,30 @@ class TestLayers:
         assert done.exit_code == ExitCode.ARTIFACT
 
 
+@pytest.mark.parametrize("command", ["layers", "diverge", "profile"])
+class TestCases:
+    def test_cases_of_another_catalogue_are_refused(
+        self, command: str, sasrec: Patient, cases: Path
+    ) -> None:
+        """Their indices would mean other items; the file is named."""
+        cases.write_bytes(replace(sasrec.cases, n_items=61).to_bytes())
+        words = ("--bundle", sasrec.bundle.path, "--cases", cases)
+
+        done = run_command(COMMANDS, "debug", command, *words)
+
+        assert done.exit_code == ExitCode.ARTIFACT
+        assert f"{cases}: expected cases over the bundle's 60 items" in done.stderr
+
+    def test_a_file_of_another_kind_is_refused(
+        self, command: str, sasrec: Patient, cases: Path
+    ) -> None:
+        """Whatever it is."""
+        cases.write_text("{}")
+        words = ("--bundle", sasrec.bundle.path, "--cases", cases)
+
+        assert run_command(COMMANDS, "debug", command, *words).exit_code == ExitCode.ARTIFACT
+
+
 class TestDiverge:
     def test_agreement_ends_with_0(self, sasrec: Patient) -> None:
         """On the histories of the bundle's test vectors."""
