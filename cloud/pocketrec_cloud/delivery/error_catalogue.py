@@ -67,9 +67,13 @@ REFUSALS: Mapping[str, StatusCode] = MappingProxyType(
     {
         status.name: status
         for status in (
+            StatusCode.ABORTED,
+            StatusCode.ALREADY_EXISTS,
+            StatusCode.FAILED_PRECONDITION,
             StatusCode.INVALID_ARGUMENT,
             StatusCode.NOT_FOUND,
             StatusCode.OUT_OF_RANGE,
+            StatusCode.PERMISSION_DENIED,
             StatusCode.RESOURCE_EXHAUSTED,
             StatusCode.UNAUTHENTICATED,
         )

@@ -5,19 +5,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
-from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
-
-import grpc
+from typing import Concatenate, ParamSpec, TypeVar
 
 from pocketrec_cloud.delivery import handlers
-from pocketrec_cloud.delivery.error_catalogue import describe_error
 from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.plan_queue import DEFAULT_MAX_BATCH, PlanQueue
 from pocketrec_cloud.delivery.rate_limit import peer_key
+from pocketrec_cloud.delivery.translation import Context, translated
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceServicer
 
@@ -25,15 +21,6 @@ __all__ = ["DeviceServicer"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-
-_LOG = logging.getLogger(__name__)
-_OUR_FAULT = (
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.DATA_LOSS,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.UNAVAILABLE,
-)
 
 
 class DeviceServicer(DeviceServiceServicer):
@@ -61,14 +48,14 @@ class DeviceServicer(DeviceServiceServicer):
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
         """Make a device known; the only call without a token."""
-        async with _translated(context, "Register"):
+        async with translated(context, "Register"):
             return await self._run(handlers.register, request, peer_key(context.peer()))
 
     async def GetMetadata(
         self, request: pb.GetMetadataRequest, context: Context
     ) -> pb.GetMetadataResponse:
         """Send one TUF metadata file."""
-        async with _translated(context, "GetMetadata"):
+        async with translated(context, "GetMetadata"):
             await self._authenticate(context)
             return await self._run(handlers.get_metadata, request)
 
@@ -76,7 +63,7 @@ class DeviceServicer(DeviceServiceServicer):
         self, request: pb.FetchChunkRequest, context: Context
     ) -> AsyncIterator[pb.FetchChunkResponse]:
         """Stream one target from an offset to its end."""
-        async with _translated(context, "FetchChunk"):
+        async with translated(context, "FetchChunk"):
             await self._authenticate(context)
             file = await self._run(handlers.find_target, request)
             offset = request.offset_bytes
@@ -87,7 +74,7 @@ class DeviceServicer(DeviceServiceServicer):
 
     async def GetPlan(self, request: pb.GetPlanRequest, context: Context) -> pb.GetPlanResponse:
         """Send a signed plan, or nothing when the installed one is current."""
-        async with _translated(context, "GetPlan"):
+        async with translated(context, "GetPlan"):
             device_id = await self._authenticate(context)
             asked = handlers.check_plan_request(self._service, request, device_id)
             return pb.GetPlanResponse(plan=await self._plans.ask(asked))
@@ -116,17 +103,3 @@ class DeviceServicer(DeviceServiceServicer):
 def _authorization(context: Context) -> str:
     metadata = dict(context.invocation_metadata() or ())
     return str(metadata.get("authorization", ""))
-
-
-@asynccontextmanager
-async def _translated(context: Context, rpc: str) -> AsyncIterator[None]:
-    """End the call with the status the catalogue gives, and log what does not go out."""
-    try:
-        yield
-    except Exception as exc:  # noqa: BLE001  the boundary: only the catalogue's text goes out
-        status, message = describe_error(exc)
-        level = logging.ERROR if status in _OUR_FAULT else logging.INFO
-        if rpc == "GetMetadata" and status is grpc.StatusCode.NOT_FOUND:
-            level = logging.DEBUG  # how a TUF client learns that there is no newer root
-        _LOG.log(level, "%s: %s: %s", rpc, status.name, exc, exc_info=level == logging.ERROR)
-        await context.abort(status, message)

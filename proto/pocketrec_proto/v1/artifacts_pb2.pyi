@@ -423,3 +423,58 @@ class BundleManifest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BundleManifest: _TypeAlias = BundleManifest  # noqa: Y015
+
+@_typing.final
+class BundleAssignment(_message.Message):
+    """The header of a bundle assignment, which the signature follows: which published bundle
+    one device should run.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ISSUED_AT_S_FIELD_NUMBER: _builtins.int
+    LIFETIME_S_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    device_id: _builtins.str
+    """Of the device it is for."""
+    bundle_digest: _builtins.bytes
+    """SHA-256 of the manifest (32 bytes); TUF has to vouch for it."""
+    version: _builtins.int
+    """Only ever goes up, per model line."""
+    issued_at_s: _builtins.int
+    """Unix seconds."""
+    lifetime_s: _builtins.int
+    """Seconds from issued_at_s to the expiry."""
+    key_id: _builtins.bytes
+    """First 8 bytes of the SHA-256 of the signer's public key."""
+    @_builtins.property
+    def withdrawn(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Bundles that were taken back: the device leaves them, and does not count them when it
+        asks whether a bundle is older than one it ran.
+        """
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        bundle_digest: _builtins.bytes = ...,
+        withdrawn: _abc.Iterable[_builtins.bytes] | None = ...,
+        version: _builtins.int = ...,
+        issued_at_s: _builtins.int = ...,
+        lifetime_s: _builtins.int = ...,
+        key_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "device_id", b"device_id", "issued_at_s", b"issued_at_s", "key_id", b"key_id", "lifetime_s", b"lifetime_s", "model_name", b"model_name", "version", b"version", "withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BundleAssignment: _TypeAlias = BundleAssignment  # noqa: Y015

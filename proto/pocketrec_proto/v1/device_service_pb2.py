@@ -24,33 +24,59 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pocketrec_proto/v1/device_service.proto\x12\x0cpocketrec.v1\"T\n\rDeviceProfile\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x13\n\x0b\x61pp_version\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\x11\n\tram_bytes\x18\x04 \x01(\x04\"?\n\x0fRegisterRequest\x12,\n\x07profile\x18\x01 \x01(\x0b\x32\x1b.pocketrec.v1.DeviceProfile\"4\n\x10RegisterResponse\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\"&\n\x12GetMetadataRequest\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\"&\n\x13GetMetadataResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\">\n\x11\x46\x65tchChunkRequest\x12\x13\n\x0btarget_path\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\";\n\x12\x46\x65tchChunkResponse\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"-\n\rUserEmbedding\x12\r\n\x05\x63odes\x18\x01 \x01(\x0c\x12\r\n\x05scale\x18\x02 \x01(\x02\"\xc5\x01\n\x0eGetPlanRequest\x12\x14\n\x0cmodel_digest\x18\x01 \x01(\x0c\x12\x15\n\rbundle_digest\x18\x02 \x01(\x0c\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x14\n\x0c\x61verage_bits\x18\x04 \x01(\x02\x12\x0f\n\x07planner\x18\x05 \x01(\t\x12\x33\n\x0euser_embedding\x18\x06 \x01(\x0b\x32\x1b.pocketrec.v1.UserEmbedding\x12\x19\n\x11installed_version\x18\x07 \x01(\x04\"\x1f\n\x0fGetPlanResponse\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x32\xc9\x02\n\rDeviceService\x12I\n\x08Register\x12\x1d.pocketrec.v1.RegisterRequest\x1a\x1e.pocketrec.v1.RegisterResponse\x12R\n\x0bGetMetadata\x12 .pocketrec.v1.GetMetadataRequest\x1a!.pocketrec.v1.GetMetadataResponse\x12Q\n\nFetchChunk\x12\x1f.pocketrec.v1.FetchChunkRequest\x1a .pocketrec.v1.FetchChunkResponse0\x01\x12\x46\n\x07GetPlan\x12\x1c.pocketrec.v1.GetPlanRequest\x1a\x1d.pocketrec.v1.GetPlanResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pocketrec_proto/v1/device_service.proto\x12\x0cpocketrec.v1\"r\n\rDeviceProfile\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x13\n\x0b\x61pp_version\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\x11\n\tram_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06locale\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t\")\n\x13GetChallengeRequest\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\")\n\x14GetChallengeResponse\x12\x11\n\tchallenge\x18\x01 \x01(\x0c\"y\n\x0fRegisterRequest\x12,\n\x07profile\x18\x01 \x01(\x0b\x32\x1b.pocketrec.v1.DeviceProfile\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x11\n\tchallenge\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"H\n\x10RegisterResponse\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x12\n\nlifetime_s\x18\x03 \x01(\r\">\n\x11GetTargetsRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\x0c\"(\n\x12GetTargetsResponse\x12\x12\n\nassignment\x18\x01 \x01(\x0c\"&\n\x12GetMetadataRequest\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\"&\n\x13GetMetadataResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\">\n\x11\x46\x65tchChunkRequest\x12\x13\n\x0btarget_path\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\";\n\x12\x46\x65tchChunkResponse\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"-\n\rUserEmbedding\x12\r\n\x05\x63odes\x18\x01 \x01(\x0c\x12\r\n\x05scale\x18\x02 \x01(\x02\"\xc5\x01\n\x0eGetPlanRequest\x12\x14\n\x0cmodel_digest\x18\x01 \x01(\x0c\x12\x15\n\rbundle_digest\x18\x02 \x01(\x0c\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x14\n\x0c\x61verage_bits\x18\x04 \x01(\x02\x12\x0f\n\x07planner\x18\x05 \x01(\t\x12\x33\n\x0euser_embedding\x18\x06 \x01(\x0b\x32\x1b.pocketrec.v1.UserEmbedding\x12\x19\n\x11installed_version\x18\x07 \x01(\x04\"\x1f\n\x0fGetPlanResponse\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\"j\n\x11WatchPlansRequest\x12*\n\x04plan\x18\x01 \x01(\x0b\x32\x1c.pocketrec.v1.GetPlanRequest\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04\"\xd5\x01\n\x12WatchPlansResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12,\n\theartbeat\x18\x02 \x01(\x0b\x32\x17.pocketrec.v1.HeartbeatH\x00\x12\x0e\n\x04plan\x18\x03 \x01(\x0cH\x00\x12\x37\n\x0ftargets_changed\x18\x04 \x01(\x0b\x32\x1c.pocketrec.v1.TargetsChangedH\x00\x12-\n\ngoing_away\x18\x05 \x01(\x0b\x32\x17.pocketrec.v1.GoingAwayH\x00\x42\x07\n\x05\x65vent\"\x0b\n\tHeartbeat\"\x10\n\x0eTargetsChanged\"\x1d\n\tGoingAway\x12\x10\n\x08pause_ms\x18\x01 \x01(\r\"5\n\x10LatencyHistogram\x12\x11\n\tbounds_us\x18\x01 \x03(\r\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\"\xec\x01\n\x13ReportStatusRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\x0c\x12\x1f\n\x17\x61ttempted_bundle_digest\x18\x03 \x01(\x0c\x12\x14\n\x0cplan_version\x18\x04 \x01(\x04\x12,\n\x07outcome\x18\x05 \x01(\x0e\x32\x1b.pocketrec.v1.UpdateOutcome\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x36\n\x0ererank_latency\x18\x07 \x01(\x0b\x32\x1e.pocketrec.v1.LatencyHistogram\"\x16\n\x14ReportStatusResponse*\xbf\x01\n\rUpdateOutcome\x12\x1e\n\x1aUPDATE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16UPDATE_OUTCOME_RUNNING\x10\x01\x12\x1c\n\x18UPDATE_OUTCOME_INSTALLED\x10\x02\x12\x1c\n\x18UPDATE_OUTCOME_UNHEALTHY\x10\x03\x12\x19\n\x15UPDATE_OUTCOME_FAILED\x10\x04\x12\x1b\n\x17UPDATE_OUTCOME_REVERTED\x10\x05\x32\x9b\x05\n\rDeviceService\x12U\n\x0cGetChallenge\x12!.pocketrec.v1.GetChallengeRequest\x1a\".pocketrec.v1.GetChallengeResponse\x12I\n\x08Register\x12\x1d.pocketrec.v1.RegisterRequest\x1a\x1e.pocketrec.v1.RegisterResponse\x12R\n\x0bGetMetadata\x12 .pocketrec.v1.GetMetadataRequest\x1a!.pocketrec.v1.GetMetadataResponse\x12O\n\nGetTargets\x12\x1f.pocketrec.v1.GetTargetsRequest\x1a .pocketrec.v1.GetTargetsResponse\x12Q\n\nFetchChunk\x12\x1f.pocketrec.v1.FetchChunkRequest\x1a .pocketrec.v1.FetchChunkResponse0\x01\x12\x46\n\x07GetPlan\x12\x1c.pocketrec.v1.GetPlanRequest\x1a\x1d.pocketrec.v1.GetPlanResponse\x12Q\n\nWatchPlans\x12\x1f.pocketrec.v1.WatchPlansRequest\x1a .pocketrec.v1.WatchPlansResponse0\x01\x12U\n\x0cReportStatus\x12!.pocketrec.v1.ReportStatusRequest\x1a\".pocketrec.v1.ReportStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pocketrec_proto.v1.device_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_UPDATEOUTCOME']._serialized_start=1752
+  _globals['_UPDATEOUTCOME']._serialized_end=1943
   _globals['_DEVICEPROFILE']._serialized_start=57
-  _globals['_DEVICEPROFILE']._serialized_end=141
-  _globals['_REGISTERREQUEST']._serialized_start=143
-  _globals['_REGISTERREQUEST']._serialized_end=206
-  _globals['_REGISTERRESPONSE']._serialized_start=208
-  _globals['_REGISTERRESPONSE']._serialized_end=260
-  _globals['_GETMETADATAREQUEST']._serialized_start=262
-  _globals['_GETMETADATAREQUEST']._serialized_end=300
-  _globals['_GETMETADATARESPONSE']._serialized_start=302
-  _globals['_GETMETADATARESPONSE']._serialized_end=340
-  _globals['_FETCHCHUNKREQUEST']._serialized_start=342
-  _globals['_FETCHCHUNKREQUEST']._serialized_end=404
-  _globals['_FETCHCHUNKRESPONSE']._serialized_start=406
-  _globals['_FETCHCHUNKRESPONSE']._serialized_end=465
-  _globals['_USEREMBEDDING']._serialized_start=467
-  _globals['_USEREMBEDDING']._serialized_end=512
-  _globals['_GETPLANREQUEST']._serialized_start=515
-  _globals['_GETPLANREQUEST']._serialized_end=712
-  _globals['_GETPLANRESPONSE']._serialized_start=714
-  _globals['_GETPLANRESPONSE']._serialized_end=745
-  _globals['_DEVICESERVICE']._serialized_start=748
-  _globals['_DEVICESERVICE']._serialized_end=1077
+  _globals['_DEVICEPROFILE']._serialized_end=171
+  _globals['_GETCHALLENGEREQUEST']._serialized_start=173
+  _globals['_GETCHALLENGEREQUEST']._serialized_end=214
+  _globals['_GETCHALLENGERESPONSE']._serialized_start=216
+  _globals['_GETCHALLENGERESPONSE']._serialized_end=257
+  _globals['_REGISTERREQUEST']._serialized_start=259
+  _globals['_REGISTERREQUEST']._serialized_end=380
+  _globals['_REGISTERRESPONSE']._serialized_start=382
+  _globals['_REGISTERRESPONSE']._serialized_end=454
+  _globals['_GETTARGETSREQUEST']._serialized_start=456
+  _globals['_GETTARGETSREQUEST']._serialized_end=518
+  _globals['_GETTARGETSRESPONSE']._serialized_start=520
+  _globals['_GETTARGETSRESPONSE']._serialized_end=560
+  _globals['_GETMETADATAREQUEST']._serialized_start=562
+  _globals['_GETMETADATAREQUEST']._serialized_end=600
+  _globals['_GETMETADATARESPONSE']._serialized_start=602
+  _globals['_GETMETADATARESPONSE']._serialized_end=640
+  _globals['_FETCHCHUNKREQUEST']._serialized_start=642
+  _globals['_FETCHCHUNKREQUEST']._serialized_end=704
+  _globals['_FETCHCHUNKRESPONSE']._serialized_start=706
+  _globals['_FETCHCHUNKRESPONSE']._serialized_end=765
+  _globals['_USEREMBEDDING']._serialized_start=767
+  _globals['_USEREMBEDDING']._serialized_end=812
+  _globals['_GETPLANREQUEST']._serialized_start=815
+  _globals['_GETPLANREQUEST']._serialized_end=1012
+  _globals['_GETPLANRESPONSE']._serialized_start=1014
+  _globals['_GETPLANRESPONSE']._serialized_end=1045
+  _globals['_WATCHPLANSREQUEST']._serialized_start=1047
+  _globals['_WATCHPLANSREQUEST']._serialized_end=1153
+  _globals['_WATCHPLANSRESPONSE']._serialized_start=1156
+  _globals['_WATCHPLANSRESPONSE']._serialized_end=1369
+  _globals['_HEARTBEAT']._serialized_start=1371
+  _globals['_HEARTBEAT']._serialized_end=1382
+  _globals['_TARGETSCHANGED']._serialized_start=1384
+  _globals['_TARGETSCHANGED']._serialized_end=1400
+  _globals['_GOINGAWAY']._serialized_start=1402
+  _globals['_GOINGAWAY']._serialized_end=1431
+  _globals['_LATENCYHISTOGRAM']._serialized_start=1433
+  _globals['_LATENCYHISTOGRAM']._serialized_end=1486
+  _globals['_REPORTSTATUSREQUEST']._serialized_start=1489
+  _globals['_REPORTSTATUSREQUEST']._serialized_end=1725
+  _globals['_REPORTSTATUSRESPONSE']._serialized_start=1727
+  _globals['_REPORTSTATUSRESPONSE']._serialized_end=1749
+  _globals['_DEVICESERVICE']._serialized_start=1946
+  _globals['_DEVICESERVICE']._serialized_end=2613
 # @@protoc_insertion_point(module_scope)

@@ -3,8 +3,11 @@
 isort:skip_file
 SPDX-License-Identifier: Apache-2.0"""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -16,6 +19,40 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _UpdateOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UpdateOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UPDATE_OUTCOME_UNSPECIFIED: _UpdateOutcome.ValueType  # 0
+    UPDATE_OUTCOME_RUNNING: _UpdateOutcome.ValueType  # 1
+    """Nothing was updated; this is what runs."""
+    UPDATE_OUTCOME_INSTALLED: _UpdateOutcome.ValueType  # 2
+    """The attempted bundle or plan runs now."""
+    UPDATE_OUTCOME_UNHEALTHY: _UpdateOutcome.ValueType  # 3
+    """It did not prove itself on this device (test vectors, speed); what ran before runs."""
+    UPDATE_OUTCOME_FAILED: _UpdateOutcome.ValueType  # 4
+    """It could not be fetched, verified or stored; what ran before runs."""
+    UPDATE_OUTCOME_REVERTED: _UpdateOutcome.ValueType  # 5
+    """It ran, and the device went back from it."""
+
+class UpdateOutcome(_UpdateOutcome, metaclass=_UpdateOutcomeEnumTypeWrapper):
+    """How an update went, or that all is well."""
+
+UPDATE_OUTCOME_UNSPECIFIED: UpdateOutcome.ValueType  # 0
+UPDATE_OUTCOME_RUNNING: UpdateOutcome.ValueType  # 1
+"""Nothing was updated; this is what runs."""
+UPDATE_OUTCOME_INSTALLED: UpdateOutcome.ValueType  # 2
+"""The attempted bundle or plan runs now."""
+UPDATE_OUTCOME_UNHEALTHY: UpdateOutcome.ValueType  # 3
+"""It did not prove itself on this device (test vectors, speed); what ran before runs."""
+UPDATE_OUTCOME_FAILED: UpdateOutcome.ValueType  # 4
+"""It could not be fetched, verified or stored; what ran before runs."""
+UPDATE_OUTCOME_REVERTED: UpdateOutcome.ValueType  # 5
+"""It ran, and the device went back from it."""
+Global___UpdateOutcome: _TypeAlias = UpdateOutcome  # noqa: Y015
+
 @_typing.final
 class DeviceProfile(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -24,11 +61,19 @@ class DeviceProfile(_message.Message):
     APP_VERSION_FIELD_NUMBER: _builtins.int
     OS_FIELD_NUMBER: _builtins.int
     RAM_BYTES_FIELD_NUMBER: _builtins.int
+    LOCALE_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
     """e.g. "onnxruntime 1.31.1"."""
     app_version: _builtins.str
     os: _builtins.str
     ram_bytes: _builtins.int
+    locale: _builtins.str
+    """BCP 47, e.g. "de-AT"; empty = not told."""
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the app calls this device, e.g. "beta"; at most 16."""
+
     def __init__(
         self,
         *,
@@ -36,30 +81,84 @@ class DeviceProfile(_message.Message):
         app_version: _builtins.str = ...,
         os: _builtins.str = ...,
         ram_bytes: _builtins.int = ...,
+        locale: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_version", b"app_version", "backend", b"backend", "os", b"os", "ram_bytes", b"ram_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_version", b"app_version", "backend", b"backend", "locale", b"locale", "os", b"os", "ram_bytes", b"ram_bytes", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeviceProfile: _TypeAlias = DeviceProfile  # noqa: Y015
 
 @_typing.final
+class GetChallengeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    """Ed25519, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetChallengeRequest: _TypeAlias = GetChallengeRequest  # noqa: Y015
+
+@_typing.final
+class GetChallengeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    challenge: _builtins.bytes
+    """Opaque to the device."""
+    def __init__(
+        self,
+        *,
+        challenge: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetChallengeResponse: _TypeAlias = GetChallengeResponse  # noqa: Y015
+
+@_typing.final
 class RegisterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROFILE_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    """Ed25519, 32 bytes."""
+    challenge: _builtins.bytes
+    """From GetChallenge, for this key."""
+    signature: _builtins.bytes
+    """64 bytes, over what docs/protocol.md says."""
     @_builtins.property
     def profile(self) -> Global___DeviceProfile: ...
     def __init__(
         self,
         *,
         profile: Global___DeviceProfile | None = ...,
+        public_key: _builtins.bytes = ...,
+        challenge: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "profile", b"profile", "public_key", b"public_key", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -71,21 +170,70 @@ class RegisterResponse(_message.Message):
 
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    LIFETIME_S_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
+    """Follows from the public key."""
     token: _builtins.str
+    lifetime_s: _builtins.int
+    """Seconds from now until the token ends."""
     def __init__(
         self,
         *,
         device_id: _builtins.str = ...,
         token: _builtins.str = ...,
+        lifetime_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "lifetime_s", b"lifetime_s", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterResponse: _TypeAlias = RegisterResponse  # noqa: Y015
+
+@_typing.final
+class GetTargetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """Model line, e.g. "demo"."""
+    bundle_digest: _builtins.bytes
+    """SHA-256 of the manifest that the device runs (32 bytes); empty = none."""
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        bundle_digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "model_name", b"model_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTargetsRequest: _TypeAlias = GetTargetsRequest  # noqa: Y015
+
+@_typing.final
+class GetTargetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    assignment: _builtins.bytes
+    """A signed bundle assignment (docs/format.md); empty = run the current bundle."""
+    def __init__(
+        self,
+        *,
+        assignment: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTargetsResponse: _TypeAlias = GetTargetsResponse  # noqa: Y015
 
 @_typing.final
 class GetMetadataRequest(_message.Message):
@@ -262,3 +410,212 @@ class GetPlanResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetPlanResponse: _TypeAlias = GetPlanResponse  # noqa: Y015
+
+@_typing.final
+class WatchPlansRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """Model line whose publications and rollouts matter; empty = none do."""
+    last_sequence: _builtins.int
+    """The highest sequence that was received and acted upon; 0 = none."""
+    @_builtins.property
+    def plan(self) -> Global___GetPlanRequest:
+        """What GetPlan would be asked; its installed_version is where the stream goes on from."""
+
+    def __init__(
+        self,
+        *,
+        plan: Global___GetPlanRequest | None = ...,
+        model_name: _builtins.str = ...,
+        last_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_sequence", b"last_sequence", "model_name", b"model_name", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPlansRequest: _TypeAlias = WatchPlansRequest  # noqa: Y015
+
+@_typing.final
+class WatchPlansResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    TARGETS_CHANGED_FIELD_NUMBER: _builtins.int
+    GOING_AWAY_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Of the newest order that this message takes into account; only ever goes up."""
+    plan: _builtins.bytes
+    """A signed plan container. The same one may come twice."""
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat:
+        """Nothing happened for a while; the connection lives."""
+
+    @_builtins.property
+    def targets_changed(self) -> Global___TargetsChanged:
+        """Another bundle may be due: sync."""
+
+    @_builtins.property
+    def going_away(self) -> Global___GoingAway:
+        """The server stops: dial again after this pause."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        heartbeat: Global___Heartbeat | None = ...,
+        plan: _builtins.bytes = ...,
+        targets_changed: Global___TargetsChanged | None = ...,
+        going_away: Global___GoingAway | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "going_away", b"going_away", "heartbeat", b"heartbeat", "plan", b"plan", "targets_changed", b"targets_changed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "going_away", b"going_away", "heartbeat", b"heartbeat", "plan", b"plan", "sequence", b"sequence", "targets_changed", b"targets_changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["heartbeat", "plan", "targets_changed", "going_away"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchPlansResponse: _TypeAlias = WatchPlansResponse  # noqa: Y015
+
+@_typing.final
+class Heartbeat(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class TargetsChanged(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TargetsChanged: _TypeAlias = TargetsChanged  # noqa: Y015
+
+@_typing.final
+class GoingAway(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSE_MS_FIELD_NUMBER: _builtins.int
+    pause_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        pause_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause_ms", b"pause_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GoingAway: _TypeAlias = GoingAway  # noqa: Y015
+
+@_typing.final
+class LatencyHistogram(_message.Message):
+    """How long calls of rerank took."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOUNDS_US_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bounds_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Upper bounds in microseconds, rising; the last bucket has none."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One count per bound, and one for what is above them all."""
+
+    def __init__(
+        self,
+        *,
+        bounds_us: _abc.Iterable[_builtins.int] | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds_us", b"bounds_us", "counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyHistogram: _TypeAlias = LatencyHistogram  # noqa: Y015
+
+@_typing.final
+class ReportStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    ATTEMPTED_BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    RERANK_LATENCY_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    bundle_digest: _builtins.bytes
+    """SHA-256 of the manifest that runs (32 bytes); empty = none."""
+    attempted_bundle_digest: _builtins.bytes
+    """SHA-256 of the manifest that the update was about; empty with RUNNING."""
+    plan_version: _builtins.int
+    outcome: Global___UpdateOutcome.ValueType
+    error: _builtins.str
+    """Name of the error, e.g. "HealthCheckError"; empty = none. Never a message."""
+    @_builtins.property
+    def rerank_latency(self) -> Global___LatencyHistogram: ...
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        bundle_digest: _builtins.bytes = ...,
+        attempted_bundle_digest: _builtins.bytes = ...,
+        plan_version: _builtins.int = ...,
+        outcome: Global___UpdateOutcome.ValueType = ...,
+        error: _builtins.str = ...,
+        rerank_latency: Global___LatencyHistogram | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rerank_latency", b"rerank_latency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempted_bundle_digest", b"attempted_bundle_digest", "bundle_digest", b"bundle_digest", "error", b"error", "model_name", b"model_name", "outcome", b"outcome", "plan_version", b"plan_version", "rerank_latency", b"rerank_latency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportStatusRequest: _TypeAlias = ReportStatusRequest  # noqa: Y015
+
+@_typing.final
+class ReportStatusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportStatusResponse: _TypeAlias = ReportStatusResponse  # noqa: Y015

@@ -35,6 +35,11 @@ class DeviceServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.GetChallenge = channel.unary_unary(
+                '/pocketrec.v1.DeviceService/GetChallenge',
+                request_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetChallengeRequest.SerializeToString,
+                response_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetChallengeResponse.FromString,
+                _registered_method=True)
         self.Register = channel.unary_unary(
                 '/pocketrec.v1.DeviceService/Register',
                 request_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.RegisterRequest.SerializeToString,
@@ -44,6 +49,11 @@ class DeviceServiceStub:
                 '/pocketrec.v1.DeviceService/GetMetadata',
                 request_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetMetadataRequest.SerializeToString,
                 response_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetMetadataResponse.FromString,
+                _registered_method=True)
+        self.GetTargets = channel.unary_unary(
+                '/pocketrec.v1.DeviceService/GetTargets',
+                request_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetTargetsRequest.SerializeToString,
+                response_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetTargetsResponse.FromString,
                 _registered_method=True)
         self.FetchChunk = channel.unary_stream(
                 '/pocketrec.v1.DeviceService/FetchChunk',
@@ -55,15 +65,33 @@ class DeviceServiceStub:
                 request_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetPlanRequest.SerializeToString,
                 response_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetPlanResponse.FromString,
                 _registered_method=True)
+        self.WatchPlans = channel.unary_stream(
+                '/pocketrec.v1.DeviceService/WatchPlans',
+                request_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.WatchPlansRequest.SerializeToString,
+                response_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.WatchPlansResponse.FromString,
+                _registered_method=True)
+        self.ReportStatus = channel.unary_unary(
+                '/pocketrec.v1.DeviceService/ReportStatus',
+                request_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.ReportStatusRequest.SerializeToString,
+                response_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.ReportStatusResponse.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer:
     """What a device may ask of the cloud. Devices only dial out; item ids never travel.
     """
 
+    def GetChallenge(self, request, context):
+        """Something to sign, good for one registration within a minute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Register(self, request, context):
-        """Makes the device known; the token authenticates every later call, as the
-        metadata entry "authorization: Bearer <token>".
+        """Proves that the device holds its key, makes it known or known again, and returns a
+        token that authenticates every later call for a while, as the metadata entry
+        "authorization: Bearer <token>". A new token ends the one before it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +99,13 @@ class DeviceServiceServicer:
 
     def GetMetadata(self, request, context):
         """One TUF metadata file, verified by the device against its own root of trust.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTargets(self, request, context):
+        """Which of the published bundles this device should run, signed by the director key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,9 +125,28 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchPlans(self, request, context):
+        """Plans and news for this device as they come, until it hangs up or its token ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportStatus(self, request, context):
+        """What runs on this device and how an update went; the app has to opt in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetChallenge': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetChallenge,
+                    request_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetChallengeRequest.FromString,
+                    response_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetChallengeResponse.SerializeToString,
+            ),
             'Register': grpc.unary_unary_rpc_method_handler(
                     servicer.Register,
                     request_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.RegisterRequest.FromString,
@@ -103,6 +157,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     request_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetMetadataRequest.FromString,
                     response_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetMetadataResponse.SerializeToString,
             ),
+            'GetTargets': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTargets,
+                    request_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetTargetsRequest.FromString,
+                    response_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetTargetsResponse.SerializeToString,
+            ),
             'FetchChunk': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchChunk,
                     request_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.FetchChunkRequest.FromString,
@@ -112,6 +171,16 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.GetPlan,
                     request_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetPlanRequest.FromString,
                     response_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.GetPlanResponse.SerializeToString,
+            ),
+            'WatchPlans': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPlans,
+                    request_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.WatchPlansRequest.FromString,
+                    response_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.WatchPlansResponse.SerializeToString,
+            ),
+            'ReportStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportStatus,
+                    request_deserializer=pocketrec__proto_dot_v1_dot_device__service__pb2.ReportStatusRequest.FromString,
+                    response_serializer=pocketrec__proto_dot_v1_dot_device__service__pb2.ReportStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -124,6 +193,33 @@ def add_DeviceServiceServicer_to_server(servicer, server):
 class DeviceService:
     """What a device may ask of the cloud. Devices only dial out; item ids never travel.
     """
+
+    @staticmethod
+    def GetChallenge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pocketrec.v1.DeviceService/GetChallenge',
+            pocketrec__proto_dot_v1_dot_device__service__pb2.GetChallengeRequest.SerializeToString,
+            pocketrec__proto_dot_v1_dot_device__service__pb2.GetChallengeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Register(request,
@@ -180,6 +276,33 @@ class DeviceService:
             _registered_method=True)
 
     @staticmethod
+    def GetTargets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pocketrec.v1.DeviceService/GetTargets',
+            pocketrec__proto_dot_v1_dot_device__service__pb2.GetTargetsRequest.SerializeToString,
+            pocketrec__proto_dot_v1_dot_device__service__pb2.GetTargetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def FetchChunk(request,
             target,
             options=(),
@@ -223,6 +346,60 @@ class DeviceService:
             '/pocketrec.v1.DeviceService/GetPlan',
             pocketrec__proto_dot_v1_dot_device__service__pb2.GetPlanRequest.SerializeToString,
             pocketrec__proto_dot_v1_dot_device__service__pb2.GetPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPlans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pocketrec.v1.DeviceService/WatchPlans',
+            pocketrec__proto_dot_v1_dot_device__service__pb2.WatchPlansRequest.SerializeToString,
+            pocketrec__proto_dot_v1_dot_device__service__pb2.WatchPlansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pocketrec.v1.DeviceService/ReportStatus',
+            pocketrec__proto_dot_v1_dot_device__service__pb2.ReportStatusRequest.SerializeToString,
+            pocketrec__proto_dot_v1_dot_device__service__pb2.ReportStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,35 +33,61 @@ class DeviceServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DeviceServiceAsyncStub: ...
+    GetChallenge: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.GetChallengeRequest, _device_service_pb2.GetChallengeResponse]
+    """Something to sign, good for one registration within a minute."""
     Register: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.RegisterRequest, _device_service_pb2.RegisterResponse]
-    """Makes the device known; the token authenticates every later call, as the
-    metadata entry "authorization: Bearer <token>".
+    """Proves that the device holds its key, makes it known or known again, and returns a
+    token that authenticates every later call for a while, as the metadata entry
+    "authorization: Bearer <token>". A new token ends the one before it.
     """
     GetMetadata: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.GetMetadataRequest, _device_service_pb2.GetMetadataResponse]
     """One TUF metadata file, verified by the device against its own root of trust."""
+    GetTargets: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.GetTargetsRequest, _device_service_pb2.GetTargetsResponse]
+    """Which of the published bundles this device should run, signed by the director key."""
     FetchChunk: _grpc.UnaryStreamMultiCallable[_device_service_pb2.FetchChunkRequest, _device_service_pb2.FetchChunkResponse]
     """The bytes of one TUF target from an offset on, in chunks of at most 1 MiB."""
     GetPlan: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.GetPlanRequest, _device_service_pb2.GetPlanResponse]
     """A plan for this subject, budget and model, signed by the director key."""
+    WatchPlans: _grpc.UnaryStreamMultiCallable[_device_service_pb2.WatchPlansRequest, _device_service_pb2.WatchPlansResponse]
+    """Plans and news for this device as they come, until it hangs up or its token ends."""
+    ReportStatus: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.ReportStatusRequest, _device_service_pb2.ReportStatusResponse]
+    """What runs on this device and how an update went; the app has to opt in."""
 
 @_typing.type_check_only
 class DeviceServiceAsyncStub(DeviceServiceStub):
     """What a device may ask of the cloud. Devices only dial out; item ids never travel."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    GetChallenge: _aio.UnaryUnaryMultiCallable[_device_service_pb2.GetChallengeRequest, _device_service_pb2.GetChallengeResponse]  # type: ignore[assignment]
+    """Something to sign, good for one registration within a minute."""
     Register: _aio.UnaryUnaryMultiCallable[_device_service_pb2.RegisterRequest, _device_service_pb2.RegisterResponse]  # type: ignore[assignment]
-    """Makes the device known; the token authenticates every later call, as the
-    metadata entry "authorization: Bearer <token>".
+    """Proves that the device holds its key, makes it known or known again, and returns a
+    token that authenticates every later call for a while, as the metadata entry
+    "authorization: Bearer <token>". A new token ends the one before it.
     """
     GetMetadata: _aio.UnaryUnaryMultiCallable[_device_service_pb2.GetMetadataRequest, _device_service_pb2.GetMetadataResponse]  # type: ignore[assignment]
     """One TUF metadata file, verified by the device against its own root of trust."""
+    GetTargets: _aio.UnaryUnaryMultiCallable[_device_service_pb2.GetTargetsRequest, _device_service_pb2.GetTargetsResponse]  # type: ignore[assignment]
+    """Which of the published bundles this device should run, signed by the director key."""
     FetchChunk: _aio.UnaryStreamMultiCallable[_device_service_pb2.FetchChunkRequest, _device_service_pb2.FetchChunkResponse]  # type: ignore[assignment]
     """The bytes of one TUF target from an offset on, in chunks of at most 1 MiB."""
     GetPlan: _aio.UnaryUnaryMultiCallable[_device_service_pb2.GetPlanRequest, _device_service_pb2.GetPlanResponse]  # type: ignore[assignment]
     """A plan for this subject, budget and model, signed by the director key."""
+    WatchPlans: _aio.UnaryStreamMultiCallable[_device_service_pb2.WatchPlansRequest, _device_service_pb2.WatchPlansResponse]  # type: ignore[assignment]
+    """Plans and news for this device as they come, until it hangs up or its token ends."""
+    ReportStatus: _aio.UnaryUnaryMultiCallable[_device_service_pb2.ReportStatusRequest, _device_service_pb2.ReportStatusResponse]  # type: ignore[assignment]
+    """What runs on this device and how an update went; the app has to opt in."""
 
 class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
     """What a device may ask of the cloud. Devices only dial out; item ids never travel."""
+
+    @_abc_1.abstractmethod
+    def GetChallenge(
+        self,
+        request: _device_service_pb2.GetChallengeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_service_pb2.GetChallengeResponse, _abc.Awaitable[_device_service_pb2.GetChallengeResponse]]:
+        """Something to sign, good for one registration within a minute."""
 
     @_abc_1.abstractmethod
     def Register(
@@ -69,8 +95,9 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _device_service_pb2.RegisterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_device_service_pb2.RegisterResponse, _abc.Awaitable[_device_service_pb2.RegisterResponse]]:
-        """Makes the device known; the token authenticates every later call, as the
-        metadata entry "authorization: Bearer <token>".
+        """Proves that the device holds its key, makes it known or known again, and returns a
+        token that authenticates every later call for a while, as the metadata entry
+        "authorization: Bearer <token>". A new token ends the one before it.
         """
 
     @_abc_1.abstractmethod
@@ -80,6 +107,14 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_device_service_pb2.GetMetadataResponse, _abc.Awaitable[_device_service_pb2.GetMetadataResponse]]:
         """One TUF metadata file, verified by the device against its own root of trust."""
+
+    @_abc_1.abstractmethod
+    def GetTargets(
+        self,
+        request: _device_service_pb2.GetTargetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_service_pb2.GetTargetsResponse, _abc.Awaitable[_device_service_pb2.GetTargetsResponse]]:
+        """Which of the published bundles this device should run, signed by the director key."""
 
     @_abc_1.abstractmethod
     def FetchChunk(
@@ -96,5 +131,21 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_device_service_pb2.GetPlanResponse, _abc.Awaitable[_device_service_pb2.GetPlanResponse]]:
         """A plan for this subject, budget and model, signed by the director key."""
+
+    @_abc_1.abstractmethod
+    def WatchPlans(
+        self,
+        request: _device_service_pb2.WatchPlansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_device_service_pb2.WatchPlansResponse], _abc.AsyncIterator[_device_service_pb2.WatchPlansResponse]]:
+        """Plans and news for this device as they come, until it hangs up or its token ends."""
+
+    @_abc_1.abstractmethod
+    def ReportStatus(
+        self,
+        request: _device_service_pb2.ReportStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_service_pb2.ReportStatusResponse, _abc.Awaitable[_device_service_pb2.ReportStatusResponse]]:
+        """What runs on this device and how an update went; the app has to opt in."""
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

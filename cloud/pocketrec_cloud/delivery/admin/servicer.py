@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``AdminService`` behind gRPC: who calls, may they, run the handler, translate errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import TypeAlias, TypeVar
+
+from pocketrec.errors import RejectedError
+from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
+from pocketrec_cloud.delivery.records import AdminRole
+from pocketrec_cloud.delivery.translation import Context, translated
+from pocketrec_proto.v1.admin_service_pb2_grpc import AdminServiceServicer
+
+__all__ = ["AdminServicer", "Authenticator"]
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+Authenticator: TypeAlias = Callable[[Context], Awaitable[AdminIdentity]]
+"""Returns who makes a call; raises ``RejectedError`` when nobody is known to."""
+
+
+class AdminServicer(AdminServiceServicer):
+    """Answers admins.
+
+    Args:
+        service: What the handlers work on.
+        authenticate: Says who makes a call.
+        executor: Runs the handlers, which read disks and wait for databases.
+    """
+
+    def __init__(
+        self, service: AdminService, authenticate: Authenticator, executor: Executor
+    ) -> None:
+        self._service = service
+        self._authenticate = authenticate
+        self._executor = executor
+
+    async def _call(
+        self,
+        handler: Callable[[AdminService, Q, AdminIdentity], R],
+        request: Q,
+        context: Context,
+        *,
+        role: AdminRole,
+    ) -> R:
+        """Answer one call, if whoever makes it has the role."""
+        async with translated(context, handler.__name__):
+            admin = await self._authenticate(context)
+            _require(admin, role)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(
+                self._executor, handler, self._service, request, admin
+            )
+
+
+def _require(admin: AdminIdentity, role: AdminRole) -> None:
+    if not admin.role.may_act_as(role):
+        raise RejectedError(
+            f"this call takes the role {role}; {admin.name!r} is a {admin.role}",
+            code="PERMISSION_DENIED",
+        )
