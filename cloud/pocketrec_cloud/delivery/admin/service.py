@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.records import AdminRole, AuditRecord
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 
@@ -28,10 +29,12 @@ class AdminService:
     Args:
         store: What the server remembers.
         clock: Unix seconds.
+        pushes: What the calls about pushes work on.
     """
 
     store: DeliveryStore
     clock: Callable[[], float]
+    pushes: PushDesk
 
 
 def write_audit(
