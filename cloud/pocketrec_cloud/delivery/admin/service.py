@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from pocketrec_cloud.delivery.records import AdminRole, AuditRecord
@@ -28,10 +28,12 @@ class AdminService:
     Args:
         store: What the server remembers.
         clock: Unix seconds.
+        model_lines: Returns the names of the model lines that are published.
     """
 
     store: DeliveryStore
     clock: Callable[[], float]
+    model_lines: Callable[[], Collection[str]] = tuple
 
 
 def write_audit(
