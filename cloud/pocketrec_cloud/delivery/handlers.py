@@ -24,7 +24,6 @@ from pocketrec_proto.v1 import device_service_pb2 as pb
 
 __all__ = [
     "DeliveryService",
-    "Limits",
     "check_plan_request",
     "find_target",
     "get_metadata",

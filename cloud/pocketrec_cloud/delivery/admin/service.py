@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from pocketrec_cloud.delivery.push.desk import PushDesk
@@ -30,11 +30,13 @@ class AdminService:
         store: What the server remembers.
         clock: Unix seconds.
         pushes: What the calls about pushes work on.
+        model_lines: Returns the names of the model lines that are published.
     """
 
     store: DeliveryStore
     clock: Callable[[], float]
     pushes: PushDesk
+    model_lines: Callable[[], Collection[str]] = tuple
 
 
 def write_audit(
