@@ -20,6 +20,7 @@ from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.delivery.plan_requests import blaming_the_caller, read_plan_request
 from pocketrec_cloud.delivery.publication import PublicationCache, PublishedFile
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
+from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
 from pocketrec_cloud.delivery.store import DeliveryStore, DeviceRecord
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_quantization.checks import check_integer, check_text
@@ -80,6 +81,7 @@ class DeliveryService:
     registrations: RateLimiter
     plans: RateLimiter
     clock: Callable[[], float]
+    rollouts: RolloutDesk
 
 
 def register(

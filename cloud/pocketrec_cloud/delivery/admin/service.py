@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pocketrec_cloud.delivery.records import AdminRole, AuditRecord
+from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 
 __all__ = ["AdminIdentity", "AdminService", "write_audit"]
@@ -28,10 +29,12 @@ class AdminService:
     Args:
         store: What the server remembers.
         clock: Unix seconds.
+        rollouts: What the calls about rollouts work on.
     """
 
     store: DeliveryStore
     clock: Callable[[], float]
+    rollouts: RolloutDesk
 
 
 def write_audit(

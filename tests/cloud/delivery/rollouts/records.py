@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rollouts to test with."""
+"""Rollouts and devices to test with."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from pocketrec_cloud.delivery.records import RolloutRecord, RolloutState
+from pocketrec_cloud.delivery.records import DeviceRecord, RolloutRecord, RolloutState
 
 NOW_S = 1_800_000_000
 GOOD, BAD = bytes([1]) * 32, bytes([2]) * 32
@@ -36,3 +36,20 @@ def make_rollout(**changes: Any) -> RolloutRecord:
         admin="ada",
     )
     return replace(rollout, **changes)
+
+
+def make_device(**changes: Any) -> DeviceRecord:
+    """A device that has told nothing of itself, unless changed."""
+    device = DeviceRecord(
+        device_id="device-1",
+        public_key=bytes(32),
+        token_sha256=bytes(32),
+        token_expires_at_s=NOW_S + 3600,
+        backend="",
+        app_version="",
+        os="",
+        ram_bytes=0,
+        created_at_s=NOW_S,
+        seen_at_s=NOW_S,
+    )
+    return replace(device, **changes)
