@@ -17,6 +17,7 @@ from pocketrec_cloud.delivery.identity.sessions import admit, find_session, reca
 from pocketrec_cloud.delivery.plan_queue import DEFAULT_MAX_BATCH, PlanQueue
 from pocketrec_cloud.delivery.rate_limit import peer_key
 from pocketrec_cloud.delivery.records import DeviceSession
+from pocketrec_cloud.delivery.rollouts import calls as rollout_calls
 from pocketrec_cloud.delivery.translation import Context, translated
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceServicer
@@ -90,6 +91,30 @@ class DeviceServicer(DeviceServiceServicer):
             session = await self._authenticate(context)
             asked = handlers.check_plan_request(self._service, request, session.device_id)
             return pb.GetPlanResponse(plan=await self._plans.ask(asked))
+
+    async def GetTargets(
+        self, request: pb.GetTargetsRequest, context: Context
+    ) -> pb.GetTargetsResponse:
+        """Send a signed assignment, or nothing when the current bundle is due."""
+        async with translated(context, "GetTargets"):
+            device_id = (await self._authenticate(context)).device_id
+
+            def answer(service: DeliveryService) -> pb.GetTargetsResponse:
+                return rollout_calls.get_targets(service.rollouts, request, device_id)
+
+            return await self._run(answer)
+
+    async def ReportStatus(
+        self, request: pb.ReportStatusRequest, context: Context
+    ) -> pb.ReportStatusResponse:
+        """Take in what runs on a device, and how an update went."""
+        async with translated(context, "ReportStatus"):
+            device_id = (await self._authenticate(context)).device_id
+
+            def answer(service: DeliveryService) -> pb.ReportStatusResponse:
+                return rollout_calls.report_status(service.rollouts, request, device_id)
+
+            return await self._run(answer)
 
     async def _authenticate(self, context: Context) -> DeviceSession:
         """Return who calls; known devices need no thread, which costs more than to look."""

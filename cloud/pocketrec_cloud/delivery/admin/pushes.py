@@ -160,9 +160,7 @@ def _settings(request: pb.PushPlanRequest) -> PlanSettings:
     if settings.planner:
         check_name(settings.planner, field="planner")
     if bits != 0 and not WIDTHS[1] <= bits <= WIDTHS[-1]:
-        raise ConfigError(
-            f"average_bits: expected 0, or {WIDTHS[1]} to {WIDTHS[-1]}, got {bits:g}"
-        )
+        raise ConfigError(f"average_bits: expected 0, or {WIDTHS[1]} to {WIDTHS[-1]}, got {bits:g}")
     if settings.codes and (bits or not request.model_digest):
         raise ConfigError("codes: expected with the model they are for, and without average_bits")
     if len(settings.codes) > MAX_PLAN_BYTES:

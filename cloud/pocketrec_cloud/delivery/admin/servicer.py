@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from typing import TypeAlias, TypeVar
 
 from pocketrec.errors import RejectedError
+from pocketrec_cloud.delivery.admin import rollouts
 from pocketrec_cloud.delivery.admin.audit import list_audit_log
 from pocketrec_cloud.delivery.admin.devices import list_devices, revoke_device
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
@@ -59,6 +60,38 @@ class AdminServicer(AdminServiceServicer):
     ) -> pb.ListAuditLogResponse:
         """List what was done."""
         return await self._call(list_audit_log, request, context, role=AdminRole.VIEWER)
+
+    async def StartRollout(self, request: pb.StartRolloutRequest, context: Context) -> pb.Rollout:
+        """Let the first stage of a rollout begin."""
+        handler = rollouts.start_rollout
+        return await self._call(handler, request, context, role=AdminRole.OPERATOR)
+
+    async def PauseRollout(self, request: pb.ChangeRolloutRequest, context: Context) -> pb.Rollout:
+        """Let a rollout neither go on nor stop."""
+        handler = rollouts.pause_rollout
+        return await self._call(handler, request, context, role=AdminRole.OPERATOR)
+
+    async def ResumeRollout(self, request: pb.ChangeRolloutRequest, context: Context) -> pb.Rollout:
+        """Let a paused rollout go on."""
+        handler = rollouts.resume_rollout
+        return await self._call(handler, request, context, role=AdminRole.OPERATOR)
+
+    async def AbortRollout(self, request: pb.ChangeRolloutRequest, context: Context) -> pb.Rollout:
+        """Take a rollout back from every device."""
+        handler = rollouts.abort_rollout
+        return await self._call(handler, request, context, role=AdminRole.OPERATOR)
+
+    async def GetRollout(self, request: pb.GetRolloutRequest, context: Context) -> pb.Rollout:
+        """Return one rollout."""
+        handler = rollouts.get_rollout
+        return await self._call(handler, request, context, role=AdminRole.VIEWER)
+
+    async def ListRollouts(
+        self, request: pb.ListRolloutsRequest, context: Context
+    ) -> pb.ListRolloutsResponse:
+        """Return rollouts, the oldest first."""
+        handler = rollouts.list_rollouts
+        return await self._call(handler, request, context, role=AdminRole.VIEWER)
 
     async def _call(
         self,
