@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketrec.errors import ConfigError
+from pocketrec_cloud.delivery.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.admin.service import AdminService
 from pocketrec_cloud.delivery.artifacts import is_bucket_url, open_artifacts
 from pocketrec_cloud.delivery.director import Director
@@ -111,6 +112,7 @@ def build_parts(
     admin = AdminService(
         store=store,
         clock=clock,
+        publishing=PublishingDesk(storage=storage, keys=config.keys),
         pushes=PushDesk(
             models=models,
             orders=orders,

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
-from pocketrec.errors import ConfigError, PocketRecError, StoreError
+from pocketrec.errors import ConfigError, PocketRecError
 from pocketrec_cloud.delivery.server import serve
 from pocketrec_cloud.delivery.server_config import Listening, ServerConfig, address_of
 
@@ -60,7 +60,7 @@ def serve_with_workers(
             try:
                 for worker in workers:
                     worker.start()
-                metrics = [worker.wait_until_ready() for worker in workers][0]
+                metrics, *_ = [worker.wait_until_ready() for worker in workers]
                 admin = held.admin
                 announce(
                     Listening(
