@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pocketrec_device.refresh import RefreshPolicy
     from pocketrec_device.store import Store
 
-__all__ = ["RuntimeOptions", "engine_settings"]
+__all__ = ["RuntimeChoices", "RuntimeOptions", "engine_settings", "runtime_choices"]
 
 
 class RuntimeOptions(TypedDict, total=False):
@@ -33,6 +33,8 @@ class RuntimeOptions(TypedDict, total=False):
             bytes; 0 unless given.
         latency: How slow a new bundle may be before it is refused.
         refresh: When ``sync`` is due.
+        report_status: Tell the server after each sync what runs and how the update went, and how
+            long calls of ``rerank`` took; no items, no pseudonyms. Off unless given.
     """
 
     backend: str
@@ -44,6 +46,24 @@ class RuntimeOptions(TypedDict, total=False):
     max_kept_bytes: int
     latency: LatencyLimits
     refresh: RefreshPolicy
+    report_status: bool
+
+
+class RuntimeChoices(TypedDict):
+    """The options that the runtime itself asks; as in ``RuntimeOptions``."""
+
+    latency: LatencyLimits | None
+    refresh: RefreshPolicy | None
+    report_status: bool
+
+
+def runtime_choices(options: RuntimeOptions) -> RuntimeChoices:
+    """Return what the runtime itself asks of some options."""
+    return {
+        "latency": options.get("latency"),
+        "refresh": options.get("refresh"),
+        "report_status": options.get("report_status", False),
+    }
 
 
 def engine_settings(options: RuntimeOptions, store: Store) -> EngineSettings:

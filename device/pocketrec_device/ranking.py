@@ -116,6 +116,32 @@ class Candidates:
                 scores = scores[[first[item] for item in kept]]
         return cls(items=tuple(kept), server_scores=scores, server_weight=server_weight)
 
+    @classmethod
+    def several(
+        cls,
+        lists: Sequence[Sequence[str]],
+        scores: Sequence[Sequence[float] | None],
+        server_weight: float,
+        *,
+        excluded: frozenset[str],
+        table: Items,
+    ) -> list[Candidates]:
+        """Check several lists, each with its scores, as ``of`` does.
+
+        Raises:
+            ConfigError: One of them cannot be used.
+        """
+        return [
+            cls.of(
+                items,
+                server_scores=of_items,
+                server_weight=server_weight,
+                excluded=excluded,
+                table=table,
+            )
+            for items, of_items in zip(lists, scores, strict=True)
+        ]
+
 
 def rank(
     candidates: Candidates,

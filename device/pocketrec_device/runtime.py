@@ -19,9 +19,10 @@ from pocketrec_device.engine import Engine, change_preset
 from pocketrec_device.extras import require_libraries
 from pocketrec_device.health import typical_work
 from pocketrec_device.install import bootstrap, load_engine, roll_back
+from pocketrec_device.latency_counter import LatencyCounter, counted
 from pocketrec_device.latency_guard import LatencyLimits, check_latency
 from pocketrec_device.live import LiveSession, Slates, Snapshot
-from pocketrec_device.options import RuntimeOptions, engine_settings
+from pocketrec_device.options import RuntimeOptions, engine_settings, runtime_choices
 from pocketrec_device.ranking import MODES, Candidates, Mode, Ranking
 from pocketrec_device.refresh import PlanAge, RefreshPolicy, Verdict, decide, plan_age
 from pocketrec_device.refresh_state import RefreshState
@@ -51,6 +52,7 @@ class Runtime:
         settings: How to compute.
         latency: How slow a new bundle may be before it is refused.
         refresh: When ``sync`` is due.
+        report_status: Whether to tell the server how updates went.
         clock: Unix seconds; decides whether plans have expired.
     """
 
@@ -61,6 +63,7 @@ class Runtime:
         *,
         latency: LatencyLimits | None = None,
         refresh: RefreshPolicy | None = None,
+        report_status: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -69,6 +72,7 @@ class Runtime:
         self._refresh = refresh or RefreshPolicy()
         self._refresh_state = RefreshState()
         self._clock = clock
+        self._latencies = LatencyCounter() if report_status else None
         self._live = LiveSession()
         self._problem = ""
 
@@ -103,9 +107,7 @@ class Runtime:
                 TUF root metadata.
         """
         store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
-        settings = engine_settings(options, store)
-        latency, refresh = options.get("latency"), options.get("refresh")
-        runtime = cls(store, settings, latency=latency, refresh=refresh)
+        runtime = cls(store, engine_settings(options, store), **runtime_choices(options))
         store.create(model, root)
         try:
             runtime.load()
@@ -128,9 +130,7 @@ class Runtime:
             ConfigError: There is no such choice.
         """
         store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
-        settings = engine_settings(options, store)
-        latency, refresh = options.get("latency"), options.get("refresh")
-        runtime = cls(store, settings, latency=latency, refresh=refresh)
+        runtime = cls(store, engine_settings(options, store), **runtime_choices(options))
         runtime.load()
         return runtime
 
@@ -148,6 +148,11 @@ class Runtime:
     def is_ready(self) -> bool:
         """Whether something is installed, so that ``rerank`` works."""
         return self._live.is_ready
+
+    @property
+    def latencies(self) -> LatencyCounter | None:
+        """How long calls of ``rerank`` took since the last report; None unless opted in."""
+        return self._latencies
 
     @property
     def problem(self) -> str:
@@ -207,6 +212,7 @@ class Runtime:
         """
         self._live.reset()
 
+    @counted
     def rerank(
         self,
         candidates: Sequence[str],
@@ -293,16 +299,10 @@ class Runtime:
             raise ConfigError(f"server_scores: expected scores for {n_lists} lists, got {found}")
 
         def rank_all(moment: Snapshot | Slates) -> tuple[Ranking, ...]:
-            checked = [
-                Candidates.of(
-                    items,
-                    server_scores=scores,
-                    server_weight=server_weight,
-                    excluded=moment.seen,
-                    table=moment.engine.items,
-                )
-                for items, scores in zip(candidate_lists, all_scores, strict=True)
-            ]
+            seen, table = moment.seen, moment.engine.items
+            checked = Candidates.several(
+                candidate_lists, all_scores, server_weight, excluded=seen, table=table
+            )
             return tuple(moment.rank(candidates, k) for candidates in checked)
 
         if mode == "pointwise":
@@ -391,7 +391,8 @@ class Runtime:
     ) -> SyncReport:
         """Fetch what is newer, verify it, and switch; on any failure all stays as it was.
 
-        Item ids stay here. With a subject, ``user_embedding`` is told, if there is one.
+        Item ids stay here. With a subject, ``user_embedding`` is told, if there is one; with
+        ``report_status``, how it went.
 
         Args:
             target: ``"host:port"`` of a delivery server.
@@ -411,21 +412,21 @@ class Runtime:
             StoreAccessError: The store cannot be written.
         """
         require_libraries("grpc", "tuf", "cryptography", purpose="sync", extras="device")
-        from pocketrec_device.sync import PlanWish, synchronise
-        from pocketrec_device.transport import ServiceClient
+        from pocketrec_device.online import Link, sync_over
+        from pocketrec_device.sync import PlanWish
 
         wish = PlanWish(subject=subject, average_bits=average_bits or 0.0)
         self._refresh_state.attempt()
-        with self._store.writing(), ServiceClient(target, tls=tls, deadline_s=deadline_s) as client:
-            engine, report = synchronise(
-                self._store,
-                client,
-                wish,
-                self._settings,
-                clock=self._clock,
-                guard=self._refuse_if_slow,
-                embed=self._live.embedding_under,
-            )
+        engine, report = sync_over(
+            Link(target=target, tls=tls, deadline_s=deadline_s),
+            self._store,
+            wish,
+            self._settings,
+            clock=self._clock,
+            guard=self._refuse_if_slow,
+            embed=self._live.embedding_under,
+            latencies=self._latencies,
+        )
         self._adopt(engine)
         sent = self.user_embedding() if subject else None
         self._refresh_state.succeed(self._live.n_observed, self._live.snapshot().h, sent)

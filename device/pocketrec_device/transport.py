@@ -25,11 +25,13 @@ from pocketrec.errors import (
     ServiceError,
     ServiceUnavailableError,
 )
+from pocketrec_device.latency_counter import LATENCY_BOUNDS_US
 from pocketrec_proto.v1 import device_service_pb2 as messages
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
 
 if TYPE_CHECKING:
     from pocketrec_device.extraction import CodedEmbedding
+    from pocketrec_device.reporting import StatusReport
     from pocketrec_device.tls import Tls
 
 __all__ = [
@@ -62,12 +64,14 @@ STATUS_ERRORS: Mapping[grpc.StatusCode, type[ServiceError]] = {
 
 _MAX_MESSAGE_BYTES = 6 * 2**20  # the largest TUF metadata file is 5 MB
 _SERVICE = "pocketrec.v1.DeviceService"
+_NO_ROLLOUTS = ("UNIMPLEMENTED", "NOT_FOUND")
 _RETRIES = {
     "methodConfig": [
         {
             "name": [
                 {"service": _SERVICE, "method": "GetMetadata"},
                 {"service": _SERVICE, "method": "GetPlan"},
+                {"service": _SERVICE, "method": "GetTargets"},
             ],
             "retryPolicy": {
                 "maxAttempts": 3,
@@ -217,6 +221,49 @@ class ServiceClient:
                 message, timeout=self._deadline_s, metadata=self._metadata
             )
         return bytes(response.plan)
+
+    def get_targets(self, model_name: str, bundle_digest: bytes) -> bytes:
+        """Return an assignment container, unverified; empty when the current bundle is due.
+
+        Args:
+            model_name: The model line.
+            bundle_digest: 32 bytes, of the bundle that runs; empty = none.
+
+        Raises:
+            RejectedError: The server refused, and knows the call.
+            ServiceError: The call failed.
+        """
+        request = messages.GetTargetsRequest(model_name=model_name, bundle_digest=bundle_digest)
+        try:
+            with self._translated("GetTargets"):
+                response = self._stub.GetTargets(
+                    request, timeout=self._deadline_s, metadata=self._metadata
+                )
+        except RejectedError as exc:
+            if exc.code in _NO_ROLLOUTS:
+                return b""
+            raise
+        return bytes(response.assignment)
+
+    def report_status(self, report: StatusReport) -> None:
+        """Tell the server what runs, and how an update went.
+
+        Raises:
+            ServiceError: The call failed.
+        """
+        message = messages.ReportStatusRequest(
+            model_name=report.model_name,
+            bundle_digest=bytes.fromhex(report.bundle),
+            attempted_bundle_digest=bytes.fromhex(report.attempted),
+            plan_version=report.plan_version,
+            outcome=messages.UpdateOutcome.Value(f"UPDATE_OUTCOME_{report.outcome}"),
+            error=report.error,
+        )
+        if report.latency_counts:
+            message.rerank_latency.bounds_us.extend(LATENCY_BOUNDS_US)
+            message.rerank_latency.counts.extend(report.latency_counts)
+        with self._translated("ReportStatus"):
+            self._stub.ReportStatus(message, timeout=self._deadline_s, metadata=self._metadata)
 
     def _fetch_once(self, target_path: str, offset_bytes: int) -> Iterator[bytes]:
         request = messages.FetchChunkRequest(target_path=target_path, offset_bytes=offset_bytes)
