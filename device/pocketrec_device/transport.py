@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -62,6 +63,7 @@ STATUS_ERRORS: Mapping[grpc.StatusCode, type[ServiceError]] = {
     grpc.StatusCode.UNAUTHENTICATED: RejectedError,
 }
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _MAX_MESSAGE_BYTES = 6 * 2**20  # the largest TUF metadata file is 5 MB
 _SERVICE = "pocketrec.v1.DeviceService"
 _NO_ROLLOUTS = ("UNIMPLEMENTED", "NOT_FOUND")
@@ -302,7 +304,16 @@ def service_error(exc: grpc.RpcError, call: str) -> ServiceError:
     code = status.code()
     ours = STATUS_ERRORS.get(code, ServiceUnavailableError)
     hint = "; is the server up, and within reach?" if code is grpc.StatusCode.UNAVAILABLE else ""
+    hint += _request_hint(status.trailing_metadata())
     return ours(f"{call} failed with {code.name}: {status.details()}{hint}", code=code.name)
+
+
+def _request_hint(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """Return what finds the call in the server's log, if the server named it."""
+    request_id = dict(metadata or ()).get("x-request-id")
+    if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
+        return ""
+    return f" (request {request_id})"
 
 
 def is_plain_text(target: str, tls: Tls | None) -> bool:

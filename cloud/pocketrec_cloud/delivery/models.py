@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.layout import StoreLayout
-from pocketrec_cloud.delivery.store import DeliveryStore, ModelRecord
+from pocketrec_cloud.delivery.records import ModelRecord
+from pocketrec_cloud.delivery.store_protocols import ModelStore
 from pocketrec_quantization.bundle import decode_manifest
 from pocketrec_quantization.layers import LayerTable
 from pocketrec_quantization.personal import PersonalPlanner
@@ -47,7 +48,7 @@ class ModelCatalogue:
         store: Remembers what was published.
     """
 
-    def __init__(self, layout: StoreLayout, store: DeliveryStore) -> None:
+    def __init__(self, layout: StoreLayout, store: ModelStore) -> None:
         self._layout = layout
         self._store = store
         self._lock = threading.Lock()

@@ -11,8 +11,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from pocketrec_cloud.delivery import handlers
 from pocketrec_cloud.delivery.handlers import DeliveryService
+from pocketrec_cloud.delivery.identity.registration import get_challenge, register
+from pocketrec_cloud.delivery.identity.service import IdentityService
+from pocketrec_cloud.delivery.identity.sessions import admit, find_session, recall_session
 from pocketrec_cloud.delivery.plan_queue import DEFAULT_MAX_BATCH, PlanQueue
 from pocketrec_cloud.delivery.rate_limit import peer_key
+from pocketrec_cloud.delivery.records import DeviceSession
 from pocketrec_cloud.delivery.rollouts import calls as rollout_calls
 from pocketrec_cloud.delivery.translation import Context, translated
 from pocketrec_proto.v1 import device_service_pb2 as pb
@@ -47,10 +51,18 @@ class DeviceServicer(DeviceServiceServicer):
         self._executor = executor
         self._plans = PlanQueue(service.director.issue_all, executor, max_batch=max_plan_batch)
 
+    async def GetChallenge(
+        self, request: pb.GetChallengeRequest, context: Context
+    ) -> pb.GetChallengeResponse:
+        """Give a device something to sign; needs no token, and no thread either."""
+        async with translated(context, "GetChallenge"):
+            return get_challenge(self._service.identity, request, peer_key(context.peer()))
+
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
-        """Make a device known; the only call without a token."""
+        """Make a device known; needs no token."""
         async with translated(context, "Register"):
-            return await self._run(handlers.register, request, peer_key(context.peer()))
+            caller = peer_key(context.peer())
+            return await self._run_identity(register, request, caller)
 
     async def GetMetadata(
         self, request: pb.GetMetadataRequest, context: Context
@@ -76,8 +88,8 @@ class DeviceServicer(DeviceServiceServicer):
     async def GetPlan(self, request: pb.GetPlanRequest, context: Context) -> pb.GetPlanResponse:
         """Send a signed plan, or nothing when the installed one is current."""
         async with translated(context, "GetPlan"):
-            device_id = await self._authenticate(context)
-            asked = handlers.check_plan_request(self._service, request, device_id)
+            session = await self._authenticate(context)
+            asked = handlers.check_plan_request(self._service, request, session.device_id)
             return pb.GetPlanResponse(plan=await self._plans.ask(asked))
 
     async def GetTargets(
@@ -85,7 +97,7 @@ class DeviceServicer(DeviceServiceServicer):
     ) -> pb.GetTargetsResponse:
         """Send a signed assignment, or nothing when the current bundle is due."""
         async with translated(context, "GetTargets"):
-            device_id = await self._authenticate(context)
+            device_id = (await self._authenticate(context)).device_id
 
             def answer(service: DeliveryService) -> pb.GetTargetsResponse:
                 return rollout_calls.get_targets(service.rollouts, request, device_id)
@@ -97,20 +109,30 @@ class DeviceServicer(DeviceServiceServicer):
     ) -> pb.ReportStatusResponse:
         """Take in what runs on a device, and how an update went."""
         async with translated(context, "ReportStatus"):
-            device_id = await self._authenticate(context)
+            device_id = (await self._authenticate(context)).device_id
 
             def answer(service: DeliveryService) -> pb.ReportStatusResponse:
                 return rollout_calls.report_status(service.rollouts, request, device_id)
 
             return await self._run(answer)
 
-    async def _authenticate(self, context: Context) -> str:
+    async def _authenticate(self, context: Context) -> DeviceSession:
         """Return who calls; known devices need no thread, which costs more than to look."""
         authorization = _authorization(context)
-        device_id = handlers.recall_device(self._service, authorization)
-        if device_id is None:
-            device_id = await self._run(handlers.authenticate, authorization)
-        return device_id
+        identity = self._service.identity
+        session = recall_session(identity, authorization)
+        if session is None:
+            session = await self._run_identity(find_session, authorization)
+        return admit(identity, session)
+
+    async def _run_identity(
+        self,
+        handler: Callable[Concatenate[IdentityService, P], R],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Run a handler that knows identities only on a worker thread."""
+        return await self._run(lambda service: handler(service.identity, *args, **kwargs))
 
     async def _run(
         self,

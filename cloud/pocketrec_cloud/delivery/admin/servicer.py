@@ -11,6 +11,8 @@ from typing import TypeAlias, TypeVar
 
 from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.admin import rollouts
+from pocketrec_cloud.delivery.admin.audit import list_audit_log
+from pocketrec_cloud.delivery.admin.devices import list_devices, revoke_device
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
 from pocketrec_cloud.delivery.records import AdminRole
 from pocketrec_cloud.delivery.translation import Context, translated
@@ -40,6 +42,24 @@ class AdminServicer(AdminServiceServicer):
         self._service = service
         self._authenticate = authenticate
         self._executor = executor
+
+    async def ListDevices(
+        self, request: pb.ListDevicesRequest, context: Context
+    ) -> pb.ListDevicesResponse:
+        """List devices of a cohort."""
+        return await self._call(list_devices, request, context, role=AdminRole.VIEWER)
+
+    async def RevokeDevice(
+        self, request: pb.RevokeDeviceRequest, context: Context
+    ) -> pb.RevokeDeviceResponse:
+        """End a device's token for good."""
+        return await self._call(revoke_device, request, context, role=AdminRole.OPERATOR)
+
+    async def ListAuditLog(
+        self, request: pb.ListAuditLogRequest, context: Context
+    ) -> pb.ListAuditLogResponse:
+        """List what was done."""
+        return await self._call(list_audit_log, request, context, role=AdminRole.VIEWER)
 
     async def StartRollout(self, request: pb.StartRolloutRequest, context: Context) -> pb.Rollout:
         """Let the first stage of a rollout begin."""

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from pocketrec.errors import ConfigError
+from pocketrec.errors import ConfigError, RejectedError
 from pocketrec_cloud.delivery.drafting import PlanRequest
 from pocketrec_cloud.delivery.push.order_keeper import News
 from pocketrec_cloud.delivery.push.orders import concerns
@@ -151,21 +151,22 @@ class WatchHub:
         """How many watch."""
         return len(self._watchers)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no room for another stream."""
-        return len(self._watchers) >= self.settings.max_streams
-
     def spread(self, most_s: float, *, least: float = 0.0) -> float:
         """Return a random time up to one, from a share of it on."""
         return most_s * self._rng.uniform(least, 1.0)
 
     def join(self, watcher: Watcher) -> None:
-        """Add a watcher; the stream that the same device had before ends."""
+        """Add a watcher; the stream that the same device had before ends.
+
+        Raises:
+            RejectedError: There are too many.
+        """
         before = self._watchers.get(watcher.device.device_id)
         if before is not None:
             before.end()
             self.leave(before)
+        if len(self._watchers) >= self.settings.max_streams:
+            raise RejectedError("too many streams; try again later", code="RESOURCE_EXHAUSTED")
         self._watchers[watcher.device.device_id] = watcher
         self._subjects[watcher.request.subject].add(watcher)
         if self._is_draining:
@@ -181,11 +182,11 @@ class WatchHub:
             self._subjects.pop(watcher.request.subject, None)
 
     def concerned(self, order: OrderRecord) -> list[Watcher]:
-        """Return the watchers that an order is for."""
+        """Return the watchers that an order is for; fit for any thread."""
         watchers: Iterable[Watcher] = self._watchers.values()
         if order.audience is AudienceKind.SUBJECT:
             watchers = self._subjects.get(order.audience_value, set())
-        return [w for w in watchers if _concerns(order, w)]
+        return [w for w in list(watchers) if _concerns(order, w)]
 
     def hear(self, news: News) -> None:
         """Wake whom news concern."""
@@ -193,11 +194,17 @@ class WatchHub:
             watcher.mark("plan")
         if news.changes & {Change.MODELS, Change.ROLLOUTS}:
             for watcher in self._watchers.values():
-                if watcher.follows_targets:
-                    watcher.mark("targets", self.spread(self.settings.targets_spread_s))
+                self._tell_of_targets(watcher, news.changes)
         if Change.DEVICES in news.changes:
             for watcher in self._watchers.values():
                 watcher.mark("session", self.spread(self.settings.session_check_s))
+
+    def _tell_of_targets(self, watcher: Watcher, changes: frozenset[Change]) -> None:
+        after_s = self.spread(self.settings.targets_spread_s)
+        if watcher.follows_targets:
+            watcher.mark("targets", after_s)
+        if Change.ROLLOUTS in changes:  # it may be one of plan settings
+            watcher.mark("plan", after_s)
 
     def drain(self) -> None:
         """Send everybody away, now and from now on."""
