@@ -48,6 +48,7 @@ from pocketrec_cloud.delivery.plan_queue import DEFAULT_MAX_BATCH
 from pocketrec_cloud.delivery.publication import PublicationCache
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.repository import refresh_timestamp
+from pocketrec_cloud.delivery.rollouts.desk import make_desk
 from pocketrec_cloud.delivery.servicer import DeviceServicer
 from pocketrec_cloud.delivery.store import SqlStore, sqlite_engine
 from pocketrec_proto.v1 import device_service_pb2
@@ -267,6 +268,7 @@ def build_service(
         ),
         plans=RateLimiter(config.limits.plans_per_minute, time.monotonic),
         clock=clock,
+        rollouts=make_desk(store, publication, key, clock),
     )
 
 
