@@ -13,6 +13,7 @@ endpoint, region and credentials from the usual variables (``AWS_ENDPOINT_URL``,
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -182,7 +183,7 @@ class BucketArtifacts:
     def read(self, name: str) -> bytes:
         """See ``ArtifactStore.read``."""
         with self._translated(name):
-            content: bytes = self._filesystem.cat_file(self._path(name))
+            content: bytes = self._filesystem.cat_file(self._path(name), max_concurrency=1)
         return content
 
     def read_range(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
@@ -252,8 +253,10 @@ class BucketArtifacts:
         """Turn whatever the client libraries raise, but for an absent file, into our error."""
         try:
             yield
-        except (FileNotFoundError, ConfigError):
+        except ConfigError:
             raise
+        except FileNotFoundError as exc:
+            raise FileNotFoundError(errno.ENOENT, "no such file", f"{self._url}/{name}") from exc
         except Exception as exc:
             raise StoreAccessError(
                 f"{self._url}/{name}: the bucket does not answer as it should: {exc}; look at "
@@ -280,8 +283,7 @@ def open_artifacts(store: str | Path) -> ArtifactStore:
         if "://" in str(store):
             raise ConfigError(f"store: expected a folder or s3://BUCKET/PREFIX, got {store!r}")
         return FolderArtifacts(Path(store))
-    url = str(store).rstrip("/")
-    root = url.removeprefix(_BUCKET)
+    root = str(store).removeprefix(_BUCKET).rstrip("/")
     if not root or root.startswith("/"):
         raise ConfigError(f"store: expected s3://BUCKET/PREFIX, got {store!r}")
     try:
@@ -293,7 +295,7 @@ def open_artifacts(store: str | Path) -> ArtifactStore:
     filesystem = S3FileSystem(
         use_listings_cache=False, default_fill_cache=False, skip_instance_cache=True
     )
-    return BucketArtifacts(filesystem, root, url=url)
+    return BucketArtifacts(filesystem, root, url=f"{_BUCKET}{root}")
 
 
 def _checked(name: str) -> str:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pocketrec.errors import IntegrityError, RejectedError
+from pocketrec_cloud.delivery.artifacts import ArtifactStore
 from pocketrec_cloud.delivery.director import Director, PlanRequest
 from pocketrec_cloud.delivery.identity.service import IdentityService
-from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.layout import target_name
 from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.plan_requests import read_plan_request
 from pocketrec_cloud.delivery.publication import PublicationCache, PublishedFile
@@ -40,7 +41,7 @@ _PART_PATH = re.compile(r"parts/([0-9a-f]{64})")
 class DeliveryService:
     """What the handlers work on; every part may be shared between threads."""
 
-    layout: StoreLayout
+    artifacts: ArtifactStore
     publication: PublicationCache
     store: DeliveryStore
     director: Director
@@ -67,7 +68,7 @@ def get_metadata(
             code="INVALID_ARGUMENT",
         )
     try:
-        content = (service.layout.metadata / request.filename).read_bytes()
+        content = service.publication.metadata(request.filename)
     except FileNotFoundError as exc:
         raise RejectedError(
             f"there is no metadata file {request.filename!r}", code="NOT_FOUND"
@@ -91,7 +92,7 @@ def find_target(service: DeliveryService, request: pb.FetchChunkRequest) -> Publ
     """
     file = service.publication.current().files.get(request.target_path)
     if file is None and (part := _PART_PATH.fullmatch(request.target_path)):
-        file = _earlier_part(service.layout, part[1])
+        file = _earlier_part(service.artifacts, part[1])
     if file is None:
         raise RejectedError(
             f"nothing is published as {request.target_path[:128]!r}", code="NOT_FOUND"
@@ -115,9 +116,7 @@ def read_chunk(
         OSError: It cannot be read.
     """
     length = min(service.limits.chunk_bytes, file.length_bytes - offset_bytes)
-    with service.layout.target(file.sha256).open("rb") as stream:
-        stream.seek(offset_bytes)
-        content = stream.read(length)
+    content = service.artifacts.read_range(target_name(file.sha256), offset_bytes, length)
     if len(content) != length:
         raise IntegrityError(
             f"{file.path!r} was published with {file.length_bytes} bytes and is shorter on disk; "
@@ -158,10 +157,9 @@ def check_plan_request(
     return read_plan_request(request)
 
 
-def _earlier_part(layout: StoreLayout, sha256: str) -> PublishedFile | None:
+def _earlier_part(artifacts: ArtifactStore, sha256: str) -> PublishedFile | None:
     """Return a part that was published once, by its digest."""
-    try:
-        length = layout.target(sha256).stat().st_size
-    except FileNotFoundError:
+    length = artifacts.size_bytes(target_name(sha256))
+    if length is None:
         return None
     return PublishedFile(path=f"parts/{sha256}", sha256=sha256, length_bytes=length)

@@ -7,9 +7,9 @@
     KEYS/online/    snapshot.pem  timestamp.pem  director.pem    the server needs these
     KEYS/retired/   <role>-<key id>.pem    keys that were replaced; they sign nothing any more
 
-Publishing takes the first two, or the first alone and a server that holds the second. Whoever takes the server gets the online keys: they can sign plans
-and hide newer bundles until the keys are replaced, but cannot make a device accept a bundle
-that was never published.
+Publishing takes the first two, or the first alone and a server that holds the second. Whoever
+takes the server gets the online keys: they can sign plans and hide newer bundles until the keys
+are replaced, but cannot make a device accept a bundle that was never published.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def check_items(artifacts: ArtifactStore, targets: Targets, offered: Manifest) -
         ArtifactError: A published manifest is damaged.
         OSError: It cannot be read.
     """
-    for bundle in find_line(targets, offered.model_name).bundles:
+    for bundle in reversed(find_line(targets, offered.model_name).bundles):
         published = decode_manifest(artifacts.read(target_name(bundle.digest.hex())))
         if offered.part(FROZEN) != published.part(FROZEN):
             continue

@@ -58,9 +58,7 @@ def create_repository(
     artifacts, folder = storage.artifacts, KeyFolder(keys)
     with storage.writing():
         if artifacts.size_bytes(TIMESTAMP) is not None:
-            raise StoreError(
-                f"{artifacts.url!r} holds a repository already; publish into that one"
-            )
+            raise StoreError(f"{artifacts.url!r} holds a repository already; publish into that one")
         editor = TufEditor(artifacts, folder, to_datetime(clock()), fresh=True)
         sign_everything(editor, artifacts, folder, [folder.load(Role.DIRECTOR).public])
     return artifacts.read(metadata_name("1.root.json"))

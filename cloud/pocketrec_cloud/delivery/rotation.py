@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replaces a signing key so that devices follow: new key, everything signed anew, old key retired."""
+"""Replaces a signing key so that devices follow: everything is signed anew, the old key kept."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ def rotate_key(
     signers = [present.signer(Role.ROOT)] if role is Role.ROOT else []
     folder = present.replacing(role)
     with storage.writing():
-        editor = TufEditor(
-            storage.artifacts, folder, to_datetime(clock()), root_signers=signers
-        )
+        editor = TufEditor(storage.artifacts, folder, to_datetime(clock()), root_signers=signers)
         directors = _directors(storage.artifacts)
         if role is Role.DIRECTOR:
             new = folder.load(role).public

@@ -99,7 +99,9 @@ class TestContract:
         assert first == again != ()
         assert artifacts.stamp(NAME) not in {first, ()}
 
-    @pytest.mark.parametrize("name", ["", "/etc", "../up", "a/../b", "a//b", ".hidden", "a/", "a\\b"])
+    @pytest.mark.parametrize(
+        "name", ["", "/etc", "../up", "a/../b", "a//b", ".hidden", "a/", "a\\b"]
+    )
     def test_what_is_no_name_is_refused(self, name: str, artifacts: ArtifactStore) -> None:
         """No name leads out of the store."""
         for method in (artifacts.read, artifacts.size_bytes, artifacts.stamp, artifacts.names):
