@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from pocketrec_device.settings import EngineSettings
+from pocketrec_device.store import Store
 
 if TYPE_CHECKING:
+    from pocketrec_device.facts import DeviceFacts
     from pocketrec_device.latency_guard import LatencyLimits
     from pocketrec_device.refresh import RefreshPolicy
-    from pocketrec_device.store import Store
 
-__all__ = ["RuntimeOptions", "engine_settings"]
+__all__ = ["RuntimeOptions", "RuntimeParts", "engine_settings", "runtime_parts"]
 
 
 class RuntimeOptions(TypedDict, total=False):
@@ -33,6 +35,8 @@ class RuntimeOptions(TypedDict, total=False):
             bytes; 0 unless given.
         latency: How slow a new bundle may be before it is refused.
         refresh: When ``sync`` is due.
+        facts: What to tell servers of this device; nothing but backend and operating
+            system unless given.
     """
 
     backend: str
@@ -44,6 +48,37 @@ class RuntimeOptions(TypedDict, total=False):
     max_kept_bytes: int
     latency: LatencyLimits
     refresh: RefreshPolicy
+    facts: DeviceFacts
+
+
+class RuntimeParts(TypedDict):
+    """What a ``Runtime`` is made of; see there."""
+
+    store: Store
+    settings: EngineSettings
+    latency: LatencyLimits | None
+    refresh: RefreshPolicy | None
+    facts: DeviceFacts | None
+
+
+def runtime_parts(store_path: str | Path, options: RuntimeOptions) -> RuntimeParts:
+    """Return the arguments of ``Runtime`` that some options come to.
+
+    Args:
+        store_path: The folder.
+        options: The app's choices.
+
+    Raises:
+        ConfigError: There is no such choice.
+    """
+    store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
+    return RuntimeParts(
+        store=store,
+        settings=engine_settings(options, store),
+        latency=options.get("latency"),
+        refresh=options.get("refresh"),
+        facts=options.get("facts"),
+    )
 
 
 def engine_settings(options: RuntimeOptions, store: Store) -> EngineSettings:

@@ -41,7 +41,14 @@ MAX_PLAN_FLOORS = 256
 MAX_KEPT_PAIRS = 64
 """How many pairs besides current and previous; the one that was used longest ago goes first."""
 
-_ADDED_LATER = ("kept", "root_sha256", "items_floor")
+_ADDED_LATER = (
+    "kept",
+    "root_sha256",
+    "items_floor",
+    "token_lifetime_s",
+    "token_ends_at_s",
+    "profile_sha256",
+)
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -103,7 +110,7 @@ class DeviceState:
     Args:
         model: The model line this store follows, e.g. ``"demo"``.
         server: Where the token is from; another server gets another token.
-        device_id: The name that server gave this device.
+        device_id: The name under which that server knows this device.
         token: What authenticates calls to that server. A secret.
         current: What runs now, or None before the first installation.
         previous: What ran before, for ``rollback``.
@@ -117,6 +124,9 @@ class DeviceState:
             room that is needed is taken from them.
         root_sha256: Digest of ``root.json`` in hex; empty = not known.
         items_floor: The newest item table of the model installed last; None = not known.
+        token_lifetime_s: Seconds that the token lives from its registration on.
+        token_ends_at_s: When it ends, by the device's own clock.
+        profile_sha256: What the device told of itself then, as a digest in hex.
     """
 
     model: str
@@ -132,6 +142,9 @@ class DeviceState:
     kept: tuple[Pair, ...] = ()
     root_sha256: str = ""
     items_floor: ItemsFloor | None = None
+    token_lifetime_s: int = 0
+    token_ends_at_s: int = 0
+    profile_sha256: str = ""
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
