@@ -14,6 +14,7 @@ from pocketrec_device.transport import ServiceClient
 
 if TYPE_CHECKING:
     from pocketrec_device.engine import Engine, EngineSettings
+    from pocketrec_device.facts import DeviceFacts
     from pocketrec_device.install import Guard
     from pocketrec_device.latency_counter import LatencyCounter
     from pocketrec_device.status import SyncReport
@@ -41,6 +42,7 @@ def sync_over(
     clock: Callable[[], float],
     guard: Guard,
     embed: Embed,
+    facts: DeviceFacts | None,
     latencies: LatencyCounter | None,
 ) -> tuple[Engine, SyncReport]:
     """Bring a store up to date and return the engine of what is current now.
@@ -53,6 +55,7 @@ def sync_over(
         clock: Unix seconds.
         guard: Asked before a pair that is not the current one goes live.
         embed: Gives the user embedding to send for a subject's plan.
+        facts: What the app declares of this device; None = nothing.
         latencies: How long calls took since the last report; None = the app has not opted in,
             and nothing is reported.
 
@@ -80,5 +83,6 @@ def sync_over(
             clock=clock,
             guard=guard,
             embed=embed,
+            facts=facts,
             attempt=attempt,
         )

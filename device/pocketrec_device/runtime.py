@@ -22,8 +22,8 @@ from pocketrec_device.install import bootstrap, load_engine, roll_back
 from pocketrec_device.latency_counter import LatencyCounter, counted
 from pocketrec_device.latency_guard import LatencyLimits, check_latency
 from pocketrec_device.live import LiveSession, Slates, Snapshot
-from pocketrec_device.options import RuntimeOptions, engine_settings, runtime_choices
-from pocketrec_device.ranking import MODES, Candidates, Mode, Ranking
+from pocketrec_device.options import RuntimeOptions, runtime_parts
+from pocketrec_device.ranking import MODES, Candidates, Mode, Ranking, check_lists
 from pocketrec_device.refresh import PlanAge, RefreshPolicy, Verdict, decide, plan_age
 from pocketrec_device.refresh_state import RefreshState
 from pocketrec_device.settings import EngineSettings
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pocketrec_device.backends import LayerReport
+    from pocketrec_device.facts import DeviceFacts
     from pocketrec_device.tls import Tls
 
 __all__ = ["Runtime"]
@@ -52,7 +53,8 @@ class Runtime:
         settings: How to compute.
         latency: How slow a new bundle may be before it is refused.
         refresh: When ``sync`` is due.
-        report_status: Whether to tell the server how updates went.
+        facts: What to tell servers of this device.
+        report_status: Whether to tell servers how updates went.
         clock: Unix seconds; decides whether plans have expired.
     """
 
@@ -63,6 +65,7 @@ class Runtime:
         *,
         latency: LatencyLimits | None = None,
         refresh: RefreshPolicy | None = None,
+        facts: DeviceFacts | None = None,
         report_status: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -71,6 +74,7 @@ class Runtime:
         self._latency = latency or LatencyLimits()
         self._refresh = refresh or RefreshPolicy()
         self._refresh_state = RefreshState()
+        self._facts = facts
         self._clock = clock
         self._latencies = LatencyCounter() if report_status else None
         self._live = LiveSession()
@@ -106,9 +110,8 @@ class Runtime:
             ConfigError: There is no such choice, ``model`` is no name, or ``root`` is no
                 TUF root metadata.
         """
-        store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
-        runtime = cls(store, engine_settings(options, store), **runtime_choices(options))
-        store.create(model, root)
+        runtime = cls(**runtime_parts(store_path, options))
+        runtime._store.create(model, root)
         try:
             runtime.load()
         except StoreError as exc:
@@ -129,8 +132,7 @@ class Runtime:
             BackendError: The backend cannot be made, or is not strict enough.
             ConfigError: There is no such choice.
         """
-        store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
-        runtime = cls(store, engine_settings(options, store), **runtime_choices(options))
+        runtime = cls(**runtime_parts(store_path, options))
         runtime.load()
         return runtime
 
@@ -291,17 +293,14 @@ class Runtime:
         """
         if mode not in MODES:
             raise ConfigError(f"mode: expected one of {MODES}, got {mode!r}")
-        n_lists = len(candidate_lists)
-        all_scores: Sequence[Sequence[float] | None]
-        all_scores = [None] * n_lists if server_scores is None else server_scores
-        if len(all_scores) != n_lists:
-            found = len(all_scores)
-            raise ConfigError(f"server_scores: expected scores for {n_lists} lists, got {found}")
 
         def rank_all(moment: Snapshot | Slates) -> tuple[Ranking, ...]:
-            seen, table = moment.seen, moment.engine.items
-            checked = Candidates.several(
-                candidate_lists, all_scores, server_weight, excluded=seen, table=table
+            checked = check_lists(
+                candidate_lists,
+                server_scores=server_scores,
+                server_weight=server_weight,
+                excluded=moment.seen,
+                table=moment.engine.items,
             )
             return tuple(moment.rank(candidates, k) for candidates in checked)
 
@@ -425,6 +424,7 @@ class Runtime:
             clock=self._clock,
             guard=self._refuse_if_slow,
             embed=self._live.embedding_under,
+            facts=self._facts,
             latencies=self._latencies,
         )
         self._adopt(engine)

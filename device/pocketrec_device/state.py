@@ -56,6 +56,9 @@ _ADDED_LATER = (
     "raised",
     "assignment_version",
     "withdrawn",
+    "token_lifetime_s",
+    "token_ends_at_s",
+    "profile_sha256",
 )
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -88,7 +91,7 @@ class DeviceState:
     Args:
         model: The model line this store follows, e.g. ``"demo"``.
         server: Where the token is from; another server gets another token.
-        device_id: The name that server gave this device.
+        device_id: The name under which that server knows this device.
         token: What authenticates calls to that server. A secret.
         current: What runs now, or None before the first installation.
         previous: What ran before, for ``rollback``.
@@ -105,6 +108,9 @@ class DeviceState:
         raised: What the last bundles did to the two floors, the oldest first.
         assignment_version: The highest version of an assignment ever accepted; 0 = none.
         withdrawn: Digests in hex of the bundles that the last assignment took back.
+        token_lifetime_s: Seconds that the token lives from its registration on.
+        token_ends_at_s: When it ends, by the device's own clock.
+        profile_sha256: What the device told of itself then, as a digest in hex.
     """
 
     model: str
@@ -123,6 +129,9 @@ class DeviceState:
     raised: tuple[RaisedFloors, ...] = ()
     assignment_version: int = 0
     withdrawn: tuple[str, ...] = ()
+    token_lifetime_s: int = 0
+    token_ends_at_s: int = 0
+    profile_sha256: str = ""
 
     @property
     def pairs(self) -> tuple[Pair, ...]:

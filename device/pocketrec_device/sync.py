@@ -3,7 +3,7 @@
 
 In this order, each step only after the one before it succeeded:
 
-* register, unless this server gave us a token before;
+* register, unless this server gave us a token that still has time left;
 * TUF refresh: root, timestamp, snapshot, targets;
 * the assignment, if the server has one: which of the published bundles to run;
 * the manifest of that bundle, otherwise ``<model>/manifest.pb``, then, if there is room for all
@@ -18,8 +18,6 @@ does not fetch it again.
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -37,7 +35,9 @@ from pocketrec_device.assignments import AssignmentRules, accept_assignment, ass
 from pocketrec_device.backends import DEFAULT_PLAN_ONLY
 from pocketrec_device.engine import Engine, EngineSettings
 from pocketrec_device.extraction import CodedEmbedding
+from pocketrec_device.facts import DeviceFacts, device_profile
 from pocketrec_device.install import Guard, accepted_bundles, held_plan, kept_plan, switch
+from pocketrec_device.registration import forget_token, registered
 from pocketrec_device.reporting import UpdateAttempt
 from pocketrec_device.status import SyncReport
 from pocketrec_device.transport import PlanRequest, ServiceClient
@@ -53,7 +53,6 @@ from pocketrec_device.updater import (
     is_expired,
     read_director_keys,
 )
-from pocketrec_proto.v1.device_service_pb2 import DeviceProfile
 from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder, Manifest, PartInfo
 from pocketrec_quantization.checks import check_text
 from pocketrec_quantization.limits import MAX_MANIFEST_BYTES, MAX_SUBJECT_LENGTH
@@ -104,6 +103,7 @@ def synchronise(
     guard: Guard | None = None,
     embed: Embed | None = None,
     attempt: UpdateAttempt | None = None,
+    facts: DeviceFacts | None = None,
 ) -> tuple[Engine, SyncReport]:
     """Bring a store up to date and return the engine of what is current now.
 
@@ -116,6 +116,7 @@ def synchronise(
         guard: Asked before a pair that is not the current one goes live.
         embed: Gives the user embedding to send for a subject's plan; None = never any.
         attempt: Is told what this sync is about, as far as it comes.
+        facts: What the app declares of this device; None = nothing.
 
     Raises:
         IncompatibleArtifactError: A plan is wished for that the backend cannot run.
@@ -131,18 +132,24 @@ def synchronise(
     root = store.root()
     state = store.load()
     had_token = state.server == client.target and bool(state.token)
-
-    def sync() -> _Sync:
-        return _Sync(store, client, settings, clock, guard=guard, embed=embed, attempt=attempt)
-
+    steps = _Sync(
+        store,
+        client,
+        settings,
+        clock,
+        guard=guard,
+        embed=embed,
+        facts=facts,
+        attempt=attempt,
+    )
     try:
-        return sync().run(root, wish)
+        return steps.run(root, wish)
     except RejectedError as exc:
         if exc.code != "UNAUTHENTICATED" or not had_token:
             raise
     # The server has forgotten us: become known again, once.
-    store.save(replace(store.load(), token=""))
-    return sync().run(root, wish)
+    forget_token(store)
+    return steps.run(root, wish)
 
 
 class _Sync:
@@ -158,6 +165,7 @@ class _Sync:
         guard: Guard | None,
         embed: Embed | None,
         attempt: UpdateAttempt | None,
+        facts: DeviceFacts | None,
     ) -> None:
         self._store = store
         self._client = client
@@ -167,11 +175,12 @@ class _Sync:
         self._embed = embed
         self._attempt = attempt or UpdateAttempt()
         self._keys: tuple[PublicKey, ...] = ()
+        self._profile = device_profile(settings.backend, facts or DeviceFacts())
         self._parts_downloaded = self._parts_reused = 0
         self._bytes_downloaded = self._bytes_resumed = 0
 
     def run(self, root: bytes, wish: PlanWish) -> tuple[Engine, SyncReport]:
-        before = self._registered(self._store.load())
+        before = registered(self._store, self._client, self._profile, clock=self._clock)
         targets = TrustedTargets(self._client, self._store.tuf_folder, root)
         target, state = self._due(targets, before)
         self._attempt.bundle = target.sha256
@@ -193,17 +202,6 @@ class _Sync:
             bytes_downloaded=self._bytes_downloaded,
             bytes_resumed=self._bytes_resumed,
         )
-
-    def _registered(self, state: DeviceState) -> DeviceState:
-        """Return a state that has a token of this server; the client uses it from now on."""
-        if state.server != self._client.target or not state.token:
-            known = self._client.register(_profile(self._settings.backend))
-            state = replace(
-                state, server=self._client.target, device_id=known.device_id, token=known.token
-            )
-            self._store.save(state)
-        self._client.authenticate(state.token)
-        return state
 
     def _due(self, targets: PublishedTargets, state: DeviceState) -> tuple[TargetInfo, DeviceState]:
         """Return the bundle that is due, and a state without the floors of what was taken back.
@@ -354,12 +352,3 @@ def _refuse_vain_wish(wish: PlanWish, backend: str) -> None:
             f"the backend {backend!r} runs the default plan only; sync without a subject and "
             "average_bits, or use backend='onnxruntime'"
         )
-
-
-def _profile(backend: str) -> DeviceProfile:
-    """Describe this device: what computes and on which system, nothing about its user."""
-    try:
-        version = importlib.metadata.version(backend)
-    except importlib.metadata.PackageNotFoundError:
-        version = "unknown"
-    return DeviceProfile(backend=f"{backend} {version}", os=platform.system())
