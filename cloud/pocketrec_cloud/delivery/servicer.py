@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from contextlib import aclosing
+from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from pocketrec_cloud.delivery import handlers
@@ -15,6 +17,9 @@ from pocketrec_cloud.delivery.identity.registration import get_challenge, regist
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.identity.sessions import admit, find_session, recall_session
 from pocketrec_cloud.delivery.plan_queue import DEFAULT_MAX_BATCH, PlanQueue
+from pocketrec_cloud.delivery.plan_requests import check_watch_request
+from pocketrec_cloud.delivery.push.slow_readers import broken_off_after
+from pocketrec_cloud.delivery.push.watch import PlanStream, WatchParts
 from pocketrec_cloud.delivery.rate_limit import peer_key
 from pocketrec_cloud.delivery.records import DeviceSession
 from pocketrec_cloud.delivery.rollouts import calls as rollout_calls
@@ -34,6 +39,7 @@ class DeviceServicer(DeviceServiceServicer):
     Args:
         service: What the handlers work on.
         executor: Runs the handlers, which read disks and compute.
+        watch: What streams share.
         max_plan_batch: Most requests for plans that are worked on together.
 
     Raises:
@@ -44,11 +50,13 @@ class DeviceServicer(DeviceServiceServicer):
         self,
         service: DeliveryService,
         executor: Executor,
+        watch: WatchParts,
         *,
         max_plan_batch: int = DEFAULT_MAX_BATCH,
     ) -> None:
         self._service = service
         self._executor = executor
+        self._watch = watch
         self._plans = PlanQueue(service.director.issue_all, executor, max_batch=max_plan_batch)
 
     async def GetChallenge(
@@ -92,6 +100,28 @@ class DeviceServicer(DeviceServiceServicer):
             asked = handlers.check_plan_request(self._service, request, session.device_id)
             return pb.GetPlanResponse(plan=await self._plans.ask(asked))
 
+    async def WatchPlans(
+        self, request: pb.WatchPlansRequest, context: Context
+    ) -> AsyncIterator[pb.WatchPlansResponse]:
+        """Send plans and news as they come."""
+        async with translated(context, "WatchPlans"):
+            session = await self._authenticate(context)
+            asked = handlers.check_plan_request(self._service, request.plan, session.device_id)
+            check_watch_request(request)
+            device = await self._run(handlers.find_device, session)
+            stream = PlanStream(
+                self._watch,
+                device,
+                asked,
+                follows_targets=bool(request.model_name),
+                check_session=partial(self._find_session, context),
+            )
+            write_timeout_s = self._watch.hub.settings.write_timeout_s
+            async with aclosing(stream.messages(request.last_sequence)) as messages:
+                async for message in messages:
+                    with broken_off_after(write_timeout_s):
+                        yield message
+
     async def GetTargets(
         self, request: pb.GetTargetsRequest, context: Context
     ) -> pb.GetTargetsResponse:
@@ -122,8 +152,12 @@ class DeviceServicer(DeviceServiceServicer):
         identity = self._service.identity
         session = recall_session(identity, authorization)
         if session is None:
-            session = await self._run_identity(find_session, authorization)
+            session = await self._find_session(context)
         return admit(identity, session)
+
+    async def _find_session(self, context: Context) -> DeviceSession:
+        """Return whose token came with a call, as the database has it."""
+        return await self._run_identity(find_session, _authorization(context))
 
     async def _run_identity(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from pocketrec.errors import RejectedError, ServiceUnavailableError, StoreError
@@ -56,7 +56,6 @@ class PlanStream:
         device: Who watches.
         request: What ``GetPlan`` would be asked for it.
         follows_targets: Whether it wants to hear of bundles.
-        send: Writes one message.
         check_session: Raises ``RejectedError`` when the token does not count any more.
     """
 
@@ -67,7 +66,6 @@ class PlanStream:
         request: PlanRequest,
         *,
         follows_targets: bool,
-        send: Callable[[pb.WatchPlansResponse], Awaitable[None]],
         check_session: Callable[[], Awaitable[object]],
     ) -> None:
         self._parts = parts
@@ -75,19 +73,18 @@ class PlanStream:
         self._watcher = Watcher(
             device, request, follows_targets=follows_targets, clock=parts.monotonic
         )
-        self._write = send
         self._check_session = check_session
         self._sequence = 0
 
-    async def run(self, last_sequence: int) -> None:
-        """Send what is due until the server stops.
+    async def messages(self, last_sequence: int) -> AsyncIterator[pb.WatchPlansResponse]:
+        """Yield what is due until the server stops; who reads late gets less, not old things.
 
         Args:
             last_sequence: What the device has acted upon; 0 = nothing.
 
         Raises:
             RejectedError: The token has ended, a newer stream of this device took over, there
-                are too many streams, the device does not read, or no plan can be made.
+                are too many streams, or no plan can be made.
             PocketRecError: No plan can be made.
             OSError: A file cannot be read.
         """
@@ -96,12 +93,14 @@ class PlanStream:
         try:
             await self._begin(last_sequence)
             while not watcher.is_ending:
-                await self._send_what_is_due()
+                for message in await self._due():
+                    message.sequence = self._sequence
+                    yield message
                 await watcher.wait()
             if watcher.going_away_ms is None:
                 raise RejectedError("a newer stream of this device took over", code="ABORTED")
             going_away = pb.GoingAway(pause_ms=watcher.going_away_ms)
-            await self._send(pb.WatchPlansResponse(going_away=going_away))
+            yield pb.WatchPlansResponse(sequence=self._sequence, going_away=going_away)
         finally:
             hub.leave(watcher)
 
@@ -118,21 +117,27 @@ class PlanStream:
         else:
             watcher.mark("plan")
 
-    async def _send_what_is_due(self) -> None:
-        watcher = self._watcher
+    async def _due(self) -> list[pb.WatchPlansResponse]:
+        """Return what is due now, and let the next heartbeat come after it."""
+        watcher, hub = self._watcher, self._parts.hub
         if watcher.take("token"):
             raise RejectedError("the token has ended; register again", code="UNAUTHENTICATED")
         if watcher.take("session"):
             await self._check_session()
+        messages: list[pb.WatchPlansResponse] = []
         if watcher.take("plan"):
-            await self._send_plan()
+            messages += await self._plan()
         if watcher.take("targets"):
-            await self._send(pb.WatchPlansResponse(targets_changed=pb.TargetsChanged()))
-        if watcher.take("heartbeat"):
-            await self._send(pb.WatchPlansResponse(heartbeat=pb.Heartbeat()))
+            messages.append(pb.WatchPlansResponse(targets_changed=pb.TargetsChanged()))
+        if watcher.take("heartbeat") and not messages:
+            messages.append(pb.WatchPlansResponse(heartbeat=pb.Heartbeat()))
+        if messages:
+            pause_s = hub.spread(hub.settings.heartbeat_s, least=_HEARTBEAT_SHARE)
+            watcher.postpone("heartbeat", pause_s)
+        return messages
 
-    async def _send_plan(self) -> None:
-        """Send the newest plan if the device may not have it, or that it has seen all orders."""
+    async def _plan(self) -> list[pb.WatchPlansResponse]:
+        """Return the newest plan if the device may not have it, or that it has seen all orders."""
         parts, watcher = self._parts, self._watcher
         sequence = parts.orders.book.last_sequence
         try:
@@ -140,26 +145,11 @@ class PlanStream:
         except (StoreError, ServiceUnavailableError) as exc:
             _LOG.warning("a watched plan has to wait: %s", exc)
             watcher.mark("plan", parts.hub.spread(_RETRY_S, least=_LEAST_SHARE))
-            return
+            return []
         check_s = parts.hub.spread(parts.hub.settings.plan_check_s, least=_LEAST_SHARE)
         watcher.mark("plan", check_s)
         is_newer, self._sequence = sequence != self._sequence, sequence
         if plan:
-            await self._send(pb.WatchPlansResponse(plan=plan))
             watcher.installed(decode_plan(plan).version)
-        elif is_newer:
-            watcher.mark("heartbeat")
-
-    async def _send(self, message: pb.WatchPlansResponse) -> None:
-        message.sequence = self._sequence
-        settings = self._parts.hub.settings
-        try:
-            async with asyncio.timeout(settings.write_timeout_s):
-                await self._write(message)
-        except TimeoutError as exc:
-            raise RejectedError(
-                f"the device has read nothing for {settings.write_timeout_s:g} s",
-                code="RESOURCE_EXHAUSTED",
-            ) from exc
-        pause_s = self._parts.hub.spread(settings.heartbeat_s, least=_HEARTBEAT_SHARE)
-        self._watcher.postpone("heartbeat", pause_s)
+            return [pb.WatchPlansResponse(plan=plan)]
+        return [pb.WatchPlansResponse(heartbeat=pb.Heartbeat())] if is_newer else []
