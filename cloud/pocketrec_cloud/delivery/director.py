@@ -20,7 +20,9 @@ from pocketrec.errors import ConfigError, PocketRecError, StoreError
 from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.drafting import Draft, Drafter, Failure, PlanPolicy, PlanRequest
 from pocketrec_cloud.delivery.models import ModelCatalogue
-from pocketrec_cloud.delivery.store import DeliveryStore, PlanRecord
+from pocketrec_cloud.delivery.plan_rules import PlanRules
+from pocketrec_cloud.delivery.records import PlanRecord
+from pocketrec_cloud.delivery.store_protocols import PlanStore
 from pocketrec_quantization.plan import SIGNATURE_BYTES, Plan, encode_plan, plan_message
 
 __all__ = ["Director", "Outcome", "PlanPolicy", "PlanRequest"]
@@ -57,24 +59,26 @@ class Director:
         store: Remembers the newest plan of each subject.
         key: Signs; devices know its public half from ``director.json``.
         clock: Unix seconds.
-        policy: What a plan is like when the device does not say.
+        policy: What a plan is like when nobody says.
+        rules: What operators want plans to be like; None = nothing.
     """
 
     def __init__(
         self,
         *,
         models: ModelCatalogue,
-        store: DeliveryStore,
+        store: PlanStore,
         key: SigningKey,
         clock: Callable[[], float],
         policy: PlanPolicy | None = None,
+        rules: PlanRules | None = None,
     ) -> None:
         self._store = store
         self._sign = key.signer()
         self._key_id = key.public.key_id
         self._clock = clock
         self._policy = policy or PlanPolicy()
-        self._drafter = Drafter(models, self._policy)
+        self._drafter = Drafter(models, self._policy, rules)
 
     def issue(self, request: PlanRequest) -> bytes:
         """Return a signed plan container, or nothing when the installed plan is current.

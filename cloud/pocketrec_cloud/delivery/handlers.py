@@ -7,139 +7,49 @@ sees of them. Everything a caller sends is bounded here before it is used.
 
 from __future__ import annotations
 
-import hashlib
 import re
-import secrets
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pocketrec.errors import ConfigError, IntegrityError, RejectedError
+from pocketrec.errors import IntegrityError, RejectedError
+from pocketrec_cloud.delivery.artifacts import ArtifactStore
 from pocketrec_cloud.delivery.director import Director, PlanRequest
-from pocketrec_cloud.delivery.layout import StoreLayout
-from pocketrec_cloud.delivery.plan_requests import blaming_the_caller, read_plan_request
+from pocketrec_cloud.delivery.identity.service import IdentityService
+from pocketrec_cloud.delivery.layout import target_name
+from pocketrec_cloud.delivery.limits import Limits
+from pocketrec_cloud.delivery.plan_requests import read_plan_request
 from pocketrec_cloud.delivery.publication import PublicationCache, PublishedFile
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
-from pocketrec_cloud.delivery.store import DeliveryStore, DeviceRecord
+from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
+from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_proto.v1 import device_service_pb2 as pb
-from pocketrec_quantization.checks import check_integer, check_text
 
 __all__ = [
     "DeliveryService",
-    "Limits",
-    "authenticate",
     "check_plan_request",
     "find_target",
     "get_metadata",
     "get_plan",
     "read_chunk",
-    "recall_device",
-    "register",
 ]
 
 _METADATA_NAME = re.compile(r"timestamp\.json|[1-9][0-9]{0,9}\.(root|snapshot|targets)\.json")
 _PART_PATH = re.compile(r"parts/([0-9a-f]{64})")
-_BEARER = "Bearer "
-_MIN_CHUNK_BYTES = 256 * 1024
-_MAX_CHUNK_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much a caller may send, and how often.
-
-    Raises:
-        ConfigError: A limit is not positive, or a chunk is not 256 KiB to 1 MiB.
-    """
-
-    profile_chars: int = 128
-    chunk_bytes: int = 512 * 1024
-    registrations_per_minute: int = 30
-    plans_per_minute: int = 120
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if not _MIN_CHUNK_BYTES <= self.chunk_bytes <= _MAX_CHUNK_BYTES:
-            raise ConfigError(
-                f"expected chunk_bytes between {_MIN_CHUNK_BYTES} and {_MAX_CHUNK_BYTES}, "
-                f"got {self.chunk_bytes}"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryService:
     """What the handlers work on; every part may be shared between threads."""
 
-    layout: StoreLayout
+    artifacts: ArtifactStore
     publication: PublicationCache
     store: DeliveryStore
     director: Director
     limits: Limits
-    registrations: RateLimiter
+    identity: IdentityService
     plans: RateLimiter
     clock: Callable[[], float]
-
-
-def register(
-    service: DeliveryService, request: pb.RegisterRequest, caller: str
-) -> pb.RegisterResponse:
-    """Make a device known and hand out its token, which is stored as a digest only.
-
-    Args:
-        service: What to work on.
-        request: The device's description of itself.
-        caller: Whose rate counts, see ``rate_limit.peer_key``.
-
-    Raises:
-        RejectedError: Too many registrations from this caller, or a field is too long.
-        StoreError: The database fails.
-    """
-    if not service.registrations.allow(caller):
-        raise RejectedError(
-            "too many registrations; try again in a minute", code="RESOURCE_EXHAUSTED"
-        )
-    profile = request.profile
-    with blaming_the_caller():
-        for name in ("backend", "app_version", "os"):
-            check_text(getattr(profile, name), field=name, maximum=service.limits.profile_chars)
-        check_integer(profile.ram_bytes, field="ram_bytes")
-    token = secrets.token_urlsafe(32)
-    device = DeviceRecord(
-        device_id=uuid.uuid4().hex,
-        token_sha256=_sha256(token),
-        backend=profile.backend,
-        app_version=profile.app_version,
-        os=profile.os,
-        ram_bytes=profile.ram_bytes,
-        created_at_s=int(service.clock()),
-    )
-    service.store.add_device(device)
-    return pb.RegisterResponse(device_id=device.device_id, token=token)
-
-
-def authenticate(service: DeliveryService, authorization: str) -> str:
-    """Return the id of the device that sent the metadata entry "authorization".
-
-    Raises:
-        RejectedError: The entry is absent, or the token is not one of ours.
-        StoreError: The database fails.
-    """
-    token_sha256 = _token_sha256(authorization)
-    device_id = None if token_sha256 is None else service.store.find_device(token_sha256)
-    if device_id is None:
-        raise RejectedError(
-            "expected the metadata 'authorization: Bearer <token>'; register",
-            code="UNAUTHENTICATED",
-        )
-    return device_id
-
-
-def recall_device(service: DeliveryService, authorization: str) -> str | None:
-    """Return what :func:`authenticate` would, if that takes no storage; None otherwise."""
-    token_sha256 = _token_sha256(authorization)
-    return None if token_sha256 is None else service.store.recall_device(token_sha256)
+    rollouts: RolloutDesk
 
 
 def get_metadata(
@@ -158,7 +68,7 @@ def get_metadata(
             code="INVALID_ARGUMENT",
         )
     try:
-        content = (service.layout.metadata / request.filename).read_bytes()
+        content = service.publication.metadata(request.filename)
     except FileNotFoundError as exc:
         raise RejectedError(
             f"there is no metadata file {request.filename!r}", code="NOT_FOUND"
@@ -182,7 +92,7 @@ def find_target(service: DeliveryService, request: pb.FetchChunkRequest) -> Publ
     """
     file = service.publication.current().files.get(request.target_path)
     if file is None and (part := _PART_PATH.fullmatch(request.target_path)):
-        file = _earlier_part(service.layout, part[1])
+        file = _earlier_part(service.artifacts, part[1])
     if file is None:
         raise RejectedError(
             f"nothing is published as {request.target_path[:128]!r}", code="NOT_FOUND"
@@ -206,9 +116,7 @@ def read_chunk(
         OSError: It cannot be read.
     """
     length = min(service.limits.chunk_bytes, file.length_bytes - offset_bytes)
-    with service.layout.target(file.sha256).open("rb") as stream:
-        stream.seek(offset_bytes)
-        content = stream.read(length)
+    content = service.artifacts.read_range(target_name(file.sha256), offset_bytes, length)
     if len(content) != length:
         raise IntegrityError(
             f"{file.path!r} was published with {file.length_bytes} bytes and is shorter on disk; "
@@ -249,21 +157,9 @@ def check_plan_request(
     return read_plan_request(request)
 
 
-def _token_sha256(authorization: str) -> bytes | None:
-    """Return the digest of the token in a metadata entry, if there is one."""
-    if not authorization.startswith(_BEARER):
-        return None
-    return _sha256(authorization.removeprefix(_BEARER))
-
-
-def _sha256(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
-
-
-def _earlier_part(layout: StoreLayout, sha256: str) -> PublishedFile | None:
+def _earlier_part(artifacts: ArtifactStore, sha256: str) -> PublishedFile | None:
     """Return a part that was published once, by its digest."""
-    try:
-        length = layout.target(sha256).stat().st_size
-    except FileNotFoundError:
+    length = artifacts.size_bytes(target_name(sha256))
+    if length is None:
         return None
     return PublishedFile(path=f"parts/{sha256}", sha256=sha256, length_bytes=length)

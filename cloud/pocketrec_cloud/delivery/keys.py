@@ -5,10 +5,11 @@
 
     KEYS/offline/   root.pem  targets.pem    vouch for bundles; the server never sees them
     KEYS/online/    snapshot.pem  timestamp.pem  director.pem    the server needs these
+    KEYS/retired/   <role>-<key id>.pem    keys that were replaced; they sign nothing any more
 
-Publishing takes both. Whoever takes the server gets the online keys: they can sign plans
-and hide newer bundles until the keys are replaced, but cannot make a device accept a bundle
-that was never published.
+Publishing takes the first two, or the first alone and a server that holds the second. Whoever
+takes the server gets the online keys: they can sign plans and hide newer bundles until the keys
+are replaced, but cannot make a device accept a bundle that was never published.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
 
 from pocketrec.errors import ConfigError, StoreError
+from pocketrec.files import SYSTEM_DISK
 from pocketrec.signing import SigningKey
 
 __all__ = ["KeyFolder", "Role"]
@@ -43,13 +45,58 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyFolder:
-    """The folder that holds ``offline/`` and ``online/``."""
+    """The folder that holds ``offline/`` and ``online/``.
+
+    Args:
+        root: The folder.
+        incoming: A role whose next key counts, which lies beside the present one until
+            ``complete_replacement``; None = the present keys count.
+    """
 
     root: Path
+    incoming: Role | None = None
 
     def path(self, role: Role) -> Path:
         """Where the key of a role lies."""
-        return self.root / ("offline" if role.is_offline else "online") / f"{role}.pem"
+        name = f"{role}.next.pem" if role is self.incoming else f"{role}.pem"
+        return self.root / ("offline" if role.is_offline else "online") / name
+
+    def replacing(self, role: Role) -> KeyFolder:
+        """Return the same folder with a new key for a role, made unless one waits already.
+
+        Raises:
+            ConfigError: The present key is absent, or is not an Ed25519 key.
+            OSError: It cannot be read, or the new one not written.
+        """
+        self.load(role)
+        folder = KeyFolder(self.root, incoming=role)
+        if not folder.path(role).exists():
+            SigningKey.generate().save(folder.path(role))
+        return folder
+
+    def complete_replacement(self) -> Path:
+        """Put the incoming key in the present one's place, and that one among the retired.
+
+        Returns:
+            Where the retired key lies.
+
+        Raises:
+            ConfigError: No key is incoming, or a key is absent or none.
+            OSError: A file cannot be written; the call may be repeated.
+        """
+        if self.incoming is None:
+            raise ConfigError("expected a folder with an incoming key; see KeyFolder.replacing")
+        present = KeyFolder(self.root)
+        old = present.load(self.incoming)
+        retired = self.root / "retired" / f"{self.incoming}-{old.public.key_id.hex()}.pem"
+        retired.parent.mkdir(exist_ok=True)
+        retired.parent.chmod(0o700)
+        if not retired.exists():
+            old.save(retired)
+        SYSTEM_DISK.flush(retired.parent)
+        self.path(self.incoming).replace(present.path(self.incoming))
+        SYSTEM_DISK.flush(present.path(self.incoming).parent)
+        return retired
 
     def is_complete(self) -> bool:
         """Whether all five keys are there."""

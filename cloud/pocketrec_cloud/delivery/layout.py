@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things lie in the server's store folder.
+"""How the files in a server's artifact store are named.
 
 ::
 
@@ -9,8 +9,7 @@
       planners/   never sent to a device:
                   <model digest hex>.safetensors            sensitivities
                   <bundle digest hex>.planner.safetensors   its personal planner, if any
-      pocketrec.db                        devices, models, plans
-      publish.lock                        held while metadata is written
+      pocketrec.db                        records, unless the database is named otherwise
 
 ``timestamp.json`` decides what is published: all else is written before it and is
 never changed afterwards, so a reader always sees one whole publication.
@@ -18,61 +17,36 @@ never changed afterwards, so a reader always sees one whole publication.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+__all__ = [
+    "DATABASE_FILE",
+    "METADATA_FOLDER",
+    "TIMESTAMP",
+    "metadata_name",
+    "personal_planner_name",
+    "sensitivity_name",
+    "target_name",
+]
 
-__all__ = ["StoreLayout"]
+METADATA_FOLDER = "metadata"
+TIMESTAMP = "metadata/timestamp.json"
+DATABASE_FILE = "pocketrec.db"
 
 
-@dataclass(frozen=True, slots=True)
-class StoreLayout:
-    """The paths inside one store folder."""
+def metadata_name(filename: str) -> str:
+    """Return where a TUF metadata file lies, by its TUF name."""
+    return f"{METADATA_FOLDER}/{filename}"
 
-    root: Path
 
-    @property
-    def metadata(self) -> Path:
-        """Folder of TUF metadata files."""
-        return self.root / "metadata"
+def target_name(sha256: str) -> str:
+    """Return where a published file lies, by the lower-case hex of its SHA-256."""
+    return f"targets/{sha256}"
 
-    @property
-    def targets(self) -> Path:
-        """Folder of published files."""
-        return self.root / "targets"
 
-    @property
-    def planners(self) -> Path:
-        """Folder of the planners' server-side data."""
-        return self.root / "planners"
+def sensitivity_name(model_digest: bytes) -> str:
+    """Return where the sensitivities measured for one frozen model lie."""
+    return f"planners/{model_digest.hex()}.safetensors"
 
-    @property
-    def database(self) -> Path:
-        """The SQLite file."""
-        return self.root / "pocketrec.db"
 
-    @property
-    def lock(self) -> Path:
-        """The lock of whoever writes metadata."""
-        return self.root / "publish.lock"
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        """Every folder that has to exist before anything is written."""
-        return (self.root, self.metadata, self.targets, self.planners)
-
-    @property
-    def timestamp(self) -> Path:
-        """The metadata file that decides what is published."""
-        return self.metadata / "timestamp.json"
-
-    def target(self, sha256: str) -> Path:
-        """Path of a published file, by the lower-case hex of its SHA-256."""
-        return self.targets / sha256
-
-    def sensitivity(self, model_digest: bytes) -> Path:
-        """Path of the sensitivities measured for one frozen model."""
-        return self.planners / f"{model_digest.hex()}.safetensors"
-
-    def personal_planner(self, bundle_digest: bytes) -> Path:
-        """Path of the personal planner of one bundle, whose extractor it reads."""
-        return self.planners / f"{bundle_digest.hex()}.planner.safetensors"
+def personal_planner_name(bundle_digest: bytes) -> str:
+    """Return where the personal planner of one bundle lies, whose extractor it reads."""
+    return f"planners/{bundle_digest.hex()}.planner.safetensors"

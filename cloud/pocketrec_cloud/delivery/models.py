@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from pocketrec.errors import RejectedError
-from pocketrec_cloud.delivery.layout import StoreLayout
-from pocketrec_cloud.delivery.store import DeliveryStore, ModelRecord
+from pocketrec_cloud.delivery.artifacts import ArtifactStore
+from pocketrec_cloud.delivery.layout import (
+    personal_planner_name,
+    sensitivity_name,
+    target_name,
+)
+from pocketrec_cloud.delivery.records import ModelRecord
+from pocketrec_cloud.delivery.store_protocols import ModelStore
 from pocketrec_quantization.bundle import decode_manifest
 from pocketrec_quantization.layers import LayerTable
 from pocketrec_quantization.personal import PersonalPlanner
@@ -43,12 +49,12 @@ class ModelCatalogue:
     The few used last stay in memory. Safe to share between threads.
 
     Args:
-        layout: Where published files lie.
+        artifacts: Where published files lie.
         store: Remembers what was published.
     """
 
-    def __init__(self, layout: StoreLayout, store: DeliveryStore) -> None:
-        self._layout = layout
+    def __init__(self, artifacts: ArtifactStore, store: ModelStore) -> None:
+        self._artifacts = artifacts
         self._store = store
         self._lock = threading.Lock()
         self._loaded: OrderedDict[bytes, PlannedModel] = OrderedDict()
@@ -97,16 +103,17 @@ class ModelCatalogue:
         return record
 
     def _load(self, record: ModelRecord) -> PlannedModel:
-        manifest = decode_manifest(self._layout.target(record.bundle_digest.hex()).read_bytes())
-        data = self._layout.sensitivity(record.model_digest).read_bytes()
+        artifacts = self._artifacts
+        manifest = decode_manifest(artifacts.read(target_name(record.bundle_digest.hex())))
+        data = artifacts.read(sensitivity_name(record.model_digest))
         planners = named_planners(
             manifest.layers,
             sensitivity_from_bytes(data),
             seed=int.from_bytes(record.model_digest[:4], "big"),
         )
-        file = self._layout.personal_planner(record.bundle_digest)
-        if file.exists():
-            personal = PersonalPlanner.from_bytes(file.read_bytes())
+        name = personal_planner_name(record.bundle_digest)
+        if artifacts.size_bytes(name) is not None:
+            personal = PersonalPlanner.from_bytes(artifacts.read(name))
             check_planner_fits(personal, manifest, record.model_digest)
             planners = {**planners, PERSONAL: personal}
         return PlannedModel(

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec.errors import ConfigError, RejectedError
+from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.drafting import PlanRequest
+from pocketrec_cloud.delivery.refusals import blaming_the_caller
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_quantization.checks import check_name, check_text
 from pocketrec_quantization.limits import MAX_SUBJECT_LENGTH
@@ -41,15 +39,6 @@ def read_plan_request(request: pb.GetPlanRequest) -> PlanRequest:
         user_embedding=_user_embedding(request),
         installed_version=request.installed_version,
     )
-
-
-@contextmanager
-def blaming_the_caller() -> Iterator[None]:
-    """Turn what a value check says into a refusal."""
-    try:
-        yield
-    except ConfigError as exc:
-        raise RejectedError(str(exc), code="INVALID_ARGUMENT") from exc
 
 
 def _check_digests(request: pb.GetPlanRequest) -> None:

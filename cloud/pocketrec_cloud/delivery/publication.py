@@ -3,7 +3,7 @@
 
 The chain timestamp -> snapshot -> targets is followed by version and digest, so a
 publication that was interrupted half-way is never seen. Signatures are not checked
-here: the server trusts its own disk, devices trust nobody.
+here: the server trusts its own storage, devices trust nobody.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from tuf.api.exceptions import LengthOrHashMismatchError
-from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from pocketrec.errors import IntegrityError, MalformedArtifactError, StoreError
-from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.artifacts import ArtifactStore, Stamp
+from pocketrec_cloud.delivery.layout import METADATA_FOLDER, TIMESTAMP, metadata_name
 
-__all__ = ["Publication", "PublicationCache", "PublishedFile", "read_publication"]
+__all__ = ["Publication", "PublicationCache", "PublishedFile", "latest_root", "read_publication"]
+
+_MAX_CACHED_FILES = 64  # those in force are three, and roots few
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ class Publication:
     files: Mapping[str, PublishedFile]
 
 
-def read_publication(layout: StoreLayout) -> Publication:
+def read_publication(artifacts: ArtifactStore) -> Publication:
     """Return what the store publishes.
 
     Raises:
@@ -51,19 +54,21 @@ def read_publication(layout: StoreLayout) -> Publication:
         MalformedArtifactError: A metadata file is not TUF metadata.
         OSError: A file cannot be read.
     """
-    if not layout.timestamp.exists():
-        raise StoreError(
-            f"expected a repository in {str(layout.root)!r}; make one with `pocketrec keys init`"
-        )
     try:
-        timestamp = Metadata[Timestamp].from_bytes(layout.timestamp.read_bytes())
+        data = artifacts.read(TIMESTAMP)
+    except FileNotFoundError as exc:
+        raise StoreError(
+            f"expected a repository in {artifacts.url!r}; make one with `pocketrec keys init`"
+        ) from exc
+    try:
+        timestamp = Metadata[Timestamp].from_bytes(data)
         meta = timestamp.signed.snapshot_meta
-        snapshot = Metadata[Snapshot].from_bytes(_read(layout, "snapshot", meta))
+        snapshot = Metadata[Snapshot].from_bytes(_read(artifacts, "snapshot", meta))
         meta = snapshot.signed.meta["targets.json"]
-        targets = Metadata[Targets].from_bytes(_read(layout, "targets", meta))
+        targets = Metadata[Targets].from_bytes(_read(artifacts, "targets", meta))
     except DeserializationError as exc:
         raise MalformedArtifactError(
-            f"expected TUF metadata in {str(layout.metadata)!r}; restore the store from a copy",
+            f"expected TUF metadata in {artifacts.url!r}; restore the store from a copy",
             field="metadata",
         ) from exc
     files = {
@@ -75,16 +80,45 @@ def read_publication(layout: StoreLayout) -> Publication:
     )
 
 
+def latest_root(artifacts: ArtifactStore) -> Metadata[Root]:
+    """Return the newest root metadata.
+
+    Raises:
+        StoreError: The store has no repository yet.
+        MalformedArtifactError: The file is no root metadata.
+        OSError: It cannot be read.
+    """
+    versions = [
+        int(name.split(".", 1)[0])
+        for name in artifacts.names(METADATA_FOLDER)
+        if name.endswith(".root.json")
+    ]
+    if not versions:
+        raise StoreError(
+            f"expected root metadata in {artifacts.url!r}; make it with `pocketrec keys init`"
+        )
+    name = metadata_name(f"{max(versions)}.root.json")
+    try:
+        return Metadata[Root].from_bytes(artifacts.read(name))
+    except DeserializationError as exc:
+        raise MalformedArtifactError(
+            f"{artifacts.url}/{name}: expected TUF root metadata; restore the store from a copy",
+            field="metadata",
+        ) from exc
+
+
 class PublicationCache:
     """The current publication, read again only when ``timestamp.json`` was replaced.
 
     Safe to share between threads.
     """
 
-    def __init__(self, layout: StoreLayout) -> None:
-        self._layout = layout
+    def __init__(self, artifacts: ArtifactStore) -> None:
+        self._artifacts = artifacts
         self._lock = threading.Lock()
-        self._seen: tuple[tuple[int, int], Publication] | None = None
+        self._seen: tuple[Stamp, Publication] | None = None
+        self._files_stamp: Stamp = ()
+        self._files: dict[str, bytes] = {}
 
     def current(self) -> Publication:
         """Return what is published now.
@@ -95,28 +129,40 @@ class PublicationCache:
             OSError: A file cannot be read.
         """
         with self._lock:
-            stamp = self._stamp()
+            stamp = self._artifacts.stamp(TIMESTAMP)
             if self._seen is None or self._seen[0] != stamp:
-                self._seen = (stamp, read_publication(self._layout))
+                self._seen = (stamp, read_publication(self._artifacts))
             return self._seen[1]
 
-    def _stamp(self) -> tuple[int, int]:
-        """What changes whenever the file is replaced; zeros when it is absent."""
-        try:
-            status = self._layout.timestamp.stat()
-        except FileNotFoundError:
-            return (0, 0)
-        return (status.st_ino, status.st_mtime_ns)
+    def metadata(self, filename: str) -> bytes:
+        """Return one TUF metadata file, byte for byte.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            OSError: It cannot be read.
+        """
+        stamp = self._artifacts.stamp(TIMESTAMP)
+        with self._lock:
+            if stamp != self._files_stamp or len(self._files) >= _MAX_CACHED_FILES:
+                self._files, self._files_stamp = {}, stamp
+            known = self._files.get(filename)
+        if known is not None:
+            return known
+        content = self._artifacts.read(metadata_name(filename))
+        with self._lock:
+            if stamp and stamp == self._files_stamp:
+                self._files[filename] = content
+        return content
 
 
-def _read(layout: StoreLayout, role: str, meta: MetaFile) -> bytes:
+def _read(artifacts: ArtifactStore, role: str, meta: MetaFile) -> bytes:
     """Return a metadata file after comparing it with what its parent says of it."""
-    path = layout.metadata / f"{meta.version}.{role}.json"
-    data = path.read_bytes()
+    name = metadata_name(f"{meta.version}.{role}.json")
+    data = artifacts.read(name)
     try:
         meta.verify_length_and_hashes(data)
     except LengthOrHashMismatchError as exc:
         raise IntegrityError(
-            f"{str(path)!r} is not the file that was published; restore it from a copy"
+            f"{artifacts.url}/{name} is not the file that was published; restore it from a copy"
         ) from exc
     return data

@@ -38,9 +38,11 @@ from grpc_reflection.v1alpha import reflection
 from pocketrec.errors import ConfigError, PocketRecError
 from pocketrec_cloud.delivery.cached_store import CachedStore
 from pocketrec_cloud.delivery.director import Director, PlanPolicy
-from pocketrec_cloud.delivery.handlers import DeliveryService, Limits
+from pocketrec_cloud.delivery.handlers import DeliveryService
+from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.models import ModelCatalogue
 from pocketrec_cloud.delivery.plan_queue import DEFAULT_MAX_BATCH
 from pocketrec_cloud.delivery.publication import PublicationCache
@@ -256,7 +258,13 @@ def build_service(
         store=store,
         director=Director(models=models, store=store, key=key, clock=clock, policy=config.policy),
         limits=config.limits,
-        registrations=RateLimiter(config.limits.registrations_per_minute, time.monotonic),
+        identity=IdentityService.of(
+            store,
+            key,
+            recall_session=store.recall_session,
+            limits=config.limits,
+            clock=clock,
+        ),
         plans=RateLimiter(config.limits.plans_per_minute, time.monotonic),
         clock=clock,
     )

@@ -190,7 +190,12 @@ class AuditStore(Protocol):
 
 
 class Change(StrEnum):
-    """What may have changed in a store."""
+    """What may have changed in a store.
+
+    Orders are there when one was added; rollouts when one was added or swapped, not when a
+    device reported; models when a bundle was recorded; devices when one was revoked, not when
+    one registered.
+    """
 
     ORDERS = "orders"
     ROLLOUTS = "rollouts"

@@ -4,25 +4,30 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+from tests.cloud.delivery.folders import StoreFolder
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from pocketrec.files import write_atomically
-from pocketrec_cloud.delivery.handlers import DeliveryService
+from pocketrec_cloud.delivery.artifacts import ArtifactStore, FolderArtifacts
 from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.layout import metadata_name, target_name
 from pocketrec_cloud.delivery.publication import read_publication
-from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
-from pocketrec_cloud.delivery.server import ServerConfig, build_service
-from pocketrec_cloud.delivery.store import ModelRecord
-from pocketrec_cloud.delivery.tuf_editor import Writer
+from pocketrec_cloud.delivery.publishing import publish_bundle
+from pocketrec_cloud.delivery.records import ModelRecord
+from pocketrec_cloud.delivery.repository import create_repository
+from pocketrec_cloud.delivery.storage import Storage
+from pocketrec_cloud.delivery.store_protocols import DeliveryStore
+from pocketrec_cloud.delivery.stores.memory import MemoryStore
 from pocketrec_cloud.onnx_graphs import write_extract_graph
 from pocketrec_quantization.bundle import (
     CARD,
@@ -71,6 +76,9 @@ class Deployment:
     folder: Path
     root: bytes
     clock: Clock
+    database: DeliveryStore = field(default_factory=MemoryStore)
+    published: list[ModelRecord] = field(default_factory=list)
+    artifacts_elsewhere: ArtifactStore | None = None
 
     @property
     def store(self) -> Path:
@@ -83,18 +91,29 @@ class Deployment:
         return self.folder / "keys"
 
     @property
-    def layout(self) -> StoreLayout:
+    def layout(self) -> StoreFolder:
         """The paths inside the store."""
-        return StoreLayout(self.store)
+        return StoreFolder(self.store)
 
-    def config(self, **changes: object) -> ServerConfig:
-        """Return how to serve this store."""
-        return ServerConfig(store=self.store, keys=self.keys, **changes)  # type: ignore[arg-type]
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """The files of the store."""
+        return self.artifacts_elsewhere or FolderArtifacts(self.store)
+
+    @property
+    def storage(self) -> Storage:
+        """Files and records."""
+        return Storage(artifacts=self.artifacts, database=self.database)
 
     def copy(self, folder: Path) -> Deployment:
         """Return a copy of all files, with a clock of its own."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        return Deployment(folder=folder, root=self.root, clock=Clock())
+        copy = Deployment(
+            folder=folder, root=self.root, clock=Clock(), published=list(self.published)
+        )
+        for record in copy.published:
+            copy.database.record_model(record)
+        return copy
 
     def bundle(self, *, version: int = 1, seed: int = 0, model_name: str = "demo") -> BundleFolder:
         """Write a bundle whose weights depend on the seed, and its other parts on the version."""
@@ -104,21 +123,23 @@ class Deployment:
     def publish(
         self,
         bundle: BundleFolder,
-        write: Writer = write_atomically,
         *,
         planner: bytes | None = None,
+        is_candidate: bool = False,
+        storage: Storage | None = None,
     ) -> ModelRecord:
         """Publish a bundle with random sensitivities."""
-        sensitivity = make_sensitivity(bundle)
-        return publish_bundle(
-            self.store,
+        record = publish_bundle(
+            storage or self.storage,
             self.keys,
             bundle,
-            sensitivity,
+            make_sensitivity(bundle),
             planner=planner,
+            is_candidate=is_candidate,
             clock=self.clock,
-            write=write,
         )
+        self.published.append(record)
+        return record
 
     def tuf_client(self) -> Updater:
         """Return one device's TUF client: it trusts the first root and what it saw before."""
@@ -129,7 +150,7 @@ class Deployment:
             metadata_base_url="store://metadata/",
             target_dir=folder,
             target_base_url="store://targets/",
-            fetcher=FolderFetcher(self.layout),
+            fetcher=ArtifactFetcher(self.artifacts),
             config=UpdaterConfig(prefix_targets_with_hash=False),
             bootstrap=self.root,
         )
@@ -182,7 +203,8 @@ def empty_template(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     folder = tmp_path_factory.mktemp("empty")
     clock = Clock()
     KeyFolder(folder / "keys").create()
-    root = create_repository(folder / "store", folder / "keys", clock=clock)
+    storage = Storage(artifacts=FolderArtifacts(folder / "store"), database=MemoryStore())
+    root = create_repository(storage, folder / "keys", clock=clock)
     return Deployment(folder=folder, root=root, clock=clock)
 
 
@@ -224,26 +246,44 @@ def personal(deployment: Deployment) -> BundleFolder:
     return bundle
 
 
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of a server with the S3 API, on the loopback."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
 @pytest.fixture
-def service(deployment: Deployment) -> Iterator[DeliveryService]:
-    """What the handlers work on, without a socket."""
-    store, service = build_service(deployment.config(), deployment.clock)
-    yield service
-    store.close()
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a prefix in a new bucket, with the environment that leads there."""
+    environment = {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{uuid.uuid4().hex}"
+    S3FileSystem(skip_instance_cache=True).mkdir(name)
+    return f"s3://{name}/store"
 
 
-class FolderFetcher(FetcherInterface):
-    """Reads a store's folder the way the server maps it."""
+class ArtifactFetcher(FetcherInterface):
+    """Reads a store's files the way the server maps them."""
 
-    def __init__(self, layout: StoreLayout) -> None:
-        self._layout = layout
+    def __init__(self, artifacts: ArtifactStore) -> None:
+        self._artifacts = artifacts
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         kind, _, path = url.partition("://")[2].partition("/")
         if kind == "metadata":
-            file = self._layout.metadata / path
+            name = metadata_name(path)
         else:
-            file = self._layout.target(read_publication(self._layout).files[path].sha256)
-        if not file.exists():
+            name = target_name(read_publication(self._artifacts).files[path].sha256)
+        if self._artifacts.size_bytes(name) is None:
             raise DownloadHTTPError(f"{path} is not there", 404)
-        yield file.read_bytes()
+        yield self._artifacts.read(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-
+# ruff: noqa: N802  the names of calls come from the .proto
 """``AdminService`` behind gRPC: who calls, may they, run the handler, translate errors."""
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from concurrent.futures import Executor
 from typing import TypeAlias, TypeVar
 
 from pocketrec.errors import RejectedError
+from pocketrec_cloud.delivery.admin import rollouts
+from pocketrec_cloud.delivery.admin.audit import list_audit_log
+from pocketrec_cloud.delivery.admin.devices import list_devices, revoke_device
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
 from pocketrec_cloud.delivery.records import AdminRole
 from pocketrec_cloud.delivery.translation import Context, translated
+from pocketrec_proto.v1 import admin_service_pb2 as pb
 from pocketrec_proto.v1.admin_service_pb2_grpc import AdminServiceServicer
 
 __all__ = ["AdminServicer", "Authenticator"]
@@ -38,6 +42,56 @@ class AdminServicer(AdminServiceServicer):
         self._service = service
         self._authenticate = authenticate
         self._executor = executor
+
+    async def ListDevices(
+        self, request: pb.ListDevicesRequest, context: Context
+    ) -> pb.ListDevicesResponse:
+        """List devices of a cohort."""
+        return await self._call(list_devices, request, context, role=AdminRole.VIEWER)
+
+    async def RevokeDevice(
+        self, request: pb.RevokeDeviceRequest, context: Context
+    ) -> pb.RevokeDeviceResponse:
+        """End a device's token for good."""
+        return await self._call(revoke_device, request, context, role=AdminRole.OPERATOR)
+
+    async def ListAuditLog(
+        self, request: pb.ListAuditLogRequest, context: Context
+    ) -> pb.ListAuditLogResponse:
+        """List what was done."""
+        return await self._call(list_audit_log, request, context, role=AdminRole.VIEWER)
+
+    async def StartRollout(self, request: pb.StartRolloutRequest, context: Context) -> pb.Rollout:
+        """Let the first stage of a rollout begin."""
+        handler = rollouts.start_rollout
+        return await self._call(handler, request, context, role=AdminRole.OPERATOR)
+
+    async def PauseRollout(self, request: pb.ChangeRolloutRequest, context: Context) -> pb.Rollout:
+        """Let a rollout neither go on nor stop."""
+        handler = rollouts.pause_rollout
+        return await self._call(handler, request, context, role=AdminRole.OPERATOR)
+
+    async def ResumeRollout(self, request: pb.ChangeRolloutRequest, context: Context) -> pb.Rollout:
+        """Let a paused rollout go on."""
+        handler = rollouts.resume_rollout
+        return await self._call(handler, request, context, role=AdminRole.OPERATOR)
+
+    async def AbortRollout(self, request: pb.ChangeRolloutRequest, context: Context) -> pb.Rollout:
+        """Take a rollout back from every device."""
+        handler = rollouts.abort_rollout
+        return await self._call(handler, request, context, role=AdminRole.OPERATOR)
+
+    async def GetRollout(self, request: pb.GetRolloutRequest, context: Context) -> pb.Rollout:
+        """Return one rollout."""
+        handler = rollouts.get_rollout
+        return await self._call(handler, request, context, role=AdminRole.VIEWER)
+
+    async def ListRollouts(
+        self, request: pb.ListRolloutsRequest, context: Context
+    ) -> pb.ListRolloutsResponse:
+        """Return rollouts, the oldest first."""
+        handler = rollouts.list_rollouts
+        return await self._call(handler, request, context, role=AdminRole.VIEWER)
 
     async def _call(
         self,
