@@ -18,6 +18,8 @@ from pocketrec_cloud.delivery.identity.service import IdentityService, RecallSes
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.layout import DATABASE_FILE
 from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_cloud.delivery.operations.metrics import Metrics
+from pocketrec_cloud.delivery.operations.stores import watch_store
 from pocketrec_cloud.delivery.plan_rules import FirstRule
 from pocketrec_cloud.delivery.publication import PublicationCache
 from pocketrec_cloud.delivery.push.desk import PushDesk
@@ -59,7 +61,11 @@ class ServerParts:
 
 
 def build_parts(
-    config: ServerConfig, clock: Callable[[], float], *, database: DeliveryStore | None = None
+    config: ServerConfig,
+    clock: Callable[[], float],
+    *,
+    database: DeliveryStore | None = None,
+    metrics: Metrics | None = None,
 ) -> ServerParts:
     """Put together what a server process works on.
 
@@ -67,14 +73,17 @@ def build_parts(
         config: How to serve.
         clock: Unix seconds.
         database: What to remember in; None opens the one that ``config`` names.
+        metrics: Counts; None = nobody does.
 
     Raises:
         ConfigError: A key is absent.
         StoreError: The store has no repository, or its database cannot be used.
         ArtifactError: The store's metadata is damaged.
     """
-    keys = KeyFolder(config.keys)
+    keys, metrics = KeyFolder(config.keys), metrics or Metrics()
     storage = open_storage(config, database)
+    watched = watch_store(storage.database, metrics.storing)
+    storage = Storage(artifacts=storage.artifacts, database=watched)
     artifacts, store = storage.artifacts, storage.database
     publication = PublicationCache(artifacts)
     publication.current()
@@ -90,7 +99,13 @@ def build_parts(
         publication=publication,
         store=store,
         director=Director(
-            models=models, store=store, key=key, clock=clock, policy=config.policy, rules=rules
+            models=models,
+            store=store,
+            key=key,
+            clock=clock,
+            policy=config.policy,
+            rules=rules,
+            tell=metrics.plans_issued,
         ),
         limits=config.limits,
         identity=IdentityService.of(
@@ -112,6 +127,7 @@ def build_parts(
     admin = AdminService(
         store=store,
         clock=clock,
+        publishing=PublishingDesk(storage=storage, keys=config.keys),
         publishing=PublishingDesk(storage=storage, keys=config.keys),
         pushes=PushDesk(
             models=models,
