@@ -105,7 +105,7 @@ def build_parts(
             clock=clock,
             policy=config.policy,
             rules=rules,
-            tell=metrics.plans_issued,
+            observe=metrics.plans_issued,
         ),
         limits=config.limits,
         identity=IdentityService.of(
@@ -127,7 +127,6 @@ def build_parts(
     admin = AdminService(
         store=store,
         clock=clock,
-        publishing=PublishingDesk(storage=storage, keys=config.keys),
         publishing=PublishingDesk(storage=storage, keys=config.keys),
         pushes=PushDesk(
             models=models,
