@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from pocketrec_cloud.delivery.handlers import Limits
+from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.server import ServerConfig, serve
 
 __all__ = ["main"]

@@ -9,7 +9,9 @@ Source: our choice.
 from __future__ import annotations
 
 __all__ = [
+    "MAX_ASSIGNMENT_BYTES",
     "MAX_CODEBOOKS",
+    "MAX_DEVICE_ID_LENGTH",
     "MAX_DIMENSION",
     "MAX_INTEGER",
     "MAX_ITEMS",
@@ -28,6 +30,7 @@ __all__ = [
     "MAX_TEXT_LENGTH",
     "MAX_TOTAL_CHANNELS",
     "MAX_VECTOR_CASES",
+    "MAX_WITHDRAWN",
 ]
 
 MAX_INTEGER = 2**53 - 1
@@ -86,3 +89,12 @@ MAX_ITEM_ID_BYTES = 256
 
 MAX_VECTOR_CASES = 64
 """Cases of the test vectors part."""
+
+MAX_DEVICE_ID_LENGTH = 64
+"""Characters of a device's id."""
+
+MAX_WITHDRAWN = 64
+"""Bundles that one assignment takes back."""
+
+MAX_ASSIGNMENT_BYTES = 2**12
+"""An assignment container: header and signature fit with room."""

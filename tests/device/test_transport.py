@@ -18,7 +18,7 @@ from pocketrec.errors import (
     ServiceUnavailableError,
 )
 from pocketrec_device.tls import Tls
-from pocketrec_device.transport import STATUS_ERRORS, ServiceClient, is_plain_text
+from pocketrec_device.transport import STATUS_ERRORS, ServiceClient, is_plain_text, service_error
 from pocketrec_device.tuf_client import published_error
 
 
@@ -51,6 +51,26 @@ def test_a_connection_is_lazy() -> None:
     """Making a client dials nobody, so that a dead server costs nothing before a call."""
     with ServiceClient("127.0.0.1:1", tls=None, deadline_s=1) as client:
         assert client.target == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "ending"),
+    [
+        ((("x-request-id", "7de3f74bc50ffbde"),), "it broke (request 7de3f74bc50ffbde)"),
+        ((("x-request-id", "no id\n<forged line>"),), "it broke"),
+        ((("other", "7de3f74bc50ffbde"),), "it broke"),
+        (None, "it broke"),
+    ],
+)
+def test_errors_name_the_request(metadata: tuple[tuple[str, str], ...] | None, ending: str) -> None:
+    """What the server calls a call finds it in the server's log; anything else is left out."""
+    status = grpc.aio.AioRpcError(
+        grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), metadata, details="it broke"
+    )
+
+    error = service_error(status, "GetPlan at host:1")
+
+    assert str(error) == f"GetPlan at host:1 failed with INTERNAL: {ending}"
 
 
 TUF_ERRORS: list[tuple[Exception, type[PocketRecError]]] = [

@@ -16,6 +16,11 @@ import numpy as np
 import pytest
 
 from pocketrec.signing import SigningKey
+from pocketrec_quantization.assignment import (
+    Assignment,
+    decode_assignment,
+    encode_assignment,
+)
 from pocketrec_quantization.backbone import coded_layers
 from pocketrec_quantization.bitpack import pack_codes, unpack_codes
 from pocketrec_quantization.extract_vectors import ExtractCase, ExtractVectors
@@ -90,6 +95,30 @@ SIGNED_PLAN_BYTES = bytes.fromhex(
     "7902"
     "bb49f756f842fbeb563e42288e169247896e969ac44ef73c7c56255df4623a56"
     "be9c6f6d89afc21fc6d99bfc0e16c15cf9d5875bc25afc1192b2f297c3c9870e"
+)
+
+ASSIGNMENT = Assignment(
+    model_name="demo",
+    device_id="d-1",
+    bundle_digest=DIGEST,
+    withdrawn=(b"\xff" * 32,),
+    version=7,
+    issued_at_s=1_700_000_000,
+    expires_at_s=1_700_086_400,
+    key_id=bytes.fromhex("56475aa75463474c"),
+)
+ASSIGNMENT_BYTES = bytes.fromhex(
+    "504b524101006500"
+    "0a0464656d6f"
+    "1203642d31"
+    "1a20000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+    "2220ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+    "2807"
+    "3080e2cfaa06"
+    "3880a305"
+    "420856475aa75463474c"
+    "a92e57f178565b2ab012b18e2f0dee015935561a4df3bcdcca71d4f8262f76a4"
+    "85c1806adae21c22c94f2e4c46958368668e77582f758afe5b7438dfe6a7ae07"
 )
 
 SASREC_PLAN = replace(
@@ -382,6 +411,13 @@ def test_frozen_part() -> None:
     assert weights.tolist() == [[1.75, -1.0, 0.0], [0.0, 0.0, 0.0]]
 
 
+def test_assignment() -> None:
+    """An assignment that takes one bundle back, signed with the seed 00 01 ... 1f."""
+    assert encode_assignment(ASSIGNMENT, KEY.sign) == ASSIGNMENT_BYTES
+    assert decode_assignment(ASSIGNMENT_BYTES) == ASSIGNMENT
+    KEY.public.verify(ASSIGNMENT_BYTES[:-64], ASSIGNMENT_BYTES[-64:])
+
+
 def test_items_part() -> None:
     """The item table part: two items that share a row."""
     read = ItemTable.from_bytes(ITEMS_BYTES)
@@ -413,6 +449,7 @@ def test_sensitivity_file() -> None:
     ("title", "content"),
     [
         ("signed plan", SIGNED_PLAN_BYTES),
+        ("assignment", ASSIGNMENT_BYTES),
         ("manifest", MANIFEST_BYTES),
         ("caser manifest", CASER_MANIFEST_BYTES),
         ("items", ITEMS_BYTES),

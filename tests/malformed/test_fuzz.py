@@ -13,6 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketrec.errors import ArtifactError
+from pocketrec.signing import SigningKey
+from pocketrec_quantization.assignment import (
+    Assignment,
+    decode_assignment,
+    encode_assignment,
+)
 from pocketrec_quantization.bundle import DEFAULT_PLAN, FROZEN, ITEMS, VECTORS
 from pocketrec_quantization.extract_vectors import ExtractVectors
 from pocketrec_quantization.frozen import FrozenModel
@@ -37,9 +43,24 @@ PARTS = tiny_parts()
 PLAN = PARTS[DEFAULT_PLAN]  # its layers are an architecture
 TABLE_PLAN = encode_plan(tiny_plan((LayerShape("a", 3, 4), LayerShape("b", 2, 8)), bytes(32)), None)
 MANIFEST = encode_manifest(tiny_manifest())
+KEY = SigningKey(bytes(32))
+ASSIGNMENT = encode_assignment(
+    Assignment(
+        model_name="demo",
+        device_id="d-1",
+        bundle_digest=bytes(32),
+        withdrawn=(b"\1" * 32, b"\2" * 32),
+        version=7,
+        issued_at_s=1_700_000_000,
+        expires_at_s=1_700_086_400,
+        key_id=KEY.public.key_id,
+    ),
+    KEY.sign,
+)
 READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "plan": (decode_plan, PLAN),
     "plan with a layer table": (decode_plan, TABLE_PLAN),
+    "assignment": (decode_assignment, ASSIGNMENT),
     "manifest": (decode_manifest, MANIFEST),
     "frozen": (FrozenModel.from_bytes, PARTS[FROZEN]),
     "items": (ItemTable.from_bytes, PARTS[ITEMS]),
@@ -102,6 +123,18 @@ def test_an_accepted_plan_has_one_encoding(mutant: bytes) -> None:
 
     if mutant[5] == 0 and not plan.key_id:
         assert encode_plan(plan, None) == mutant
+
+
+@given(mutants(ASSIGNMENT))
+def test_an_accepted_assignment_has_one_encoding(mutant: bytes) -> None:
+    """Bytes that read as an assignment of this version are those it is written as."""
+    try:
+        assignment = decode_assignment(mutant)
+    except ArtifactError:
+        return
+
+    if mutant[5] == 0:
+        assert encode_assignment(assignment, lambda _: mutant[-64:]) == mutant
 
 
 @given(mutants(MANIFEST))

@@ -13,8 +13,8 @@ import click
 from pocketrec.console import emit, json_option
 from pocketrec.errors import ConfigError
 from pocketrec_cloud.delivery.director import PlanPolicy
-from pocketrec_cloud.delivery.handlers import Limits
 from pocketrec_cloud.delivery.keys import KeyFolder
+from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.repository import (
     create_repository,
     publish_bundle,

@@ -20,7 +20,9 @@ from pocketrec.errors import ConfigError, PocketRecError, StoreError
 from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.drafting import Draft, Drafter, Failure, PlanPolicy, PlanRequest
 from pocketrec_cloud.delivery.models import ModelCatalogue
-from pocketrec_cloud.delivery.store import DeliveryStore, PlanRecord
+from pocketrec_cloud.delivery.plan_rules import PlanRules
+from pocketrec_cloud.delivery.records import PlanRecord
+from pocketrec_cloud.delivery.store_protocols import PlanStore
 from pocketrec_quantization.plan import SIGNATURE_BYTES, Plan, encode_plan, plan_message
 
 __all__ = ["Director", "Outcome", "PlanPolicy", "PlanRequest"]
@@ -42,6 +44,7 @@ class _Turn:
     request: PlanRequest
     draft: Draft
     n_lost: int = 0
+    is_signed: bool = False
 
     @property
     def row(self) -> tuple[str, bytes]:
@@ -57,24 +60,30 @@ class Director:
         store: Remembers the newest plan of each subject.
         key: Signs; devices know its public half from ``director.json``.
         clock: Unix seconds.
-        policy: What a plan is like when the device does not say.
+        policy: What a plan is like when nobody says.
+        rules: What operators want plans to be like; None = nothing.
+        observe: Told after each batch what became of its requests, and how many plans were
+            signed for it; None = nobody.
     """
 
     def __init__(
         self,
         *,
         models: ModelCatalogue,
-        store: DeliveryStore,
+        store: PlanStore,
         key: SigningKey,
         clock: Callable[[], float],
         policy: PlanPolicy | None = None,
+        rules: PlanRules | None = None,
+        observe: Callable[[Sequence[Outcome], int], None] | None = None,
     ) -> None:
         self._store = store
+        self._observe = observe
         self._sign = key.signer()
         self._key_id = key.public.key_id
         self._clock = clock
         self._policy = policy or PlanPolicy()
-        self._drafter = Drafter(models, self._policy)
+        self._drafter = Drafter(models, self._policy, rules)
 
     def issue(self, request: PlanRequest) -> bytes:
         """Return a signed plan container, or nothing when the installed plan is current.
@@ -105,11 +114,16 @@ class Director:
                 turns.append(_Turn(number=number, request=requests[number], draft=draft))
             else:
                 outcomes[number] = draft
-        while turns:
-            chosen = list({turn.row: turn for turn in reversed(turns)}.values())  # each row's first
+        waiting = turns
+        while waiting:
+            # Each row's first.
+            chosen = list({turn.row: turn for turn in reversed(waiting)}.values())
             outcomes.update(self._outcomes(chosen))
-            turns = [turn for turn in turns if turn.number not in outcomes]
-        return [outcomes[number] for number in range(len(requests))]
+            waiting = [turn for turn in waiting if turn.number not in outcomes]
+        answers = [outcomes[number] for number in range(len(requests))]
+        if self._observe is not None:
+            self._observe(answers, sum(turn.is_signed for turn in turns))
+        return answers
 
     def _outcomes(self, turns: list[_Turn]) -> dict[int, Outcome]:
         """Return what is settled of requests for different rows, by number; losers are not."""
@@ -132,6 +146,7 @@ class Director:
             return dict.fromkeys((turn.number for turn in turns), failure) | outcomes
         for (turn, record, _), is_stored in zip(swaps, won, strict=True):
             turn.n_lost += not is_stored
+            turn.is_signed = is_stored
             if is_stored:
                 outcomes[turn.number] = record.container
             elif turn.n_lost == _MAX_ATTEMPTS:

@@ -2,30 +2,52 @@
 """Which codes a subject's plan should have now: planner, budget and users, many at once.
 
 Requests for the same model, planner and budget share one call of the planner. What is wrong
-with one of them is its own failure.
+with one of them is its own failure. What operators ordered (``plan_rules``) comes first.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec.errors import ConfigError, InfeasibleBudgetError, PocketRecError, RejectedError
+from pocketrec.errors import (
+    ConfigError,
+    InfeasibleBudgetError,
+    MalformedArtifactError,
+    PocketRecError,
+    RejectedError,
+)
 from pocketrec_cloud.delivery.models import ModelCatalogue, PlannedModel
-from pocketrec_quantization.budget import budget_bytes
-from pocketrec_quantization.levels import WIDTHS, LevelTable
+from pocketrec_cloud.delivery.plan_rules import NoRules, PlanRules, PlanSettings
+from pocketrec_quantization.bitpack import unpack_codes
+from pocketrec_quantization.budget import budget_bytes, coded_bytes
+from pocketrec_quantization.layers import total_channels
+from pocketrec_quantization.levels import DEFAULT_LEVELS, WIDTHS, LevelTable, check_codes
 from pocketrec_quantization.personal_fit import PERSONAL
 from pocketrec_quantization.plan import Plan, model_id
 from pocketrec_quantization.planners import Planner, RandomPlanner, UniformPlanner
 
-__all__ = ["Draft", "Drafter", "Failure", "PlanPolicy", "PlanRequest"]
+__all__ = [
+    "ORDERED",
+    "Draft",
+    "Drafter",
+    "Failure",
+    "PlanPolicy",
+    "PlanRequest",
+    "draft_from_codes",
+]
 
+ORDERED = "ordered"
+"""What plans of ordered codes are said to be made by, unless the order says."""
+
+_LOG = logging.getLogger(__name__)
 _budget_bytes = functools.lru_cache(maxsize=256)(budget_bytes)  # few budgets, many requests
 _INVALID = "INVALID_ARGUMENT"
 
@@ -67,7 +89,8 @@ class PlanRequest:
 
     ``average_bits`` 0 and ``planner`` "" leave the choice to the policy;
     ``user_embedding`` is (D,) float32 or None, made by the extractor of ``bundle_digest``,
-    empty for the newest bundle; ``installed_version`` 0 means none.
+    empty for the newest bundle; ``installed_version`` 0 means none; ``device_id`` is who asks,
+    empty for nobody in particular.
     """
 
     subject: str
@@ -77,6 +100,7 @@ class PlanRequest:
     bundle_digest: bytes = b""
     user_embedding: NDArray[np.float32] | None = None
     installed_version: int = 0
+    device_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,6 +139,7 @@ class _Question:
     model: PlannedModel
     name: str
     planner: Planner
+    average_bits: float
     budget_bytes: int
 
     def kind(self) -> Hashable:
@@ -134,17 +159,25 @@ class _Question:
         )
 
 
+_Wanted: TypeAlias = tuple[PlanRequest, PlanSettings | None]
+_VAIN = (RejectedError, InfeasibleBudgetError, MalformedArtifactError, ConfigError)
+
+
 class Drafter:
     """Drafts plans; safe to share between threads.
 
     Args:
         models: What can be planned for.
-        policy: What a plan is like when the device does not say.
+        policy: What a plan is like when nobody says.
+        rules: What operators want plans to be like; None = nothing.
     """
 
-    def __init__(self, models: ModelCatalogue, policy: PlanPolicy) -> None:
+    def __init__(
+        self, models: ModelCatalogue, policy: PlanPolicy, rules: PlanRules | None = None
+    ) -> None:
         self._models = models
         self._policy = policy
+        self._rules = rules or NoRules()
 
     def draft_all(self, requests: Sequence[PlanRequest]) -> list[Draft | Failure]:
         """Return a draft per request, or why there is none, in order.
@@ -155,29 +188,76 @@ class Drafter:
         cannot be read (``OSError``), or the database fails (``StoreError``).
         """
         drafts: dict[int, Draft | Failure] = {}
-        kinds: defaultdict[Hashable, dict[int, _Question]] = defaultdict(dict)
+        wanted: dict[int, _Wanted] = {}
         for number, request in enumerate(requests):
             try:
-                question = self._question(request)
+                settings = self._rules.settings_for(
+                    request.subject, request.device_id, request.model_digest
+                )
+            except PocketRecError as failure:
+                drafts[number] = failure
+            else:
+                wanted[number] = (request, settings)
+        found = self._draft(wanted)
+        passed_over = {
+            number: (requests[number], None)
+            for number, draft in found.items()
+            if wanted[number][1] is not None and isinstance(draft, _VAIN)
+        }
+        for number in passed_over:
+            _LOG.info("an order cannot be obeyed and is passed over: %s", found[number])
+        drafts |= found | self._draft(passed_over)
+        return [drafts[number] for number in range(len(requests))]
+
+    def _draft(self, wanted: Mapping[int, _Wanted]) -> dict[int, Draft | Failure]:
+        """Return a draft, or why there is none, per number."""
+        drafts: dict[int, Draft | Failure] = {}
+        kinds: defaultdict[Hashable, dict[int, _Question]] = defaultdict(dict)
+        for number, (request, settings) in wanted.items():
+            try:
+                if settings is not None and settings.codes:
+                    drafts[number] = self._ordered(request, settings)
+                    continue
+                question = self._question(request, settings or PlanSettings())
             except (PocketRecError, OSError) as failure:
                 drafts[number] = failure
             else:
                 kinds[question.kind()][number] = question
         for questions in kinds.values():
             drafts.update(zip(questions, _answers(list(questions.values())), strict=True))
-        return [drafts[number] for number in range(len(requests))]
+        return drafts
 
-    def _question(self, request: PlanRequest) -> _Question:
+    def _ordered(self, request: PlanRequest, settings: PlanSettings) -> Draft:
+        """Return a draft with exactly the codes that were ordered."""
         model = self._models.find(request.model_digest, request.bundle_digest)
-        name = request.planner or self._default_planner(model, request)
+        draft = draft_from_codes(model, settings, subject=request.subject)
+        if request.average_bits and draft.budget_bytes > _budget_bytes(
+            model.layers, request.average_bits
+        ):
+            raise InfeasibleBudgetError(
+                f"the ordered codes take {draft.budget_bytes} bytes, more than "
+                f"{request.average_bits:g} bits per weight",
+                requested_bytes=_budget_bytes(model.layers, request.average_bits),
+                minimum_bytes=draft.budget_bytes,
+            )
+        return draft
+
+    def _question(self, request: PlanRequest, settings: PlanSettings) -> _Question:
+        model = self._models.find(request.model_digest, request.bundle_digest)
+        name = settings.planner or request.planner or self._default_planner(model, request)
         planner = model.planners.get(name)
         if planner is None:
             known = ", ".join(sorted(model.planners))
             raise RejectedError(f"expected a planner of {known}, got {name!r}", code=_INVALID)
         _check_embedding(request.user_embedding, model)
-        budget = self._budget_bytes(model, planner, request.average_bits)
+        average_bits = settings.bits_within(request.average_bits)
         return _Question(
-            request=request, model=model, name=name, planner=planner, budget_bytes=budget
+            request=request,
+            model=model,
+            name=name,
+            planner=planner,
+            average_bits=average_bits,
+            budget_bytes=self._budget_bytes(model, planner, average_bits),
         )
 
     def _default_planner(self, model: PlannedModel, request: PlanRequest) -> str:
@@ -198,6 +278,30 @@ class Drafter:
         if average_bits == 0 and isinstance(planner, UniformPlanner):
             return planner.needed_bytes
         return _budget_bytes(model.layers, average_bits or self._policy.average_bits)
+
+
+def draft_from_codes(model: PlannedModel, settings: PlanSettings, *, subject: str) -> Draft:
+    """Return a draft with exactly the codes that settings name.
+
+    Args:
+        model: What the codes are for.
+        settings: With codes.
+        subject: Whom the plan is for.
+
+    Raises:
+        MalformedArtifactError: They are not packed codes of as many channels.
+        ConfigError: A code stands for no tier.
+    """
+    codes = unpack_codes(settings.codes, total_channels(model.layers))
+    check_codes(codes)
+    return Draft(
+        subject=subject,
+        model=model,
+        planner=settings.planner or ORDERED,
+        levels=DEFAULT_LEVELS,
+        budget_bytes=coded_bytes(model.layers, DEFAULT_LEVELS.widths(codes)),
+        codes=codes,
+    )
 
 
 def _answers(questions: list[_Question]) -> Sequence[Draft | Failure]:
@@ -248,7 +352,7 @@ def _infeasible(question: _Question) -> InfeasibleBudgetError:
     minimum, maximum = (budget_bytes(layers, bits) for bits in (least, max(WIDTHS)))
     return InfeasibleBudgetError(
         f"average_bits: expected {least} to {max(WIDTHS)} ({minimum} to {maximum} bytes), got "
-        f"{question.request.average_bits:g} ({question.budget_bytes} bytes)",
+        f"{question.average_bits:g} ({question.budget_bytes} bytes)",
         requested_bytes=question.budget_bytes,
         minimum_bytes=minimum,
     )

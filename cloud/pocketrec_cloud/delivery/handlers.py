@@ -20,12 +20,12 @@ from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.plan_requests import read_plan_request
 from pocketrec_cloud.delivery.publication import PublicationCache, PublishedFile
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
+from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_proto.v1 import device_service_pb2 as pb
 
 __all__ = [
     "DeliveryService",
-    "Limits",
     "check_plan_request",
     "find_target",
     "get_metadata",
@@ -49,6 +49,7 @@ class DeliveryService:
     identity: IdentityService
     plans: RateLimiter
     clock: Callable[[], float]
+    rollouts: RolloutDesk
 
 
 def get_metadata(
@@ -153,7 +154,7 @@ def check_plan_request(
         raise RejectedError(
             "too many plans asked for; try again in a minute", code="RESOURCE_EXHAUSTED"
         )
-    return read_plan_request(request)
+    return read_plan_request(request, device_id)
 
 
 def _earlier_part(artifacts: ArtifactStore, sha256: str) -> PublishedFile | None:

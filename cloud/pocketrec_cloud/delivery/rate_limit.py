@@ -35,13 +35,23 @@ class RateLimiter:
         """Take one call from the caller's bucket; False when it is empty."""
         now = self._clock()
         with self._lock:
-            tokens, since = self._buckets.pop(caller, (self._capacity, now))
-            tokens = min(self._capacity, tokens + (now - since) * self._capacity / 60)
+            tokens = self._tokens(caller, now)
+            self._buckets.pop(caller, None)
             allowed = tokens >= 1
             self._buckets[caller] = (tokens - 1 if allowed else tokens, now)
             if len(self._buckets) > _MAX_CALLERS:
                 self._buckets.popitem(last=False)
         return allowed
+
+    def is_exhausted(self, caller: str) -> bool:
+        """Whether the caller's next call would be refused; takes none."""
+        with self._lock:
+            return self._tokens(caller, self._clock()) < 1
+
+    def _tokens(self, caller: str, now: float) -> float:
+        """Return how many calls a caller may make now; the lock is held."""
+        tokens, since = self._buckets.get(caller, (self._capacity, now))
+        return min(self._capacity, tokens + (now - since) * self._capacity / 60)
 
 
 def peer_key(peer: str) -> str:

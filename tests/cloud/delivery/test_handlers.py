@@ -10,8 +10,9 @@ import pytest
 
 from pocketrec.errors import ConfigError, IntegrityError, RejectedError, StoreError
 from pocketrec_cloud.delivery import handlers
-from pocketrec_cloud.delivery.handlers import DeliveryService, Limits
+from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.publication import PublicationCache
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
 from pocketrec_proto.v1 import device_service_pb2 as pb

@@ -34,6 +34,17 @@ class TestRateLimiter:
 
         assert [limiter.allow("a"), limiter.allow("a")] == [True, False]
 
+    def test_looking_takes_nothing(self) -> None:
+        """Whether a caller has calls left can be asked without using one up."""
+        clock = StepClock()
+        limiter = RateLimiter(1, clock)
+
+        assert [limiter.is_exhausted("a") for _ in range(3)] == [False] * 3
+        assert limiter.allow("a")
+        assert limiter.is_exhausted("a")
+        clock.now_s = 60
+        assert not limiter.is_exhausted("a")
+
     def test_callers_do_not_share(self) -> None:
         """One caller's greed costs nobody else."""
         limiter = RateLimiter(1, StepClock())

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pocketrec.errors import ConfigError, StoreError
-from pocketrec_cloud.delivery.handlers import Limits
+from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.server import ServerConfig
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_proto.v1 import device_service_pb2 as pb

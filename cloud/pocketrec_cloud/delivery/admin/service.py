@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from pocketrec_cloud.delivery.acceptance import PublishingDesk
+from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.records import AdminRole, AuditRecord
+from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 
 __all__ = ["AdminIdentity", "AdminService", "write_audit"]
@@ -28,10 +31,18 @@ class AdminService:
     Args:
         store: What the server remembers.
         clock: Unix seconds.
+        publishing: What the calls about publications work on.
+        pushes: What the calls about pushes work on.
+        model_lines: Returns the names of the model lines that are published.
+        rollouts: What the calls about rollouts work on.
     """
 
     store: DeliveryStore
     clock: Callable[[], float]
+    publishing: PublishingDesk
+    pushes: PushDesk
+    model_lines: Callable[[], Collection[str]] = tuple
+    rollouts: RolloutDesk
 
 
 def write_audit(

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts together what one server process works on, after proving that all of it is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocketrec.errors import ConfigError
+from pocketrec_cloud.delivery.acceptance import PublishingDesk
+from pocketrec_cloud.delivery.admin.service import AdminService
+from pocketrec_cloud.delivery.artifacts import is_bucket_url, open_artifacts
+from pocketrec_cloud.delivery.director import Director
+from pocketrec_cloud.delivery.handlers import DeliveryService
+from pocketrec_cloud.delivery.identity.service import IdentityService, RecallSession
+from pocketrec_cloud.delivery.keys import KeyFolder, Role
+from pocketrec_cloud.delivery.layout import DATABASE_FILE
+from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_cloud.delivery.plan_rules import FirstRule
+from pocketrec_cloud.delivery.publication import PublicationCache
+from pocketrec_cloud.delivery.push.desk import PushDesk
+from pocketrec_cloud.delivery.push.hub import WatchHub
+from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
+from pocketrec_cloud.delivery.rate_limit import RateLimiter
+from pocketrec_cloud.delivery.rollouts.desk import make_desk
+from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
+from pocketrec_cloud.delivery.server_config import ServerConfig
+from pocketrec_cloud.delivery.storage import Storage
+from pocketrec_cloud.delivery.store_protocols import DeliveryStore
+from pocketrec_cloud.delivery.stores.opening import open_store
+
+__all__ = ["ServerParts", "build_parts", "build_service", "open_storage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerParts:
+    """What one server process works on; every part may be shared between threads.
+
+    Args:
+        storage: What is published and remembered.
+        device: What answers devices.
+        admin: What answers admins.
+        orders: Keeps orders fresh; to be started, and closed.
+        hub: Wakes streams; belongs to one event loop.
+    """
+
+    storage: Storage
+    device: DeliveryService
+    admin: AdminService
+    orders: OrderKeeper
+    hub: WatchHub
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.orders.close()
+        self.storage.database.close()
+
+
+def build_parts(
+    config: ServerConfig, clock: Callable[[], float], *, database: DeliveryStore | None = None
+) -> ServerParts:
+    """Put together what a server process works on.
+
+    Args:
+        config: How to serve.
+        clock: Unix seconds.
+        database: What to remember in; None opens the one that ``config`` names.
+
+    Raises:
+        ConfigError: A key is absent.
+        StoreError: The store has no repository, or its database cannot be used.
+        ArtifactError: The store's metadata is damaged.
+    """
+    keys = KeyFolder(config.keys)
+    storage = open_storage(config, database)
+    artifacts, store = storage.artifacts, storage.database
+    publication = PublicationCache(artifacts)
+    publication.current()
+    for role in (Role.SNAPSHOT, Role.TIMESTAMP):
+        keys.load(role)
+    key = keys.load(Role.DIRECTOR)
+    orders, hub = OrderKeeper(store, clock), WatchHub(config.watch)
+    models = ModelCatalogue(artifacts, store)
+    rollouts = make_desk(store, publication, key, clock)
+    rules = FirstRule([orders, RolloutRules(store)])
+    device = DeliveryService(
+        artifacts=artifacts,
+        publication=publication,
+        store=store,
+        director=Director(
+            models=models, store=store, key=key, clock=clock, policy=config.policy, rules=rules
+        ),
+        limits=config.limits,
+        identity=IdentityService.of(
+            store,
+            key,
+            recall_session=_recall_session_of(store),
+            limits=config.limits,
+            clock=clock,
+        ),
+        plans=RateLimiter(config.limits.plans_per_minute, time.monotonic),
+        clock=clock,
+        rollouts=rollouts,
+    )
+
+    def model_lines() -> Collection[str]:
+        paths = publication.current().files
+        return {path.partition("/")[0] for path in paths if path.endswith("/manifest.pb")}
+
+    admin = AdminService(
+        store=store,
+        clock=clock,
+        publishing=PublishingDesk(storage=storage, keys=config.keys),
+        pushes=PushDesk(
+            models=models,
+            orders=orders,
+            count_watching=lambda order: len(hub.concerned(order)),
+        ),
+        rollouts=rollouts,
+        model_lines=model_lines,
+    )
+    return ServerParts(storage=storage, device=device, admin=admin, orders=orders, hub=hub)
+
+
+def build_service(
+    config: ServerConfig, clock: Callable[[], float], *, database: DeliveryStore | None = None
+) -> tuple[DeliveryStore, DeliveryService]:
+    """Put together what the handlers for devices work on; see :func:`build_parts`.
+
+    Returns:
+        The database, for the caller to close, and the service on top of it.
+
+    Raises:
+        ConfigError: A key is absent.
+        StoreError: The store has no repository, or its database cannot be used.
+        ArtifactError: The store's metadata is damaged.
+    """
+    parts = build_parts(config, clock, database=database)
+    return parts.storage.database, parts.device
+
+
+def open_storage(config: ServerConfig, database: DeliveryStore | None = None) -> Storage:
+    """Open what is published, and the database.
+
+    Args:
+        config: Names both.
+        database: What to remember in; None opens the one that ``config`` names.
+
+    Raises:
+        ConfigError: The database's URL cannot be understood, or the bucket's.
+        StoreError: The database cannot be used.
+    """
+    artifacts = open_artifacts(config.store)
+    return Storage(artifacts=artifacts, database=database or open_store(_database_of(config)))
+
+
+def _database_of(config: ServerConfig) -> str | Path:
+    if config.database:
+        return config.database
+    if is_bucket_url(config.store):
+        raise ConfigError("expected --database URL with a store in a bucket")
+    return Path(config.store) / DATABASE_FILE
+
+
+def _recall_session_of(store: DeliveryStore) -> RecallSession:
+    """Return what a store has in memory of sessions, if it keeps any."""
+    recall: RecallSession = getattr(store, "recall_session", lambda _: None)
+    return recall
