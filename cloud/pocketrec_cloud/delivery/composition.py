@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pocketrec.errors import ConfigError
@@ -14,9 +14,9 @@ from pocketrec_cloud.delivery.admin.service import AdminService
 from pocketrec_cloud.delivery.artifacts import is_bucket_url, open_artifacts
 from pocketrec_cloud.delivery.director import Director
 from pocketrec_cloud.delivery.handlers import DeliveryService
-from pocketrec_cloud.delivery.identity.service import IdentityService, RecallSession
+from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
-from pocketrec_cloud.delivery.layout import DATABASE_FILE
+from pocketrec_cloud.delivery.layout import DATABASE_FILE, TIMESTAMP
 from pocketrec_cloud.delivery.models import ModelCatalogue
 from pocketrec_cloud.delivery.plan_rules import FirstRule
 from pocketrec_cloud.delivery.publication import PublicationCache
@@ -29,6 +29,7 @@ from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
 from pocketrec_cloud.delivery.server_config import ServerConfig
 from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
+from pocketrec_cloud.delivery.stores.cached import CachedStore
 from pocketrec_cloud.delivery.stores.opening import open_store
 
 __all__ = ["ServerParts", "build_parts", "build_service", "open_storage"]
@@ -75,7 +76,9 @@ def build_parts(
     """
     keys = KeyFolder(config.keys)
     storage = open_storage(config, database)
-    artifacts, store = storage.artifacts, storage.database
+    artifacts = storage.artifacts
+    store = CachedStore(storage.database, stamp=lambda: artifacts.stamp(TIMESTAMP))
+    storage = replace(storage, database=store)
     publication = PublicationCache(artifacts)
     publication.current()
     for role in (Role.SNAPSHOT, Role.TIMESTAMP):
@@ -96,7 +99,7 @@ def build_parts(
         identity=IdentityService.of(
             store,
             key,
-            recall_session=_recall_session_of(store),
+            recall_session=store.recall_session,
             limits=config.limits,
             clock=clock,
         ),
@@ -162,9 +165,3 @@ def _database_of(config: ServerConfig) -> str | Path:
     if is_bucket_url(config.store):
         raise ConfigError("expected --database URL with a store in a bucket")
     return Path(config.store) / DATABASE_FILE
-
-
-def _recall_session_of(store: DeliveryStore) -> RecallSession:
-    """Return what a store has in memory of sessions, if it keeps any."""
-    recall: RecallSession = getattr(store, "recall_session", lambda _: None)
-    return recall
