@@ -18,6 +18,8 @@ from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.layout import DATABASE_FILE, TIMESTAMP
 from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_cloud.delivery.operations.metrics import Metrics
+from pocketrec_cloud.delivery.operations.stores import watch_store
 from pocketrec_cloud.delivery.plan_rules import FirstRule
 from pocketrec_cloud.delivery.publication import PublicationCache
 from pocketrec_cloud.delivery.push.desk import PushDesk
@@ -60,7 +62,11 @@ class ServerParts:
 
 
 def build_parts(
-    config: ServerConfig, clock: Callable[[], float], *, database: DeliveryStore | None = None
+    config: ServerConfig,
+    clock: Callable[[], float],
+    *,
+    database: DeliveryStore | None = None,
+    metrics: Metrics | None = None,
 ) -> ServerParts:
     """Put together what a server process works on.
 
@@ -68,16 +74,17 @@ def build_parts(
         config: How to serve.
         clock: Unix seconds.
         database: What to remember in; None opens the one that ``config`` names.
+        metrics: Counts; None = nobody does.
 
     Raises:
         ConfigError: A key is absent.
         StoreError: The store has no repository, or its database cannot be used.
         ArtifactError: The store's metadata is damaged.
     """
-    keys = KeyFolder(config.keys)
+    keys, metrics = KeyFolder(config.keys), metrics or Metrics()
     storage = open_storage(config, database)
-    artifacts = storage.artifacts
-    store = CachedStore(storage.database, stamp=lambda: artifacts.stamp(TIMESTAMP))
+    artifacts, watched = storage.artifacts, watch_store(storage.database, metrics.storing)
+    store = CachedStore(watched, stamp=lambda: artifacts.stamp(TIMESTAMP))
     storage = replace(storage, database=store)
     publication = PublicationCache(artifacts)
     publication.current()
@@ -93,7 +100,13 @@ def build_parts(
         publication=publication,
         store=store,
         director=Director(
-            models=models, store=store, key=key, clock=clock, policy=config.policy, rules=rules
+            models=models,
+            store=store,
+            key=key,
+            clock=clock,
+            policy=config.policy,
+            rules=rules,
+            observe=metrics.plans_issued,
         ),
         limits=config.limits,
         identity=IdentityService.of(

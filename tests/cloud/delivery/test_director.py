@@ -422,7 +422,9 @@ def mixed_requests(bundle: BundleFolder, personal: BundleFolder) -> list[PlanReq
 @contextmanager
 def served(deployment: Deployment) -> Iterator[Director]:
     """The director of a deployment."""
-    store, service = build_service(deployment.config(), deployment.clock)
+    store, service = build_service(
+        deployment.config(), deployment.clock, database=deployment.database
+    )
     yield service.director
     store.close()
 
