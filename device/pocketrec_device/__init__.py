@@ -16,13 +16,15 @@ and now and then, where there is a network::
 ``docs/device.md`` has the rules. Every module is one concept: ``live``, ``session`` and
 ``ranking`` rank; ``engine``, ``backends`` and ``lowering`` compute; ``store``, ``state``,
 ``retention``, ``downloads`` and ``lock`` keep; ``refresh`` says when, ``updater`` decides,
-and ``sync``, ``transport`` and ``tuf_client`` fetch what it decides on; ``install``,
+and ``sync``, ``transport`` and ``tuf_client`` fetch what it decides on, from servers to which
+``registration``, ``device_key`` and ``facts`` make the device known; ``install``,
 ``health`` and ``latency_guard`` switch from one pair to the next.
 """
 
 from __future__ import annotations
 
 from pocketrec_device.backends import LayerReport
+from pocketrec_device.facts import DeviceFacts
 from pocketrec_device.latency_guard import LatencyLimits
 from pocketrec_device.options import RuntimeOptions
 from pocketrec_device.ranking import Ranking
@@ -32,6 +34,7 @@ from pocketrec_device.status import PairStatus, Status, SyncReport
 from pocketrec_device.tls import Tls
 
 __all__ = [
+    "DeviceFacts",
     "LatencyLimits",
     "LayerReport",
     "PairStatus",

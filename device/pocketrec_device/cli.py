@@ -22,6 +22,7 @@ from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError
 from pocketrec_device.backends import BACKENDS
 from pocketrec_device.extras import require_libraries
+from pocketrec_device.facts import DeviceFacts
 from pocketrec_device.ranking import MODES, Mode, Ranking
 from pocketrec_device.runtime import Runtime
 from pocketrec_device.settings import COMPUTE_CHOICES, EngineSettings
@@ -108,6 +109,10 @@ def bootstrap(
 @click.option(
     "--history", default="", metavar="A,B,...|@FILE", help="Events a personal plan is made from."
 )
+@click.option("--app-version", default="", help="What to tell of the app, e.g. 2.14.1.")
+@click.option("--locale", default="", help="What to tell of the user's language, e.g. de-AT.")
+@click.option("--tag", "tags", multiple=True, help="What to call this device; may be repeated.")
+@click.option("--tell-memory", is_flag=True, help="Tell how much memory this system has.")
 @click.option("--deadline", type=float, default=10.0, show_default=True, help="Seconds per call.")
 @click.option("--tls-ca", type=_FILE, help="PEM of the authorities to trust; default: system's.")
 @click.option("--tls-cert", type=_FILE, help="PEM of this device's certificate chain (mutual TLS).")
@@ -125,6 +130,10 @@ def sync(
     subject: str,
     average_bits: float | None,
     history: str,
+    app_version: str,
+    locale: str,
+    tags: tuple[str, ...],
+    tell_memory: bool,
     deadline: float,
     tls_ca: Path | None,
     tls_cert: Path | None,
@@ -139,7 +148,11 @@ def sync(
     A history stays on this device: it becomes the user embedding that a personal plan is
     made from, which needs the bundle of an earlier sync.
     """
-    runtime = _runtime(Store(store, max_kept_bytes=max_kept_bytes), model, root, backend)
+    facts = DeviceFacts(
+        app_version=app_version, locale=locale, tags=tags, is_memory_told=tell_memory
+    )
+    kept = Store(store, max_kept_bytes=max_kept_bytes)
+    runtime = _runtime(kept, model, root, backend, facts)
     if history:
         runtime.load()
         events = read_ids(history)
@@ -306,13 +319,20 @@ def _remark_on_unknown(n_events: int, n_known: int, ranking: Ranking) -> None:
         console.print(f"{n_last} of these candidates are not in the item table: they come last")
 
 
-def _runtime(store: Store, model: str | None, root: Path | None, backend: str) -> Runtime:
+def _runtime(
+    store: Store,
+    model: str | None,
+    root: Path | None,
+    backend: str,
+    facts: DeviceFacts | None = None,
+) -> Runtime:
     """Return a runtime that has loaded nothing; makes the store when asked to."""
     if model is not None:
         store.create(model, None if root is None else root.read_bytes())
     elif root is not None:
         raise ConfigError("--root is for a store that is being made; pass --model too")
-    return Runtime(store, EngineSettings(backend=backend, tuning_file=store.tuning_file))
+    settings = EngineSettings(backend=backend, tuning_file=store.tuning_file)
+    return Runtime(store, settings, facts=facts)
 
 
 def _tls(*files: Path | None, is_insecure: bool) -> Tls | None:

@@ -108,7 +108,7 @@ def bootstrap(
 
     Returns:
         The new engine, or None when this bundle is the current one, is older than the
-        one accepted last, or is held back after a rollback.
+        one accepted last, is held back after a rollback, or was taken back.
 
     Raises:
         RollbackError: The version, or that of the item table, was accepted before with
@@ -261,7 +261,7 @@ def _is_unwanted(source: BundleFolder, state: DeviceState) -> bool:
     if state.current is None or source.manifest.model_name != state.model:
         return False
     is_older = source.manifest.version < state.bundle_version
-    return is_older or source.digest.hex() == state.held_back
+    return is_older or source.digest.hex() in {state.held_back, *state.withdrawn}
 
 
 def _runs_already(store: Store, state: DeviceState, bundle: str) -> bool:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives memory that was freed back to the system, where the C library can."""
+"""Memory: how much the system has, and giving back what was freed."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
-__all__ = ["release_freed_memory"]
+__all__ = ["release_freed_memory", "system_ram_bytes"]
 
 
 def release_freed_memory() -> bool:
@@ -25,3 +26,12 @@ def release_freed_memory() -> bool:
         return False
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim is not None and bool(trim(0))
+
+
+def system_ram_bytes() -> int:
+    """Return how much memory this system has, or 0 where it does not say."""
+    try:
+        n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+    return max(n_bytes, 0)

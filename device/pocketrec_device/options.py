@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from pocketrec_device.settings import EngineSettings
+from pocketrec_device.store import Store
 
 if TYPE_CHECKING:
+    from pocketrec_device.facts import DeviceFacts
     from pocketrec_device.latency_guard import LatencyLimits
     from pocketrec_device.refresh import RefreshPolicy
-    from pocketrec_device.store import Store
 
-__all__ = ["RuntimeOptions", "engine_settings"]
+__all__ = ["RuntimeOptions", "RuntimeParts", "engine_settings", "runtime_parts"]
 
 
 class RuntimeOptions(TypedDict, total=False):
@@ -33,6 +35,10 @@ class RuntimeOptions(TypedDict, total=False):
             bytes; 0 unless given.
         latency: How slow a new bundle may be before it is refused.
         refresh: When ``sync`` is due.
+        facts: What to tell servers of this device; nothing but backend and operating
+            system unless given.
+        report_status: Tell the server after each sync what runs and how the update went, and how
+            long calls of ``rerank`` took; no items, no pseudonyms. Off unless given.
     """
 
     backend: str
@@ -44,6 +50,40 @@ class RuntimeOptions(TypedDict, total=False):
     max_kept_bytes: int
     latency: LatencyLimits
     refresh: RefreshPolicy
+    facts: DeviceFacts
+    report_status: bool
+
+
+class RuntimeParts(TypedDict):
+    """What a ``Runtime`` is made of; see there."""
+
+    store: Store
+    settings: EngineSettings
+    latency: LatencyLimits | None
+    refresh: RefreshPolicy | None
+    facts: DeviceFacts | None
+    report_status: bool
+
+
+def runtime_parts(store_path: str | Path, options: RuntimeOptions) -> RuntimeParts:
+    """Return the arguments of ``Runtime`` that some options come to.
+
+    Args:
+        store_path: The folder.
+        options: The app's choices.
+
+    Raises:
+        ConfigError: There is no such choice.
+    """
+    store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
+    return RuntimeParts(
+        store=store,
+        settings=engine_settings(options, store),
+        latency=options.get("latency"),
+        refresh=options.get("refresh"),
+        facts=options.get("facts"),
+        report_status=options.get("report_status", False),
+    )
 
 
 def engine_settings(options: RuntimeOptions, store: Store) -> EngineSettings:

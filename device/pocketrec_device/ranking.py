@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pocketrec_device.engine import Items
 
-__all__ = ["MODES", "Candidates", "Mode", "Ranking", "rank", "rank_slate"]
+__all__ = ["MODES", "Candidates", "Mode", "Ranking", "check_lists", "rank", "rank_slate"]
 
 Mode: TypeAlias = Literal["pointwise", "sequential"]
 
@@ -115,6 +115,37 @@ class Candidates:
                 first = dict(zip(reversed(items), range(len(items) - 1, -1, -1), strict=True))
                 scores = scores[[first[item] for item in kept]]
         return cls(items=tuple(kept), server_scores=scores, server_weight=server_weight)
+
+
+def check_lists(
+    candidate_lists: Sequence[Sequence[str]],
+    *,
+    server_scores: Sequence[Sequence[float]] | None,
+    server_weight: float,
+    excluded: frozenset[str],
+    table: Items | None,
+) -> list[Candidates]:
+    """Check several lists, each as ``Candidates.of`` does.
+
+    Raises:
+        ConfigError: There are not as many lists of scores, or ``Candidates.of`` raises it.
+    """
+    n_lists = len(candidate_lists)
+    all_scores: Sequence[Sequence[float] | None]
+    all_scores = [None] * n_lists if server_scores is None else server_scores
+    if len(all_scores) != n_lists:
+        found = len(all_scores)
+        raise ConfigError(f"server_scores: expected scores for {n_lists} lists, got {found}")
+    return [
+        Candidates.of(
+            items,
+            server_scores=scores,
+            server_weight=server_weight,
+            excluded=excluded,
+            table=table,
+        )
+        for items, scores in zip(candidate_lists, all_scores, strict=True)
+    ]
 
 
 def rank(

@@ -19,10 +19,11 @@ from pocketrec_device.engine import Engine, change_preset
 from pocketrec_device.extras import require_libraries
 from pocketrec_device.health import typical_work
 from pocketrec_device.install import bootstrap, load_engine, roll_back
+from pocketrec_device.latency_counter import LatencyCounter, counted
 from pocketrec_device.latency_guard import LatencyLimits, check_latency
 from pocketrec_device.live import LiveSession, Slates, Snapshot
-from pocketrec_device.options import RuntimeOptions, engine_settings
-from pocketrec_device.ranking import MODES, Candidates, Mode, Ranking
+from pocketrec_device.options import RuntimeOptions, runtime_parts
+from pocketrec_device.ranking import MODES, Candidates, Mode, Ranking, check_lists
 from pocketrec_device.refresh import PlanAge, RefreshPolicy, Verdict, decide, plan_age
 from pocketrec_device.refresh_state import RefreshState
 from pocketrec_device.settings import EngineSettings
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pocketrec_device.backends import LayerReport
+    from pocketrec_device.facts import DeviceFacts
     from pocketrec_device.tls import Tls
 
 __all__ = ["Runtime"]
@@ -51,6 +53,8 @@ class Runtime:
         settings: How to compute.
         latency: How slow a new bundle may be before it is refused.
         refresh: When ``sync`` is due.
+        facts: What to tell servers of this device.
+        report_status: Whether to tell servers how updates went.
         clock: Unix seconds; decides whether plans have expired.
     """
 
@@ -61,6 +65,8 @@ class Runtime:
         *,
         latency: LatencyLimits | None = None,
         refresh: RefreshPolicy | None = None,
+        facts: DeviceFacts | None = None,
+        report_status: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -68,7 +74,9 @@ class Runtime:
         self._latency = latency or LatencyLimits()
         self._refresh = refresh or RefreshPolicy()
         self._refresh_state = RefreshState()
+        self._facts = facts
         self._clock = clock
+        self._latencies = LatencyCounter() if report_status else None
         self._live = LiveSession()
         self._problem = ""
 
@@ -102,11 +110,8 @@ class Runtime:
             ConfigError: There is no such choice, ``model`` is no name, or ``root`` is no
                 TUF root metadata.
         """
-        store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
-        settings = engine_settings(options, store)
-        latency, refresh = options.get("latency"), options.get("refresh")
-        runtime = cls(store, settings, latency=latency, refresh=refresh)
-        store.create(model, root)
+        runtime = cls(**runtime_parts(store_path, options))
+        runtime._store.create(model, root)
         try:
             runtime.load()
         except StoreError as exc:
@@ -127,10 +132,7 @@ class Runtime:
             BackendError: The backend cannot be made, or is not strict enough.
             ConfigError: There is no such choice.
         """
-        store = Store(store_path, max_kept_bytes=options.get("max_kept_bytes", 0))
-        settings = engine_settings(options, store)
-        latency, refresh = options.get("latency"), options.get("refresh")
-        runtime = cls(store, settings, latency=latency, refresh=refresh)
+        runtime = cls(**runtime_parts(store_path, options))
         runtime.load()
         return runtime
 
@@ -148,6 +150,11 @@ class Runtime:
     def is_ready(self) -> bool:
         """Whether something is installed, so that ``rerank`` works."""
         return self._live.is_ready
+
+    @property
+    def latencies(self) -> LatencyCounter | None:
+        """How long calls of ``rerank`` took since the last report; None unless opted in."""
+        return self._latencies
 
     @property
     def problem(self) -> str:
@@ -207,6 +214,7 @@ class Runtime:
         """
         self._live.reset()
 
+    @counted
     def rerank(
         self,
         candidates: Sequence[str],
@@ -285,24 +293,15 @@ class Runtime:
         """
         if mode not in MODES:
             raise ConfigError(f"mode: expected one of {MODES}, got {mode!r}")
-        n_lists = len(candidate_lists)
-        all_scores: Sequence[Sequence[float] | None]
-        all_scores = [None] * n_lists if server_scores is None else server_scores
-        if len(all_scores) != n_lists:
-            found = len(all_scores)
-            raise ConfigError(f"server_scores: expected scores for {n_lists} lists, got {found}")
 
         def rank_all(moment: Snapshot | Slates) -> tuple[Ranking, ...]:
-            checked = [
-                Candidates.of(
-                    items,
-                    server_scores=scores,
-                    server_weight=server_weight,
-                    excluded=moment.seen,
-                    table=moment.engine.items,
-                )
-                for items, scores in zip(candidate_lists, all_scores, strict=True)
-            ]
+            checked = check_lists(
+                candidate_lists,
+                server_scores=server_scores,
+                server_weight=server_weight,
+                excluded=moment.seen,
+                table=moment.engine.items,
+            )
             return tuple(moment.rank(candidates, k) for candidates in checked)
 
         if mode == "pointwise":
@@ -391,7 +390,8 @@ class Runtime:
     ) -> SyncReport:
         """Fetch what is newer, verify it, and switch; on any failure all stays as it was.
 
-        Item ids stay here. With a subject, ``user_embedding`` is told, if there is one.
+        Item ids stay here. With a subject, ``user_embedding`` is told, if there is one; with
+        ``report_status``, how it went.
 
         Args:
             target: ``"host:port"`` of a delivery server.
@@ -411,21 +411,22 @@ class Runtime:
             StoreAccessError: The store cannot be written.
         """
         require_libraries("grpc", "tuf", "cryptography", purpose="sync", extras="device")
-        from pocketrec_device.sync import PlanWish, synchronise
-        from pocketrec_device.transport import ServiceClient
+        from pocketrec_device.online import Link, sync_over
+        from pocketrec_device.sync import PlanWish
 
         wish = PlanWish(subject=subject, average_bits=average_bits or 0.0)
         self._refresh_state.attempt()
-        with self._store.writing(), ServiceClient(target, tls=tls, deadline_s=deadline_s) as client:
-            engine, report = synchronise(
-                self._store,
-                client,
-                wish,
-                self._settings,
-                clock=self._clock,
-                guard=self._refuse_if_slow,
-                embed=self._live.embedding_under,
-            )
+        engine, report = sync_over(
+            Link(target=target, tls=tls, deadline_s=deadline_s),
+            self._store,
+            wish,
+            self._settings,
+            clock=self._clock,
+            guard=self._refuse_if_slow,
+            embed=self._live.embedding_under,
+            facts=self._facts,
+            latencies=self._latencies,
+        )
         self._adopt(engine)
         sent = self.user_embedding() if subject else None
         self._refresh_state.succeed(self._live.n_observed, self._live.snapshot().h, sent)

@@ -21,6 +21,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from pocketrec.errors import ConfigError, MalformedArtifactError, StoreError
+from pocketrec_device.floors import (
+    BundleFloors,
+    ItemsFloor,
+    PlanFloor,
+    RaisedFloors,
+    raise_floors,
+    without_bundles,
+)
 
 __all__ = [
     "MAX_KEPT_PAIRS",
@@ -41,7 +49,17 @@ MAX_PLAN_FLOORS = 256
 MAX_KEPT_PAIRS = 64
 """How many pairs besides current and previous; the one that was used longest ago goes first."""
 
-_ADDED_LATER = ("kept", "root_sha256", "items_floor")
+_ADDED_LATER = (
+    "kept",
+    "root_sha256",
+    "items_floor",
+    "raised",
+    "assignment_version",
+    "withdrawn",
+    "token_lifetime_s",
+    "token_ends_at_s",
+    "profile_sha256",
+)
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -67,43 +85,13 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanFloor:
-    """The highest plan version accepted for one model and subject.
-
-    Args:
-        model_digest: Digest of the frozen part, in hex.
-        subject: Whom the plans are for; empty = everybody.
-        version: From 1.
-    """
-
-    model_digest: str
-    subject: str
-    version: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemsFloor:
-    """The newest item table accepted for the model that was installed last.
-
-    Args:
-        model_digest: Digest of the frozen part, in hex.
-        version: Of the item table.
-        sha256: Digest of the item table, in hex.
-    """
-
-    model_digest: str
-    version: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceState:
     """Everything ``state.json`` holds.
 
     Args:
         model: The model line this store follows, e.g. ``"demo"``.
         server: Where the token is from; another server gets another token.
-        device_id: The name that server gave this device.
+        device_id: The name under which that server knows this device.
         token: What authenticates calls to that server. A secret.
         current: What runs now, or None before the first installation.
         previous: What ran before, for ``rollback``.
@@ -117,6 +105,12 @@ class DeviceState:
             room that is needed is taken from them.
         root_sha256: Digest of ``root.json`` in hex; empty = not known.
         items_floor: The newest item table of the model installed last; None = not known.
+        raised: What the last bundles did to the two floors, the oldest first.
+        assignment_version: The highest version of an assignment ever accepted; 0 = none.
+        withdrawn: Digests in hex of the bundles that the last assignment took back.
+        token_lifetime_s: Seconds that the token lives from its registration on.
+        token_ends_at_s: When it ends, by the device's own clock.
+        profile_sha256: What the device told of itself then, as a digest in hex.
     """
 
     model: str
@@ -132,6 +126,12 @@ class DeviceState:
     kept: tuple[Pair, ...] = ()
     root_sha256: str = ""
     items_floor: ItemsFloor | None = None
+    raised: tuple[RaisedFloors, ...] = ()
+    assignment_version: int = 0
+    withdrawn: tuple[str, ...] = ()
+    token_lifetime_s: int = 0
+    token_ends_at_s: int = 0
+    profile_sha256: str = ""
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -164,20 +164,44 @@ class DeviceState:
         if pair == self.current:
             return self
         held_back = self.held_back if self.current and self.current.bundle == pair.bundle else ""
+        accepted = BundleFloors(bundle_version=bundle_version, items=items)
+        raised, floors = raise_floors(self.raised, self._floors, pair.bundle, accepted)
         return replace(
             self._led_by(pair),
-            bundle_version=max(self.bundle_version, bundle_version),
+            bundle_version=floors.bundle_version,
             held_back=held_back,
-            items_floor=self._higher(items),
+            items_floor=floors.items,
+            raised=raised,
         )
 
-    def _higher(self, items: ItemsFloor | None) -> ItemsFloor | None:
-        """Return what is the floor of item tables from now on."""
-        floor = self.items_floor
-        if items is None or floor is None:
-            return items or floor
-        is_lower = items.model_digest == floor.model_digest and items.version < floor.version
-        return floor if is_lower else items
+    def assigned(self, version: int, withdrawn: tuple[str, ...], issued_at_s: int) -> DeviceState:
+        """Return a state that accepts no older assignment any more.
+
+        Args:
+            version: Of the assignment that was accepted.
+            withdrawn: Digests in hex of the bundles that it takes back.
+            issued_at_s: When it was signed, Unix seconds.
+        """
+        return replace(
+            self,
+            assignment_version=max(self.assignment_version, version),
+            withdrawn=withdrawn,
+            time_floor_s=max(self.time_floor_s, issued_at_s),
+        )
+
+    def without_withdrawn(self) -> DeviceState:
+        """Return a state whose floors are as if what was taken back had never been accepted."""
+        raised, floors = without_bundles(self.raised, self._floors, self.withdrawn)
+        return replace(
+            self,
+            raised=raised,
+            bundle_version=floors.bundle_version,
+            items_floor=floors.items,
+        )
+
+    @property
+    def _floors(self) -> BundleFloors:
+        return BundleFloors(bundle_version=self.bundle_version, items=self.items_floor)
 
     def rolled_back(self, bundle: str = "") -> DeviceState:
         """Return a state in which an older pair runs; the bundle left stays until a newer one.
@@ -186,9 +210,10 @@ class DeviceState:
             bundle: Digest in hex of the bundle to go back to; empty = the previous pair.
 
         Raises:
-            StoreError: There is no such pair.
+            StoreError: There is no such pair, or its bundle was taken back.
         """
-        older = [pair for pair in self.pairs[1:] if bundle in {"", pair.bundle}]
+        wanted = [pair for pair in self.pairs[1:] if bundle in {"", pair.bundle}]
+        older = [pair for pair in wanted if pair.bundle not in self.withdrawn]
         if self.current is None or not older:
             which = f"pair with bundle {bundle}" if bundle else "previous pair"
             raise StoreError(f"there is no {which} to roll back to; nothing was changed")
@@ -238,7 +263,9 @@ def _from_json(body: dict[str, Any], *, checksum: str) -> DeviceState:
     floors = tuple(PlanFloor(**floor) for floor in body.pop("plan_floors"))
     current, previous = body.pop("current"), body.pop("previous")
     kept = tuple(Pair(**pair) for pair in body.pop("kept", ()))
-    items = body.pop("items_floor", None)
+    items = _items_from_json(body.pop("items_floor", None))
+    raised = tuple(_raised_from_json(**entry) for entry in body.pop("raised", ()))
+    withdrawn = tuple(body.pop("withdrawn", ()))
     known = {field.name for field in fields(DeviceState)}
     return DeviceState(
         **{name: value for name, value in body.items() if name in known},
@@ -246,7 +273,21 @@ def _from_json(body: dict[str, Any], *, checksum: str) -> DeviceState:
         current=None if current is None else Pair(**current),
         previous=None if previous is None else Pair(**previous),
         kept=kept,
-        items_floor=None if items is None else ItemsFloor(**items),
+        items_floor=items,
+        raised=raised,
+        withdrawn=withdrawn,
+    )
+
+
+def _items_from_json(items: dict[str, Any] | None) -> ItemsFloor | None:
+    return None if items is None else ItemsFloor(**items)
+
+
+def _raised_from_json(
+    *, items: dict[str, Any] | None, items_before: dict[str, Any] | None, **entry: Any
+) -> RaisedFloors:
+    return RaisedFloors(
+        items=_items_from_json(items), items_before=_items_from_json(items_before), **entry
     )
 
 

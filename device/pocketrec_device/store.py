@@ -7,6 +7,7 @@
       state.json            what runs now and before, floors, token (state.py)
       state.backup.json     the same content, written before it; read if state.json is damaged
       root.json             the TUF root of trust the app was shipped with
+      device.key            who this device is (device_key.py); made when it first registers
       bundles/<digest>/     manifest.pb and parts/<sha256>; complete once manifest.pb is there
       plans/<sha256>.plan
       downloads/<sha256>.part     parts on their way, resumed by length
@@ -31,6 +32,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pocketrec.errors import ConfigError, IntegrityError, MalformedArtifactError, StoreError
 from pocketrec.files import SYSTEM_DISK, Disk, make_folders, write_atomically
@@ -42,6 +44,9 @@ from pocketrec_device.store_access import access_error, check_room, store_access
 from pocketrec_device.updater import check_root
 from pocketrec_quantization.bundle import MANIFEST_FILE, PARTS_FOLDER, BundleFolder
 from pocketrec_quantization.checks import check_name
+
+if TYPE_CHECKING:
+    from pocketrec.signing import SigningKey
 
 __all__ = ["ROOM_MARGIN_BYTES", "Store"]
 
@@ -185,6 +190,16 @@ class Store:
                     "Runtime.create, or --root and --model to the command"
                 )
             return self._root_path.read_bytes()
+
+    def device_key(self) -> SigningKey:
+        """Return the key that is this device's identity, made now if it has none; lock held.
+
+        Raises:
+            OSError: It cannot be read or written.
+        """
+        from pocketrec_device.device_key import obtain_device_key
+
+        return obtain_device_key(self.path / "device.key", self._write)
 
     def open_bundle(self, digest: str) -> BundleFolder:
         """Return an installed bundle; its parts are verified as they are read.

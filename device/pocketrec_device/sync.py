@@ -3,10 +3,11 @@
 
 In this order, each step only after the one before it succeeded:
 
-* register, unless this server gave us a token before;
+* register, unless this server gave us a token that still has time left;
 * TUF refresh: root, timestamp, snapshot, targets;
-* ``<model>/manifest.pb``, then, if there is room for all that is missing, every part of
-  it, each resumed where it broke;
+* the assignment, if the server has one: which of the published bundles to run;
+* the manifest of that bundle, otherwise ``<model>/manifest.pb``, then, if there is room for all
+  that is missing, every part of it, each resumed where it broke;
 * ``director.json``, then a plan for this model and subject, by the user embedding if there
   is one: item ids do not come as far as this module;
 * health check, switch, clean up.
@@ -17,8 +18,6 @@ does not fetch it again.
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -32,10 +31,14 @@ from pocketrec.errors import (
     IntegrityError,
     RejectedError,
 )
+from pocketrec_device.assignments import AssignmentRules, accept_assignment, assigned_target
 from pocketrec_device.backends import DEFAULT_PLAN_ONLY
 from pocketrec_device.engine import Engine, EngineSettings
 from pocketrec_device.extraction import CodedEmbedding
+from pocketrec_device.facts import DeviceFacts, device_profile
 from pocketrec_device.install import Guard, accepted_bundles, held_plan, kept_plan, switch
+from pocketrec_device.registration import forget_token, registered
+from pocketrec_device.reporting import UpdateAttempt
 from pocketrec_device.status import SyncReport
 from pocketrec_device.transport import PlanRequest, ServiceClient
 from pocketrec_device.tuf_client import PublishedTargets, TrustedTargets
@@ -50,13 +53,13 @@ from pocketrec_device.updater import (
     is_expired,
     read_director_keys,
 )
-from pocketrec_proto.v1.device_service_pb2 import DeviceProfile
 from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder, Manifest, PartInfo
 from pocketrec_quantization.checks import check_text
 from pocketrec_quantization.limits import MAX_MANIFEST_BYTES, MAX_SUBJECT_LENGTH
 from pocketrec_quantization.plan import decode_plan
 
 if TYPE_CHECKING:
+    from pocketrec.signing import PublicKey
     from pocketrec_device.state import DeviceState
     from pocketrec_device.store import Store
 
@@ -99,6 +102,8 @@ def synchronise(
     clock: Callable[[], float],
     guard: Guard | None = None,
     embed: Embed | None = None,
+    attempt: UpdateAttempt | None = None,
+    facts: DeviceFacts | None = None,
 ) -> tuple[Engine, SyncReport]:
     """Bring a store up to date and return the engine of what is current now.
 
@@ -110,6 +115,8 @@ def synchronise(
         clock: Unix seconds.
         guard: Asked before a pair that is not the current one goes live.
         embed: Gives the user embedding to send for a subject's plan; None = never any.
+        attempt: Is told what this sync is about, as far as it comes.
+        facts: What the app declares of this device; None = nothing.
 
     Raises:
         IncompatibleArtifactError: A plan is wished for that the backend cannot run.
@@ -125,14 +132,24 @@ def synchronise(
     root = store.root()
     state = store.load()
     had_token = state.server == client.target and bool(state.token)
+    steps = _Sync(
+        store,
+        client,
+        settings,
+        clock,
+        guard=guard,
+        embed=embed,
+        facts=facts,
+        attempt=attempt,
+    )
     try:
-        return _Sync(store, client, settings, clock, guard=guard, embed=embed).run(root, wish)
+        return steps.run(root, wish)
     except RejectedError as exc:
         if exc.code != "UNAUTHENTICATED" or not had_token:
             raise
     # The server has forgotten us: become known again, once.
-    store.save(replace(store.load(), token=""))
-    return _Sync(store, client, settings, clock, guard=guard, embed=embed).run(root, wish)
+    forget_token(store)
+    return steps.run(root, wish)
 
 
 class _Sync:
@@ -147,6 +164,8 @@ class _Sync:
         *,
         guard: Guard | None,
         embed: Embed | None,
+        attempt: UpdateAttempt | None,
+        facts: DeviceFacts | None,
     ) -> None:
         self._store = store
         self._client = client
@@ -154,14 +173,20 @@ class _Sync:
         self._clock = clock
         self._guard = guard
         self._embed = embed
+        self._attempt = attempt or UpdateAttempt()
+        self._keys: tuple[PublicKey, ...] = ()
+        self._profile = device_profile(settings.backend, facts or DeviceFacts())
         self._parts_downloaded = self._parts_reused = 0
         self._bytes_downloaded = self._bytes_resumed = 0
 
     def run(self, root: bytes, wish: PlanWish) -> tuple[Engine, SyncReport]:
-        before = self._registered(self._store.load())
+        before = registered(self._store, self._client, self._profile, clock=self._clock)
         targets = TrustedTargets(self._client, self._store.tuf_folder, root)
-        bundle, is_held_back = self._bundle(targets, before)
-        plan, state = self._plan(targets, bundle, wish, before)
+        target, state = self._due(targets, before)
+        self._attempt.bundle = target.sha256
+        bundle, is_held_back = self._bundle(targets, target, state)
+        self._attempt.is_held_back = is_held_back
+        plan, state = self._plan(targets, bundle, wish, state)
         engine = switch(
             self._store, state, bundle.digest.hex(), plan, self._settings, guard=self._guard
         )
@@ -178,20 +203,41 @@ class _Sync:
             bytes_resumed=self._bytes_resumed,
         )
 
-    def _registered(self, state: DeviceState) -> DeviceState:
-        """Return a state that has a token of this server; the client uses it from now on."""
-        if state.server != self._client.target or not state.token:
-            known = self._client.register(_profile(self._settings.backend))
-            state = replace(
-                state, server=self._client.target, device_id=known.device_id, token=known.token
-            )
-            self._store.save(state)
-        self._client.authenticate(state.token)
-        return state
+    def _due(self, targets: PublishedTargets, state: DeviceState) -> tuple[TargetInfo, DeviceState]:
+        """Return the bundle that is due, and a state without the floors of what was taken back.
 
-    def _bundle(self, targets: PublishedTargets, state: DeviceState) -> tuple[BundleFolder, bool]:
+        That the assignment was accepted is remembered at once; floors are lowered only together
+        with a switch.
+        """
+        running = b"" if state.current is None else bytes.fromhex(state.current.bundle)
+        data = self._client.get_targets(state.model, running)
+        if not data:
+            return _required(targets, f"{state.model}/manifest.pb"), state
+        rules = AssignmentRules(
+            model=state.model,
+            device_id=state.device_id,
+            minimum_version=state.assignment_version,
+            now_s=max(int(self._clock()), state.time_floor_s),
+        )
+        assignment = accept_assignment(data, keys=self._director_keys(targets), rules=rules)
+        target = assigned_target(assignment, targets)
+        withdrawn = tuple(digest.hex() for digest in assignment.withdrawn)
+        assigned = state.assigned(assignment.version, withdrawn, assignment.issued_at_s)
+        if assignment.version > state.assignment_version:
+            self._store.save(assigned)
+        return target, assigned.without_withdrawn()
+
+    def _director_keys(self, targets: PublishedTargets) -> tuple[PublicKey, ...]:
+        """Return the keys that may sign assignments and plans."""
+        if not self._keys:
+            target = _required(targets, "director.json")
+            self._keys = read_director_keys(self._fetch_small(target, _MAX_DIRECTOR_BYTES))
+        return self._keys
+
+    def _bundle(
+        self, targets: PublishedTargets, target: TargetInfo, state: DeviceState
+    ) -> tuple[BundleFolder, bool]:
         """Return the bundle to run, complete in the store, and whether it was held back."""
-        target = _required(targets, f"{state.model}/manifest.pb")
         if state.current is not None and state.held_back == target.sha256:
             return self._store.open_bundle(state.current.bundle), True
         data = self._fetch_small(target, MAX_MANIFEST_BYTES)
@@ -238,8 +284,7 @@ class _Sync:
         """Return the plan to run, and a state that accepts no older one any more."""
         if self._settings.backend in DEFAULT_PLAN_ONLY:
             return bundle.read(DEFAULT_PLAN), state
-        keys_target = _required(targets, "director.json")
-        keys = read_director_keys(self._fetch_small(keys_target, _MAX_DIRECTOR_BYTES))
+        keys = self._director_keys(targets)
         now_s = max(int(self._clock()), state.time_floor_s)
         floor = state.plan_floor(bundle.model_digest, wish.subject)
         held = held_plan(self._store, state, bundle, wish.subject) or kept_plan(
@@ -307,12 +352,3 @@ def _refuse_vain_wish(wish: PlanWish, backend: str) -> None:
             f"the backend {backend!r} runs the default plan only; sync without a subject and "
             "average_bits, or use backend='onnxruntime'"
         )
-
-
-def _profile(backend: str) -> DeviceProfile:
-    """Describe this device: what computes and on which system, nothing about its user."""
-    try:
-        version = importlib.metadata.version(backend)
-    except importlib.metadata.PackageNotFoundError:
-        version = "unknown"
-    return DeviceProfile(backend=f"{backend} {version}", os=platform.system())

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -26,11 +26,15 @@ from pocketrec.errors import (
     ServiceError,
     ServiceUnavailableError,
 )
+from pocketrec.registration import device_id_of, registration_message
+from pocketrec_device.latency_counter import LATENCY_BOUNDS_US
 from pocketrec_proto.v1 import device_service_pb2 as messages
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
 
 if TYPE_CHECKING:
+    from pocketrec.signing import SigningKey
     from pocketrec_device.extraction import CodedEmbedding
+    from pocketrec_device.reporting import StatusReport
     from pocketrec_device.tls import Tls
 
 __all__ = [
@@ -64,12 +68,15 @@ STATUS_ERRORS: Mapping[grpc.StatusCode, type[ServiceError]] = {
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _MAX_MESSAGE_BYTES = 6 * 2**20  # the largest TUF metadata file is 5 MB
 _SERVICE = "pocketrec.v1.DeviceService"
+_NO_ROLLOUTS = ("UNIMPLEMENTED", "NOT_FOUND")
 _RETRIES = {
     "methodConfig": [
         {
             "name": [
+                {"service": _SERVICE, "method": "GetChallenge"},
                 {"service": _SERVICE, "method": "GetMetadata"},
                 {"service": _SERVICE, "method": "GetPlan"},
+                {"service": _SERVICE, "method": "GetTargets"},
             ],
             "retryPolicy": {
                 "maxAttempts": 3,
@@ -88,12 +95,14 @@ class Registration:
     """How a server knows this device from now on.
 
     Args:
-        device_id: The name the server gave it.
+        device_id: The name that follows from its key.
         token: What authenticates later calls. A secret.
+        lifetime_s: Seconds from the registration until the token ends.
     """
 
     device_id: str
-    token: str
+    token: str = field(repr=False)
+    lifetime_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,16 +162,33 @@ class ServiceClient:
         """Send ``token`` with every later call."""
         self._metadata = (("authorization", f"Bearer {token}"),)
 
-    def register(self, profile: messages.DeviceProfile) -> Registration:
-        """Make the device known to the server.
+    def register(self, profile: messages.DeviceProfile, key: SigningKey) -> Registration:
+        """Make the device known to the server: it asks for a challenge, and signs it.
+
+        Args:
+            profile: What to tell of the device.
+            key: Who it is; only signatures and the public half leave the device.
 
         Raises:
-            ServiceError: The call failed.
+            ServiceError: A call failed; code ``PERMISSION_DENIED`` when it was revoked.
         """
-        request = messages.RegisterRequest(profile=profile)
+        public_key = key.public.raw
+        wish = messages.GetChallengeRequest(public_key=public_key)
+        with self._translated("GetChallenge"):
+            challenge = self._stub.GetChallenge(wish, timeout=self._deadline_s).challenge
+        request = messages.RegisterRequest(
+            profile=profile,
+            public_key=public_key,
+            challenge=challenge,
+            signature=key.sign(registration_message(public_key, challenge)),
+        )
         with self._translated("Register"):
             response = self._stub.Register(request, timeout=self._deadline_s)
-        return Registration(device_id=response.device_id, token=response.token)
+        return Registration(
+            device_id=device_id_of(public_key),
+            token=response.token,
+            lifetime_s=response.lifetime_s,
+        )
 
     def get_metadata(self, filename: str) -> bytes:
         """Return one TUF metadata file, unverified.
@@ -219,6 +245,49 @@ class ServiceClient:
                 message, timeout=self._deadline_s, metadata=self._metadata
             )
         return bytes(response.plan)
+
+    def get_targets(self, model_name: str, bundle_digest: bytes) -> bytes:
+        """Return an assignment container, unverified; empty when the current bundle is due.
+
+        Args:
+            model_name: The model line.
+            bundle_digest: 32 bytes, of the bundle that runs; empty = none.
+
+        Raises:
+            RejectedError: The server refused, and knows the call.
+            ServiceError: The call failed.
+        """
+        request = messages.GetTargetsRequest(model_name=model_name, bundle_digest=bundle_digest)
+        try:
+            with self._translated("GetTargets"):
+                response = self._stub.GetTargets(
+                    request, timeout=self._deadline_s, metadata=self._metadata
+                )
+        except RejectedError as exc:
+            if exc.code in _NO_ROLLOUTS:
+                return b""
+            raise
+        return bytes(response.assignment)
+
+    def report_status(self, report: StatusReport) -> None:
+        """Tell the server what runs, and how an update went.
+
+        Raises:
+            ServiceError: The call failed.
+        """
+        message = messages.ReportStatusRequest(
+            model_name=report.model_name,
+            bundle_digest=bytes.fromhex(report.bundle),
+            attempted_bundle_digest=bytes.fromhex(report.attempted),
+            plan_version=report.plan_version,
+            outcome=messages.UpdateOutcome.Value(f"UPDATE_OUTCOME_{report.outcome}"),
+            error=report.error,
+        )
+        if report.latency_counts:
+            message.rerank_latency.bounds_us.extend(LATENCY_BOUNDS_US)
+            message.rerank_latency.counts.extend(report.latency_counts)
+        with self._translated("ReportStatus"):
+            self._stub.ReportStatus(message, timeout=self._deadline_s, metadata=self._metadata)
 
     def _fetch_once(self, target_path: str, offset_bytes: int) -> Iterator[bytes]:
         request = messages.FetchChunkRequest(target_path=target_path, offset_bytes=offset_bytes)

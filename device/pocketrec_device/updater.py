@@ -32,7 +32,7 @@ from pocketrec.errors import (
     RollbackError,
 )
 from pocketrec.signing import SIGNATURE_BYTES, PublicKey
-from pocketrec_device.state import ItemsFloor
+from pocketrec_device.floors import ItemsFloor
 from pocketrec_quantization.bundle import FROZEN, ITEMS, Manifest, PartInfo, decode_manifest
 from pocketrec_quantization.limits import MAX_PLAN_BYTES
 from pocketrec_quantization.plan import Plan, check_applies, decode_plan
@@ -52,6 +52,7 @@ __all__ = [
     "is_expired",
     "items_of",
     "read_director_keys",
+    "signer_of",
 ]
 
 _MAX_DIRECTOR_KEYS = 16
@@ -247,7 +248,7 @@ def accept_plan(data: bytes, *, keys: Sequence[PublicKey], rules: PlanRules) -> 
         RollbackError: Older than one accepted before.
         ExpiredArtifactError: Past its expiry.
     """
-    key = _signer(data, keys)
+    key = signer_of(data, keys, what="plan", maximum_bytes=MAX_PLAN_BYTES)
     plan = decode_plan(data)
     if plan.key_id != key.key_id:
         raise IntegrityError(
@@ -278,11 +279,23 @@ def is_expired(plan: Plan, now_s: int) -> bool:
     return 0 < plan.expires_at_s <= now_s
 
 
-def _signer(data: bytes, keys: Sequence[PublicKey]) -> PublicKey:
-    """Find who signed a container; the bytes are not parsed for it."""
-    if not SIGNATURE_BYTES < len(data) <= MAX_PLAN_BYTES:
+def signer_of(
+    data: bytes, keys: Sequence[PublicKey], *, what: str, maximum_bytes: int
+) -> PublicKey:
+    """Return the key that signed a container; the bytes are not parsed for it.
+
+    Args:
+        data: A container whose last 64 bytes are the signature.
+        keys: Keys that may sign.
+        what: The container, for the message.
+        maximum_bytes: The longest that one can be.
+
+    Raises:
+        IntegrityError: No key signed these bytes.
+    """
+    if not SIGNATURE_BYTES < len(data) <= maximum_bytes:
         raise IntegrityError(
-            f"expected a signed plan of at most {MAX_PLAN_BYTES} bytes, got {len(data)} bytes"
+            f"expected a signed {what} of at most {maximum_bytes} bytes, got {len(data)} bytes"
         )
     for key in keys:
         try:
@@ -291,6 +304,6 @@ def _signer(data: bytes, keys: Sequence[PublicKey]) -> PublicKey:
             continue
         return key
     raise IntegrityError(
-        f"the plan is signed by none of the {len(keys)} director keys; "
+        f"the {what} is signed by none of the {len(keys)} director keys; "
         "it was damaged on the way, or made by someone else"
     )

@@ -37,7 +37,7 @@ PYTHON_CODE
 profile_extras() {
   case "$1" in
     demo) echo "cloud,device" ;;
-    test) echo "cloud,device,executorch,baselines,plots,s3,dev" ;;
+    test) echo "cloud,device,executorch,baselines,plots,s3,tracing,dev" ;;
     *) echo "error: unknown profile $1, expected demo or test" >&2; return 1 ;;
   esac
 }

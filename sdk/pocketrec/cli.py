@@ -70,6 +70,13 @@ SUMMARIES = {
     "plan.show": "Show a plan as a table, as JSON or as a picture.",
     "planner": "Train what makes personal plans.",
     "planner.train": "Train a personal planner for a backbone.",
+    "rollout": "Give a bundle or plan settings to devices by and by, or take it back.",
+    "rollout.abort": "Take a rollout back from every device.",
+    "rollout.list": "List rollouts.",
+    "rollout.pause": "Let a rollout neither go on nor stop.",
+    "rollout.resume": "Let a paused rollout go on.",
+    "rollout.start": "Give a bundle or plan settings to a growing share of devices.",
+    "rollout.status": "Show a rollout's stages, and what devices say of it.",
     "serve": "Serve bundles and plans to devices over gRPC.",
     "train": "Train a backbone on interactions.",
 }

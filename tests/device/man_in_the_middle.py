@@ -15,12 +15,14 @@ from pocketrec_proto.v1 import device_service_pb2 as pb
 __all__ = ["ManInTheMiddle"]
 
 _ANSWERS: dict[str, type[Message]] = {
+    "GetChallenge": pb.GetChallengeResponse,
     "Register": pb.RegisterResponse,
     "GetMetadata": pb.GetMetadataResponse,
     "FetchChunk": pb.FetchChunkResponse,
     "GetPlan": pb.GetPlanResponse,
 }
 _REQUESTS: dict[str, type[Message]] = {
+    "GetChallenge": pb.GetChallengeRequest,
     "Register": pb.RegisterRequest,
     "GetMetadata": pb.GetMetadataRequest,
     "FetchChunk": pb.FetchChunkRequest,

@@ -35,9 +35,9 @@ class OfflineService:
     target: str = "offline:1"
     fetched_bytes: int = 0
 
-    def register(self, profile: DeviceProfile) -> Registration:
+    def register(self, profile: DeviceProfile, key: SigningKey) -> Registration:
         """See ``ServiceClient.register``."""
-        return Registration(device_id="device", token="token")
+        return Registration(device_id="device", token="token", lifetime_s=3600)
 
     def authenticate(self, token: str) -> None:
         """See ``ServiceClient.authenticate``."""

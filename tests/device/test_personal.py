@@ -14,6 +14,7 @@ from tests.device.conftest import CONFIG, Deployment, tiny_items, tiny_model, wr
 from tests.device.man_in_the_middle import ManInTheMiddle
 
 from pocketrec.errors import HealthCheckError, IncompatibleArtifactError, RejectedError
+from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.onnx_graphs import write_extract_graph
 from pocketrec_device import Runtime
@@ -317,7 +318,8 @@ class TestRefusals:
     def client(self, middle: ManInTheMiddle) -> Iterator[ServiceClient]:
         """A registered client that sends what it likes."""
         with ServiceClient(middle.target, tls=None, deadline_s=20) as client:
-            client.authenticate(client.register(pb.DeviceProfile()).token)
+            known = client.register(pb.DeviceProfile(), SigningKey.generate())
+            client.authenticate(known.token)
             yield client
 
     @pytest.fixture

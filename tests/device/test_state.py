@@ -42,6 +42,9 @@ states = st.builds(
     held_back=st.just("") | digests,
     kept=st.lists(st.builds(Pair, bundle=digests, plan=digests), max_size=3).map(tuple),
     root_sha256=st.just("") | digests,
+    token_lifetime_s=st.integers(0, 2**32),
+    token_ends_at_s=st.integers(-(2**40), 2**40),
+    profile_sha256=st.just("") | digests,
 )
 
 

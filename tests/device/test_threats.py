@@ -72,7 +72,7 @@ class TestNetwork:
         """Nobody listens."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-        with unharmed(device, ServiceUnavailableError, "Register at 127.0.0.1") as caught:
+        with unharmed(device, ServiceUnavailableError, "GetChallenge at 127.0.0.1") as caught:
             device.sync(f"127.0.0.1:{port}")
 
         assert caught.value.retryable

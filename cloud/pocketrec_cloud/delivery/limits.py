@@ -19,8 +19,6 @@ class Limits:
     """Bounds on what callers may do.
 
     Args:
-        profile_chars: Of each text in a device's profile.
-        profile_tags: How many tags a device may have.
         chunk_bytes: Of a download.
         challenges_per_minute: Of one address.
         registrations_per_minute: Of one address.
@@ -33,8 +31,6 @@ class Limits:
             lives longer than 30 days.
     """
 
-    profile_chars: int = 128
-    profile_tags: int = 16
     chunk_bytes: int = 512 * 1024
     challenges_per_minute: int = 60
     registrations_per_minute: int = 30

@@ -88,8 +88,12 @@ def start_rollout(
             code=_PRECONDITION,
         )
     if stored.rollout_id == rollout.rollout_id:
-        details = {"model": stored.model_name, "bundle": stored.bundle_digest.hex()}
-        details |= {"cohort": stored.cohort, "stages_percent": stored.stages_percent}
+        details = {
+            "model": stored.model_name,
+            "bundle": stored.bundle_digest.hex(),
+            "cohort": stored.cohort,
+            "stages_percent": stored.stages_percent,
+        }
         write_audit(service, admin.name, "StartRollout", stored.rollout_id, details)
     return _message(service, stored)
 

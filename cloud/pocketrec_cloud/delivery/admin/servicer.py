@@ -14,6 +14,7 @@ from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.admin import rollouts
 from pocketrec_cloud.delivery.admin.audit import list_audit_log
 from pocketrec_cloud.delivery.admin.devices import list_devices, revoke_device
+from pocketrec_cloud.delivery.admin.pushes import cancel_push, list_pushes, push_plan
 from pocketrec_cloud.delivery.admin.publishing import get_publication, publish_bundle, receive
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
 from pocketrec_cloud.delivery.inbox import open_inbox
@@ -86,6 +87,22 @@ class AdminServicer(AdminServiceServicer):
     ) -> pb.ListAuditLogResponse:
         """List what was done."""
         return await self._call(list_audit_log, request, context, role=AdminRole.VIEWER)
+
+    async def PushPlan(self, request: pb.PushPlanRequest, context: Context) -> pb.PushPlanResponse:
+        """Let plans of an audience be like this from now on."""
+        return await self._call(push_plan, request, context, role=AdminRole.OPERATOR)
+
+    async def CancelPush(
+        self, request: pb.CancelPushRequest, context: Context
+    ) -> pb.CancelPushResponse:
+        """Take a push back."""
+        return await self._call(cancel_push, request, context, role=AdminRole.OPERATOR)
+
+    async def ListPushes(
+        self, request: pb.ListPushesRequest, context: Context
+    ) -> pb.ListPushesResponse:
+        """List the pushes that hold."""
+        return await self._call(list_pushes, request, context, role=AdminRole.VIEWER)
 
     async def StartRollout(self, request: pb.StartRolloutRequest, context: Context) -> pb.Rollout:
         """Let the first stage of a rollout begin."""

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 
-from pocketrec.errors import ConfigError, IntegrityError, RejectedError
-from pocketrec.registration import device_id_of, registration_message
+from pocketrec.errors import IntegrityError, RejectedError
+from pocketrec.registration import check_facts, device_id_of, registration_message
 from pocketrec.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey
 from pocketrec_cloud.delivery.identity.challenges import CHALLENGE_BYTES
 from pocketrec_cloud.delivery.identity.service import IdentityService
@@ -16,11 +15,10 @@ from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.records import DeviceRecord
 from pocketrec_cloud.delivery.refusals import blaming_the_caller
 from pocketrec_proto.v1 import device_service_pb2 as pb
-from pocketrec_quantization.checks import check_integer, check_text
+from pocketrec_quantization.checks import check_integer
 
 __all__ = ["get_challenge", "register"]
 
-_LOCALE = re.compile(r"(?:[A-Za-z0-9]{1,8}(?:-[A-Za-z0-9]{1,8})*)?")
 _TOKEN_BYTES = 32
 
 
@@ -67,7 +65,7 @@ def register(
         raise RejectedError(
             "too many registrations; try again in a minute", code="RESOURCE_EXHAUSTED"
         )
-    _check_request(request, service.limits)
+    _check_request(request)
     now_s = service.clock()
     challenge = service.challenger.check(request.challenge, request.public_key, now_s)
     _check_signature(request)
@@ -108,26 +106,20 @@ def _device(
     )
 
 
-def _check_request(request: pb.RegisterRequest, limits: Limits) -> None:
+def _check_request(request: pb.RegisterRequest) -> None:
     _check_length(request.public_key, PUBLIC_KEY_BYTES, field="public_key")
     _check_length(request.challenge, CHALLENGE_BYTES, field="challenge")
     _check_length(request.signature, SIGNATURE_BYTES, field="signature")
+    profile = request.profile
     with blaming_the_caller():
-        _check_profile(request.profile, limits)
-
-
-def _check_profile(profile: pb.DeviceProfile, limits: Limits) -> None:
-    for name in ("backend", "app_version", "os", "locale"):
-        check_text(getattr(profile, name), field=name, maximum=limits.profile_chars)
-    check_integer(profile.ram_bytes, field="ram_bytes")
-    if not _LOCALE.fullmatch(profile.locale):
-        raise ConfigError(f"locale: expected a tag such as 'de-AT', got {profile.locale!r}")
-    if len(profile.tags) > limits.profile_tags:
-        raise ConfigError(f"tags: expected at most {limits.profile_tags}, got {len(profile.tags)}")
-    for tag in profile.tags:
-        check_text(tag, field="tags", maximum=limits.profile_chars)
-        if not tag:
-            raise ConfigError("tags: expected texts that are not empty")
+        check_integer(profile.ram_bytes, field="ram_bytes")
+        check_facts(
+            backend=profile.backend,
+            app_version=profile.app_version,
+            os=profile.os,
+            locale=profile.locale,
+            tags=profile.tags,
+        )
 
 
 def _check_length(value: bytes, n_bytes: int, *, field: str) -> None:

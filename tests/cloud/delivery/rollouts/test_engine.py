@@ -39,7 +39,7 @@ events = st.lists(
 )
 
 
-def said(**stage_0: int) -> Outcomes:
+def said(**stage_0: int) -> dict[int, Mapping[Outcome, int]]:
     """Outcomes of the first stage, by name."""
     return {0: {Outcome(name): n for name, n in stage_0.items()}}
 

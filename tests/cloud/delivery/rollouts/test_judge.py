@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from tests.cloud.delivery.rollouts.records import NOW_S, make_rollout
 
@@ -9,6 +10,17 @@ from pocketrec_cloud.delivery.records import Outcome, RolloutRecord, RolloutStat
 from pocketrec_cloud.delivery.rollouts.judge import judge, judge_all
 from pocketrec_cloud.delivery.store_protocols import Change
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Always tells the same time."""
+
+    now_s: int
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now_s
 
 
 def store_with(rollout: RolloutRecord, outcome: Outcome, n: int) -> MemoryStore:
@@ -28,7 +40,7 @@ class TestJudge:
         listener = store.listen()
         listener.wait(0)
 
-        judge(store, rollout, lambda: NOW_S)
+        judge(store, rollout, Clock(NOW_S))
 
         stopped = store.find_rollout("r-1")
         assert stopped is not None
@@ -50,7 +62,7 @@ class TestJudge:
         store = store_with(rollout, Outcome.INSTALLED, 5)
 
         for _ in range(2):
-            judge(store, rollout, lambda: NOW_S + 60)
+            judge(store, rollout, Clock(NOW_S + 60))
 
         after = store.find_rollout("r-1")
         assert after is not None
@@ -61,7 +73,7 @@ class TestJudge:
         """Where nothing follows, nothing is written."""
         store = store_with(make_rollout(), Outcome.INSTALLED, 4)
 
-        judge_all(store, lambda: NOW_S + 60)
+        judge_all(store, Clock(NOW_S + 60))
 
         assert store.find_rollout("r-1") == make_rollout()
         assert store.list_audit(after=0, limit=10) == []
@@ -74,8 +86,9 @@ class TestJudge:
                 device = f"device-{stage}-{number}"
                 store.put_outcome("r-1", device, stage=stage, outcome=Outcome.INSTALLED)
 
-        for minute in range(1, 5):
-            judge_all(store, lambda minute=minute: NOW_S + 60 * minute)
+        times = iter([NOW_S + 60, NOW_S + 120, NOW_S + 180])
+        for _ in range(3):
+            judge_all(store, Clock(next(times)))
 
         finished = store.find_rollout("r-1")
         assert finished is not None
