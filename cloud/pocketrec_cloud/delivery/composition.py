@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketrec.errors import ConfigError
+from pocketrec_cloud.delivery.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.admin.service import AdminService
-from pocketrec_cloud.delivery.artifacts import open_artifacts
+from pocketrec_cloud.delivery.artifacts import is_bucket_url, open_artifacts
 from pocketrec_cloud.delivery.director import Director
 from pocketrec_cloud.delivery.handlers import DeliveryService
-from pocketrec_cloud.delivery.identity.service import IdentityService
+from pocketrec_cloud.delivery.identity.service import IdentityService, RecallSession
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.layout import DATABASE_FILE
 from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_cloud.delivery.operations.metrics import Metrics
+from pocketrec_cloud.delivery.operations.stores import watch_store
 from pocketrec_cloud.delivery.plan_rules import FirstRule
 from pocketrec_cloud.delivery.publication import PublicationCache
 from pocketrec_cloud.delivery.push.desk import PushDesk
@@ -28,6 +31,7 @@ from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
 from pocketrec_cloud.delivery.server_config import ServerConfig
 from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
+from pocketrec_cloud.delivery.stores.opening import open_store
 
 __all__ = ["ServerParts", "build_parts", "build_service", "open_storage"]
 
@@ -57,7 +61,11 @@ class ServerParts:
 
 
 def build_parts(
-    config: ServerConfig, clock: Callable[[], float], *, database: DeliveryStore | None = None
+    config: ServerConfig,
+    clock: Callable[[], float],
+    *,
+    database: DeliveryStore | None = None,
+    metrics: Metrics | None = None,
 ) -> ServerParts:
     """Put together what a server process works on.
 
@@ -65,14 +73,17 @@ def build_parts(
         config: How to serve.
         clock: Unix seconds.
         database: What to remember in; None opens the one that ``config`` names.
+        metrics: Counts; None = nobody does.
 
     Raises:
         ConfigError: A key is absent.
         StoreError: The store has no repository, or its database cannot be used.
         ArtifactError: The store's metadata is damaged.
     """
-    keys = KeyFolder(config.keys)
+    keys, metrics = KeyFolder(config.keys), metrics or Metrics()
     storage = open_storage(config, database)
+    watched = watch_store(storage.database, metrics.storing)
+    storage = Storage(artifacts=storage.artifacts, database=watched)
     artifacts, store = storage.artifacts, storage.database
     publication = PublicationCache(artifacts)
     publication.current()
@@ -88,7 +99,13 @@ def build_parts(
         publication=publication,
         store=store,
         director=Director(
-            models=models, store=store, key=key, clock=clock, policy=config.policy, rules=rules
+            models=models,
+            store=store,
+            key=key,
+            clock=clock,
+            policy=config.policy,
+            rules=rules,
+            tell=metrics.plans_issued,
         ),
         limits=config.limits,
         identity=IdentityService.of(
@@ -110,6 +127,8 @@ def build_parts(
     admin = AdminService(
         store=store,
         clock=clock,
+        publishing=PublishingDesk(storage=storage, keys=config.keys),
+        publishing=PublishingDesk(storage=storage, keys=config.keys),
         pushes=PushDesk(
             models=models,
             orders=orders,
@@ -119,3 +138,49 @@ def build_parts(
         model_lines=model_lines,
     )
     return ServerParts(storage=storage, device=device, admin=admin, orders=orders, hub=hub)
+
+
+def build_service(
+    config: ServerConfig, clock: Callable[[], float], *, database: DeliveryStore | None = None
+) -> tuple[DeliveryStore, DeliveryService]:
+    """Put together what the handlers for devices work on; see :func:`build_parts`.
+
+    Returns:
+        The database, for the caller to close, and the service on top of it.
+
+    Raises:
+        ConfigError: A key is absent.
+        StoreError: The store has no repository, or its database cannot be used.
+        ArtifactError: The store's metadata is damaged.
+    """
+    parts = build_parts(config, clock, database=database)
+    return parts.storage.database, parts.device
+
+
+def open_storage(config: ServerConfig, database: DeliveryStore | None = None) -> Storage:
+    """Open what is published, and the database.
+
+    Args:
+        config: Names both.
+        database: What to remember in; None opens the one that ``config`` names.
+
+    Raises:
+        ConfigError: The database's URL cannot be understood, or the bucket's.
+        StoreError: The database cannot be used.
+    """
+    artifacts = open_artifacts(config.store)
+    return Storage(artifacts=artifacts, database=database or open_store(_database_of(config)))
+
+
+def _database_of(config: ServerConfig) -> str | Path:
+    if config.database:
+        return config.database
+    if is_bucket_url(config.store):
+        raise ConfigError("expected --database URL with a store in a bucket")
+    return Path(config.store) / DATABASE_FILE
+
+
+def _recall_session_of(store: DeliveryStore) -> RecallSession:
+    """Return what a store has in memory of sessions, if it keeps any."""
+    recall: RecallSession = getattr(store, "recall_session", lambda _: None)
+    return recall
