@@ -128,7 +128,6 @@ def build_parts(
         store=store,
         clock=clock,
         publishing=PublishingDesk(storage=storage, keys=config.keys),
-        publishing=PublishingDesk(storage=storage, keys=config.keys),
         pushes=PushDesk(
             models=models,
             orders=orders,

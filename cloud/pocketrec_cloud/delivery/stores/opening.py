@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-<<<<<<< HEAD
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
 
@@ -77,15 +76,3 @@ def parse_database(database: str | Path) -> Path | PostgresAddress:
     if url.drivername == "sqlite" and url.database and not url.host:
         return Path(url.database)
     raise ConfigError(_EXPECTED)
-=======
-from pocketrec_cloud.delivery.store_protocols import DeliveryStore
-from pocketrec_cloud.delivery.stores.memory import MemoryStore
-
-__all__ = ["open_store"]
-
-
-def open_store(database: str | Path) -> DeliveryStore:
-    """Open a store."""
-    del database
-    return MemoryStore()
->>>>>>> push
