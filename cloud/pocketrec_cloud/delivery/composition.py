@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketrec.errors import ConfigError
+from pocketrec_cloud.delivery.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.admin.service import AdminService
-from pocketrec_cloud.delivery.artifacts import open_artifacts
+from pocketrec_cloud.delivery.artifacts import is_bucket_url, open_artifacts
 from pocketrec_cloud.delivery.director import Director
 from pocketrec_cloud.delivery.handlers import DeliveryService
-from pocketrec_cloud.delivery.identity.service import IdentityService
+from pocketrec_cloud.delivery.identity.service import IdentityService, RecallSession
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.layout import DATABASE_FILE
 from pocketrec_cloud.delivery.models import ModelCatalogue
@@ -28,6 +29,7 @@ from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
 from pocketrec_cloud.delivery.server_config import ServerConfig
 from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
+from pocketrec_cloud.delivery.stores.opening import open_store
 
 __all__ = ["ServerParts", "build_parts", "build_service", "open_storage"]
 
@@ -110,6 +112,7 @@ def build_parts(
     admin = AdminService(
         store=store,
         clock=clock,
+        publishing=PublishingDesk(storage=storage, keys=config.keys),
         pushes=PushDesk(
             models=models,
             orders=orders,
@@ -119,3 +122,49 @@ def build_parts(
         model_lines=model_lines,
     )
     return ServerParts(storage=storage, device=device, admin=admin, orders=orders, hub=hub)
+
+
+def build_service(
+    config: ServerConfig, clock: Callable[[], float], *, database: DeliveryStore | None = None
+) -> tuple[DeliveryStore, DeliveryService]:
+    """Put together what the handlers for devices work on; see :func:`build_parts`.
+
+    Returns:
+        The database, for the caller to close, and the service on top of it.
+
+    Raises:
+        ConfigError: A key is absent.
+        StoreError: The store has no repository, or its database cannot be used.
+        ArtifactError: The store's metadata is damaged.
+    """
+    parts = build_parts(config, clock, database=database)
+    return parts.storage.database, parts.device
+
+
+def open_storage(config: ServerConfig, database: DeliveryStore | None = None) -> Storage:
+    """Open what is published, and the database.
+
+    Args:
+        config: Names both.
+        database: What to remember in; None opens the one that ``config`` names.
+
+    Raises:
+        ConfigError: The database's URL cannot be understood, or the bucket's.
+        StoreError: The database cannot be used.
+    """
+    artifacts = open_artifacts(config.store)
+    return Storage(artifacts=artifacts, database=database or open_store(_database_of(config)))
+
+
+def _database_of(config: ServerConfig) -> str | Path:
+    if config.database:
+        return config.database
+    if is_bucket_url(config.store):
+        raise ConfigError("expected --database URL with a store in a bucket")
+    return Path(config.store) / DATABASE_FILE
+
+
+def _recall_session_of(store: DeliveryStore) -> RecallSession:
+    """Return what a store has in memory of sessions, if it keeps any."""
+    recall: RecallSession = getattr(store, "recall_session", lambda _: None)
+    return recall

@@ -154,7 +154,7 @@ def check_plan_request(
         raise RejectedError(
             "too many plans asked for; try again in a minute", code="RESOURCE_EXHAUSTED"
         )
-    return read_plan_request(request)
+    return read_plan_request(request, device_id)
 
 
 def _earlier_part(artifacts: ArtifactStore, sha256: str) -> PublishedFile | None:

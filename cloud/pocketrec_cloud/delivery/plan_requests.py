@@ -10,17 +10,21 @@ from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.drafting import PlanRequest
 from pocketrec_cloud.delivery.refusals import blaming_the_caller
 from pocketrec_proto.v1 import device_service_pb2 as pb
-from pocketrec_quantization.checks import check_name, check_text
+from pocketrec_quantization.checks import check_integer, check_name, check_text
 from pocketrec_quantization.limits import MAX_SUBJECT_LENGTH
 from pocketrec_quantization.plan import DIGEST_BYTES
 
-__all__ = ["blaming_the_caller", "read_plan_request"]
+__all__ = ["blaming_the_caller", "check_watch_request", "read_plan_request"]
 
 _MAX_SCALE = float(np.finfo(np.float32).max) / 128  # every dequantized value stays finite
 
 
-def read_plan_request(request: pb.GetPlanRequest) -> PlanRequest:
+def read_plan_request(request: pb.GetPlanRequest, device_id: str = "") -> PlanRequest:
     """Return what a device asks the director for.
+
+    Args:
+        request: What it sent.
+        device_id: Who asks; empty = nobody in particular.
 
     Raises:
         RejectedError: A field is out of bounds.
@@ -38,7 +42,20 @@ def read_plan_request(request: pb.GetPlanRequest) -> PlanRequest:
         bundle_digest=request.bundle_digest,
         user_embedding=_user_embedding(request),
         installed_version=request.installed_version,
+        device_id=device_id,
     )
+
+
+def check_watch_request(request: pb.WatchPlansRequest) -> None:
+    """Refuse what no device would send; the request for a plan inside is not looked at.
+
+    Raises:
+        RejectedError: A field is out of bounds.
+    """
+    with blaming_the_caller():
+        check_integer(request.last_sequence, field="last_sequence")
+        if request.model_name:
+            check_name(request.model_name, field="model_name")
 
 
 def _check_digests(request: pb.GetPlanRequest) -> None:

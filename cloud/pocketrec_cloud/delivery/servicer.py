@@ -108,11 +108,12 @@ class DeviceServicer(DeviceServiceServicer):
             session = await self._authenticate(context)
             asked = handlers.check_plan_request(self._service, request.plan, session.device_id)
             check_watch_request(request)
-            device = await self._run(handlers.find_device, session)
+            device = await self._run(lambda service: service.store.find_device(session.device_id))
             stream = PlanStream(
                 self._watch,
-                device,
                 asked,
+                session=session,
+                device=device,
                 follows_targets=bool(request.model_name),
                 check_session=partial(self._find_session, context),
             )

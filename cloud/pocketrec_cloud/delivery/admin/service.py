@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from pocketrec_cloud.delivery.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.records import AdminRole, AuditRecord
 from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
@@ -30,6 +31,7 @@ class AdminService:
     Args:
         store: What the server remembers.
         clock: Unix seconds.
+        publishing: What the calls about publications work on.
         pushes: What the calls about pushes work on.
         model_lines: Returns the names of the model lines that are published.
         rollouts: What the calls about rollouts work on.
@@ -37,6 +39,7 @@ class AdminService:
 
     store: DeliveryStore
     clock: Callable[[], float]
+    publishing: PublishingDesk
     pushes: PushDesk
     model_lines: Callable[[], Collection[str]] = tuple
     rollouts: RolloutDesk

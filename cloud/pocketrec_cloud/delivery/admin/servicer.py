@@ -5,15 +5,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from typing import TypeAlias, TypeVar
+from functools import partial
+from typing import ParamSpec, TypeAlias, TypeVar
 
 from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.admin import rollouts
 from pocketrec_cloud.delivery.admin.audit import list_audit_log
 from pocketrec_cloud.delivery.admin.devices import list_devices, revoke_device
+from pocketrec_cloud.delivery.admin.pushes import cancel_push, list_pushes, push_plan
+from pocketrec_cloud.delivery.admin.publishing import get_publication, publish_bundle, receive
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
+from pocketrec_cloud.delivery.inbox import open_inbox
 from pocketrec_cloud.delivery.records import AdminRole
 from pocketrec_cloud.delivery.translation import Context, translated
 from pocketrec_proto.v1 import admin_service_pb2 as pb
@@ -21,6 +25,7 @@ from pocketrec_proto.v1.admin_service_pb2_grpc import AdminServiceServicer
 
 __all__ = ["AdminServicer", "Authenticator"]
 
+P = ParamSpec("P")
 Q = TypeVar("Q")
 R = TypeVar("R")
 Authenticator: TypeAlias = Callable[[Context], Awaitable[AdminIdentity]]
@@ -43,6 +48,28 @@ class AdminServicer(AdminServiceServicer):
         self._authenticate = authenticate
         self._executor = executor
 
+    async def GetPublication(
+        self, request: pb.GetPublicationRequest, context: Context
+    ) -> pb.GetPublicationResponse:
+        """Return what a publisher signs on top of."""
+        return await self._call(get_publication, request, context, role=AdminRole.VIEWER)
+
+    async def PublishBundle(
+        self, request_iterator: AsyncIterator[pb.PublishBundleRequest], context: Context
+    ) -> pb.PublishBundleResponse:
+        """Collect files and the order, and carry it out; files go when the call ends."""
+        async with translated(context, "PublishBundle"):
+            admin = await self._admit(context, AdminRole.PUBLISHER)
+            with open_inbox(self._service.publishing.max_bytes) as inbox:
+                order = None
+                async for message in request_iterator:
+                    if order is not None:
+                        raise RejectedError("the order comes last", code="INVALID_ARGUMENT")
+                    order = await self._run(receive, inbox, message)
+                if order is None:
+                    raise RejectedError("expected an order", code="INVALID_ARGUMENT")
+                return await self._run(publish_bundle, self._service, (inbox, order), admin)
+
     async def ListDevices(
         self, request: pb.ListDevicesRequest, context: Context
     ) -> pb.ListDevicesResponse:
@@ -60,6 +87,22 @@ class AdminServicer(AdminServiceServicer):
     ) -> pb.ListAuditLogResponse:
         """List what was done."""
         return await self._call(list_audit_log, request, context, role=AdminRole.VIEWER)
+
+    async def PushPlan(self, request: pb.PushPlanRequest, context: Context) -> pb.PushPlanResponse:
+        """Let plans of an audience be like this from now on."""
+        return await self._call(push_plan, request, context, role=AdminRole.OPERATOR)
+
+    async def CancelPush(
+        self, request: pb.CancelPushRequest, context: Context
+    ) -> pb.CancelPushResponse:
+        """Take a push back."""
+        return await self._call(cancel_push, request, context, role=AdminRole.OPERATOR)
+
+    async def ListPushes(
+        self, request: pb.ListPushesRequest, context: Context
+    ) -> pb.ListPushesResponse:
+        """List the pushes that hold."""
+        return await self._call(list_pushes, request, context, role=AdminRole.VIEWER)
 
     async def StartRollout(self, request: pb.StartRolloutRequest, context: Context) -> pb.Rollout:
         """Let the first stage of a rollout begin."""
@@ -103,12 +146,19 @@ class AdminServicer(AdminServiceServicer):
     ) -> R:
         """Answer one call, if whoever makes it has the role."""
         async with translated(context, handler.__name__):
-            admin = await self._authenticate(context)
-            _require(admin, role)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                self._executor, handler, self._service, request, admin
-            )
+            admin = await self._admit(context, role)
+            return await self._run(handler, self._service, request, admin)
+
+    async def _admit(self, context: Context, role: AdminRole) -> AdminIdentity:
+        """Return who calls, if they have the role."""
+        admin = await self._authenticate(context)
+        _require(admin, role)
+        return admin
+
+    async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do what may wait on a worker thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, partial(work, *args, **kwargs))
 
 
 def _require(admin: AdminIdentity, role: AdminRole) -> None:

@@ -60,17 +60,17 @@ class Watcher:
     """One stream's marks: what is due for it, and when.
 
     Args:
-        device: Who watches.
-        request: What ``GetPlan`` would be asked for it.
+        request: What ``GetPlan`` would be asked for the device that watches.
+        device: What it declares; None = not known, so it belongs to no cohort.
         follows_targets: Whether it wants to hear of bundles.
         clock: Seconds that never go back.
     """
 
     def __init__(
         self,
-        device: DeviceRecord,
         request: PlanRequest,
         *,
+        device: DeviceRecord | None,
         follows_targets: bool,
         clock: Callable[[], float],
     ) -> None:
@@ -161,21 +161,21 @@ class WatchHub:
         Raises:
             RejectedError: There are too many.
         """
-        before = self._watchers.get(watcher.device.device_id)
+        before = self._watchers.get(watcher.request.device_id)
         if before is not None:
             before.end()
             self.leave(before)
         if len(self._watchers) >= self.settings.max_streams:
             raise RejectedError("too many streams; try again later", code="RESOURCE_EXHAUSTED")
-        self._watchers[watcher.device.device_id] = watcher
+        self._watchers[watcher.request.device_id] = watcher
         self._subjects[watcher.request.subject].add(watcher)
         if self._is_draining:
             self._send_away(watcher)
 
     def leave(self, watcher: Watcher) -> None:
         """Forget a watcher, if it is still known."""
-        if self._watchers.get(watcher.device.device_id) is watcher:
-            del self._watchers[watcher.device.device_id]
+        if self._watchers.get(watcher.request.device_id) is watcher:
+            del self._watchers[watcher.request.device_id]
         same = self._subjects.get(watcher.request.subject, set())
         same.discard(watcher)
         if not same:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from pocketrec.errors import RejectedError, ServiceUnavailableError, StoreError
 from pocketrec_cloud.delivery.drafting import PlanRequest
 from pocketrec_cloud.delivery.push.hub import Watcher, WatchHub
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
-from pocketrec_cloud.delivery.records import DeviceRecord
+from pocketrec_cloud.delivery.records import DeviceRecord, DeviceSession
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_quantization.plan import decode_plan
 
@@ -53,8 +53,9 @@ class PlanStream:
 
     Args:
         parts: What all streams share.
-        device: Who watches.
-        request: What ``GetPlan`` would be asked for it.
+        request: What ``GetPlan`` would be asked for the device that watches.
+        session: Says until when it may.
+        device: What it declares; None = not known.
         follows_targets: Whether it wants to hear of bundles.
         check_session: Raises ``RejectedError`` when the token does not count any more.
     """
@@ -62,21 +63,22 @@ class PlanStream:
     def __init__(
         self,
         parts: WatchParts,
-        device: DeviceRecord,
         request: PlanRequest,
         *,
+        session: DeviceSession,
+        device: DeviceRecord | None,
         follows_targets: bool,
         check_session: Callable[[], Awaitable[object]],
     ) -> None:
         self._parts = parts
-        self._device = device
+        self._session = session
         self._watcher = Watcher(
-            device, request, follows_targets=follows_targets, clock=parts.monotonic
+            request, device=device, follows_targets=follows_targets, clock=parts.monotonic
         )
         self._check_session = check_session
         self._sequence = 0
 
-    async def messages(self, last_sequence: int) -> AsyncIterator[pb.WatchPlansResponse]:
+    async def messages(self, last_sequence: int) -> AsyncGenerator[pb.WatchPlansResponse, None]:
         """Yield what is due until the server stops; who reads late gets less, not old things.
 
         Args:
@@ -109,7 +111,7 @@ class PlanStream:
         watcher, orders, settings = self._watcher, self._parts.orders, self._parts.hub.settings
         if last_sequence > orders.book.last_sequence:  # heard of by another process first
             await asyncio.get_running_loop().run_in_executor(None, orders.refresh)
-        watcher.mark("token", self._device.token_expires_at_s - self._parts.clock())
+        watcher.mark("token", self._session.expires_at_s - self._parts.clock())
         if last_sequence == orders.book.last_sequence:
             self._sequence = last_sequence
             watcher.mark("heartbeat")
