@@ -108,3 +108,26 @@ class TestDevice:
         )
 
         assert "absent" in print_of(make_installation("device"), code)
+
+
+class TestServer:
+    def test_serves_without_torch(self, make_installation: Installation, tmp_path: Path) -> None:
+        """The extra for servers makes keys and serves, and has nothing that trains."""
+        python = make_installation("server")
+        folders = ["--store", str(tmp_path / "store"), "--keys", str(tmp_path / "keys")]
+        made = run(python, "-m", "pocketrec", "keys", "init", *folders)
+        assert made.returncode == ExitCode.OK, made.stderr
+
+        with subprocess.Popen(
+            [str(python), "-I", "-m", "pocketrec", "serve", *folders, "--port", "0"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            server.terminate()
+
+        assert line.startswith("listening on 127.0.0.1:")
+        assert server.returncode == ExitCode.OK
+        code = "import importlib.util as u; print(u.find_spec('torch'), u.find_spec('pyarrow'))"
+        assert print_of(python, code) == "None None"

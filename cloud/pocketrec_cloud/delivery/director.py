@@ -44,6 +44,7 @@ class _Turn:
     request: PlanRequest
     draft: Draft
     n_lost: int = 0
+    is_signed: bool = False
 
     @property
     def row(self) -> tuple[str, bytes]:
@@ -61,6 +62,8 @@ class Director:
         clock: Unix seconds.
         policy: What a plan is like when nobody says.
         rules: What operators want plans to be like; None = nothing.
+        observe: Told after each batch what became of its requests, and how many plans were
+            signed for it; None = nobody.
     """
 
     def __init__(
@@ -72,8 +75,10 @@ class Director:
         clock: Callable[[], float],
         policy: PlanPolicy | None = None,
         rules: PlanRules | None = None,
+        observe: Callable[[Sequence[Outcome], int], None] | None = None,
     ) -> None:
         self._store = store
+        self._observe = observe
         self._sign = key.signer()
         self._key_id = key.public.key_id
         self._clock = clock
@@ -109,11 +114,16 @@ class Director:
                 turns.append(_Turn(number=number, request=requests[number], draft=draft))
             else:
                 outcomes[number] = draft
-        while turns:
-            chosen = list({turn.row: turn for turn in reversed(turns)}.values())  # each row's first
+        waiting = turns
+        while waiting:
+            # Each row's first.
+            chosen = list({turn.row: turn for turn in reversed(waiting)}.values())
             outcomes.update(self._outcomes(chosen))
-            turns = [turn for turn in turns if turn.number not in outcomes]
-        return [outcomes[number] for number in range(len(requests))]
+            waiting = [turn for turn in waiting if turn.number not in outcomes]
+        answers = [outcomes[number] for number in range(len(requests))]
+        if self._observe is not None:
+            self._observe(answers, sum(turn.is_signed for turn in turns))
+        return answers
 
     def _outcomes(self, turns: list[_Turn]) -> dict[int, Outcome]:
         """Return what is settled of requests for different rows, by number; losers are not."""
@@ -136,6 +146,7 @@ class Director:
             return dict.fromkeys((turn.number for turn in turns), failure) | outcomes
         for (turn, record, _), is_stored in zip(swaps, won, strict=True):
             turn.n_lost += not is_stored
+            turn.is_signed = is_stored
             if is_stored:
                 outcomes[turn.number] = record.container
             elif turn.n_lost == _MAX_ATTEMPTS:

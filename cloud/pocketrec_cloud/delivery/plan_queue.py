@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextvars import Context
 
 from pocketrec_cloud.delivery.director import Outcome, PlanRequest
 from pocketrec_quantization.checks import check_integer
@@ -61,7 +62,8 @@ class PlanQueue:
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+            # A context of its own: what is said of a batch is about no single request.
+            self._worker = asyncio.create_task(self._work(), context=Context())
         return await answer
 
     async def _work(self) -> None:

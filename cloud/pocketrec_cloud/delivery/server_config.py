@@ -109,6 +109,16 @@ class ServerConfig:
                     f"{host!r} can be reached from other machines and there is no certificate; "
                     "pass --tls-cert and --tls-key, or --insecure if something else encrypts"
                 )
+        if self.operations.chaos is not None and not self.is_plaintext_allowed:
+            self._keep_chaos_here()
+
+    def _keep_chaos_here(self) -> None:
+        """Refuse to answer wrongly on purpose where devices of users may call."""
+        if not _is_loopback(self.host):
+            raise ConfigError(
+                f"{self.host!r} can be reached from other machines, which --chaos is not for; "
+                "listen on 127.0.0.1, or pass --insecure if no user's device can call"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,8 @@ async def translated(context: Context, rpc: str) -> AsyncIterator[None]:
     """End the call with the status the catalogue gives, and log what does not go out."""
     try:
         yield
+    except grpc.aio.AbortError:
+        raise  # ended already, further in
     except Exception as exc:  # noqa: BLE001  the boundary: only the catalogue's text goes out
         status, message = describe_error(exc)
         level = logging.ERROR if status in _OUR_FAULT else logging.INFO

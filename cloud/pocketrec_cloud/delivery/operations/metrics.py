@@ -129,9 +129,13 @@ class Metrics:
             buckets=_CALL_BUCKETS_S,
             registry=self.registry,
         )
-        self._in_flight = self._gauge("calls_in_flight", "Calls with one answer.", "method")
-        self._streams_open = self._gauge("streams_open", "Calls with a stream.", "method")
-        self._n_messages = self._counter("stream_messages", "Messages on streams.", "method")
+        self._in_flight = self._gauge(
+            "calls_in_flight", "Calls with one answer, under way.", "method"
+        )
+        self._streams_open = self._gauge(
+            "streams_open", "Calls with a stream of answers, under way.", "method"
+        )
+        self._n_messages = self._counter("stream_messages", "Messages sent on streams.", "method")
         self._n_pushed = self._counter("watch_events", "What went to watching devices.", "event")
         self._n_faults = self._counter("chaos_faults", "Faults made by --chaos.", "fault")
 

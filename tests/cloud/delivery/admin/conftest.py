@@ -6,11 +6,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
+from pocketrec_cloud.delivery.artifacts import open_artifacts
+from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_cloud.delivery.publication import PublicationCache
+from pocketrec_cloud.delivery.push.desk import PushDesk
+from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.records import AdminRecord, AdminRole, DeviceRecord
+from pocketrec_cloud.delivery.rollouts.desk import make_desk
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 
 
@@ -38,9 +46,20 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def service(store: MemoryStore, clock: AdminClock) -> AdminService:
-    """What the handlers work on."""
-    return AdminService(store=store, clock=clock, model_lines=lambda: ("demo", "other"))
+def service(store: MemoryStore, clock: AdminClock, tmp_path: Path) -> AdminService:
+    """What the handlers work on; nothing is published."""
+    artifacts = open_artifacts(tmp_path)
+    return AdminService(
+        store=store,
+        clock=clock,
+        pushes=PushDesk(
+            models=ModelCatalogue(artifacts, store),
+            orders=OrderKeeper(store, clock),
+            count_watching=lambda _: 0,
+        ),
+        rollouts=make_desk(store, PublicationCache(artifacts), SigningKey(b"d" * 32), clock),
+        model_lines=lambda: ("demo", "other"),
+    )
 
 
 @pytest.fixture

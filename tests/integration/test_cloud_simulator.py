@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cloud that apps test against, as an app's tests use it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.device.conftest import write_tiny_bundle
+from tests.device.unharmed import CANDIDATES
+
+from pocketrec.errors import ConfigError, ServiceUnavailableError
+from pocketrec.testing import CloudSimulator
+from pocketrec_device import Runtime
+from pocketrec_quantization.bundle import BundleFolder
+from pocketrec_quantization.layers import total_channels
+from pocketrec_quantization.planners import sensitivity_to_bytes
+
+DEADLINE_S = 20.0
+
+
+def build(folder: Path, version: int) -> BundleFolder:
+    """Write what ``bundle build`` leaves in its folder."""
+    bundle = write_tiny_bundle(folder / "bundle", version=version, seed=version)
+    losses = np.sort(np.random.default_rng(0).random((total_channels(bundle.manifest.layers), 3)))
+    content = sensitivity_to_bytes(losses[:, ::-1].copy())
+    (folder / "sensitivity.safetensors").write_bytes(content)
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[BundleFolder]:
+    """Versions 1 and 2."""
+    return [build(tmp_path_factory.mktemp(f"build-{version}"), version) for version in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def cloud(bundles: list[BundleFolder]) -> Iterator[CloudSimulator]:
+    """A cloud with version 1, which breaks off no calls yet."""
+    with CloudSimulator(bundles[0].path, chaos="delay=1ms") as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def device(cloud: CloudSimulator, tmp_path: Path) -> Iterator[Runtime]:
+    """A new device that trusts it."""
+    with Runtime.create(
+        tmp_path / "device", model="demo", root=cloud.root, backend="numpy"
+    ) as device:
+        yield device
+
+
+class TestCloudSimulator:
+    def test_an_apps_day(
+        self, cloud: CloudSimulator, device: Runtime, bundles: list[BundleFolder]
+    ) -> None:
+        """Sync, publish, stop, restart with faults, restart without: all under one address."""
+        device.sync(cloud.target, deadline_s=DEADLINE_S)
+        first = device.rerank(CANDIDATES, 3)
+        cloud.publish(bundles[1].path)
+        cloud.stop()
+        with pytest.raises(ServiceUnavailableError):
+            device.sync(cloud.target, deadline_s=DEADLINE_S)
+        cloud.restart(chaos="drop=1")
+        with pytest.raises(ServiceUnavailableError):
+            device.sync(cloud.target, deadline_s=DEADLINE_S)
+        assert device.rerank(CANDIDATES, 3) == first
+
+        cloud.restart(chaos="")
+        report = device.sync(cloud.target, deadline_s=DEADLINE_S)
+
+        assert report.bundle_version == 2
+        assert "CHAOS IS ON (drop=1" in cloud.log
+
+    def test_crash(self, cloud: CloudSimulator, device: Runtime) -> None:
+        """A killed server is down, and back with all that it stored after a restart."""
+        device.sync(cloud.target, deadline_s=DEADLINE_S)
+        cloud.kill()
+        is_up = cloud.is_running
+
+        cloud.restart(chaos="")
+
+        assert not is_up
+        device.sync(cloud.target, deadline_s=DEADLINE_S)
+
+    def test_everything_is_thrown_away(self, bundles: list[BundleFolder]) -> None:
+        """After the block neither process nor folder is left."""
+        with CloudSimulator() as cloud:
+            folder, process = cloud.folder, cloud._server
+            assert process is not None
+            assert folder.is_dir()
+
+        assert not folder.exists()
+        with pytest.raises(ProcessLookupError):
+            os.kill(process.pid, signal.SIGCONT)
+
+    def test_unknown_fault(self) -> None:
+        """A fault that there is none of is named, and nothing is left behind."""
+        cloud = CloudSimulator(chaos="flood=1")
+
+        with pytest.raises(ConfigError, match="'flood=1'"):
+            cloud.start()
+
+        assert not cloud.folder.exists()
+
+    def test_bundle_without_sensitivities(self, tmp_path: Path) -> None:
+        """What is absent beside the bundle is named."""
+        bundle = write_tiny_bundle(tmp_path / "lone" / "bundle")
+
+        with pytest.raises(ConfigError, match=r"sensitivity\.safetensors"):
+            CloudSimulator(bundle.path).start()
+
+    def test_use_before_start(self) -> None:
+        """There is no address before there is a server."""
+        with pytest.raises(ConfigError, match="has not been started"):
+            _ = CloudSimulator().target
