@@ -105,7 +105,7 @@ def build_parts(
             clock=clock,
             policy=config.policy,
             rules=rules,
-            tell=metrics.plans_issued,
+            observe=metrics.plans_issued,
         ),
         limits=config.limits,
         identity=IdentityService.of(

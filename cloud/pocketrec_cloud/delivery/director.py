@@ -83,7 +83,6 @@ class Director:
         self._key_id = key.public.key_id
         self._clock = clock
         self._policy = policy or PlanPolicy()
-        self._tell = tell
         self._drafter = Drafter(models, self._policy, rules)
 
     def issue(self, request: PlanRequest) -> bytes:
@@ -109,10 +108,10 @@ class Director:
             One outcome per request, in order; a failure is what :meth:`issue` would raise.
         """
         outcomes: dict[int, Outcome] = {}
-        all_turns: list[_Turn] = []
+        turns: list[_Turn] = []
         for number, draft in enumerate(self._drafter.draft_all(requests)):
             if isinstance(draft, Draft):
-                all_turns.append(_Turn(number=number, request=requests[number], draft=draft))
+                turns.append(_Turn(number=number, request=requests[number], draft=draft))
             else:
                 outcomes[number] = draft
         waiting = turns
@@ -170,7 +169,6 @@ class Director:
             expires_at_s=now_s + self._policy.ttl_s,
             key_id=self._key_id,
         )
-        turn.n_signed += 1
         return _record(plan, turn.request.model_digest, encode_plan(plan, self._sign))
 
     def _is_current(self, latest: PlanRecord, draft: Draft, now_s: int) -> bool:
