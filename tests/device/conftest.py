@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,11 +18,12 @@ from tests.device.sessions import SETTINGS, fresh
 from tests.device.unharmed import HISTORY
 
 from pocketrec.files import SYSTEM_DISK, Disk
-from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.composition import open_storage
+from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.publishing import publish_bundle
 from pocketrec_cloud.delivery.repository import create_repository
 from pocketrec_cloud.delivery.server import ServerConfig
+from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_device.engine import Engine, build_engine
@@ -259,18 +260,31 @@ class Deployment:
         bundle: BundleFolder,
         clock: Callable[[], float] = time.time,
         planner: PersonalPlanner | None = None,
+        *,
+        is_candidate: bool = False,
     ) -> None:
-        """Make a bundle the current one of its model."""
+        """Make a bundle the current one of its model, or one for those whom a rollout names."""
         n_channels = total_channels(bundle.manifest.layers)
         losses = np.sort(np.random.default_rng(0).random((n_channels, 3)), axis=1)[:, ::-1]
-        publish_bundle(
-            self.config.store,
-            self.config.keys,
-            bundle,
-            sensitivity_to_bytes(losses.copy()),
-            planner=None if planner is None else planner.to_bytes(),
-            clock=clock,
-        )
+        with self.storage() as storage:
+            publish_bundle(
+                storage,
+                self.config.keys,
+                bundle,
+                sensitivity_to_bytes(losses.copy()),
+                planner=None if planner is None else planner.to_bytes(),
+                is_candidate=is_candidate,
+                clock=clock,
+            )
+
+    @contextmanager
+    def storage(self) -> Iterator[Storage]:
+        """Open files and records while the block runs."""
+        storage = open_storage(self.config)
+        try:
+            yield storage
+        finally:
+            storage.database.close()
 
     def serve(self, clock: Callable[[], float] = time.time) -> AbstractContextManager[str]:
         """Serve while a ``with`` block runs; yields what a client dials."""
@@ -282,7 +296,9 @@ def published(tmp_path_factory: pytest.TempPathFactory, bundle: BundleFolder) ->
     """A deployment to copy from."""
     deployment = Deployment(tmp_path_factory.mktemp("deployment"))
     KeyFolder(deployment.config.keys).create()
-    create_repository(deployment.config.store, deployment.config.keys)
+    Path(deployment.config.store).mkdir()
+    with deployment.storage() as storage:
+        create_repository(storage, deployment.config.keys)
     deployment.publish(bundle)
     return deployment
 
