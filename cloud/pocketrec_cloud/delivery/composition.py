@@ -14,21 +14,25 @@ from pocketrec_cloud.delivery.admin.service import AdminService
 from pocketrec_cloud.delivery.artifacts import is_bucket_url, open_artifacts
 from pocketrec_cloud.delivery.director import Director
 from pocketrec_cloud.delivery.handlers import DeliveryService
-from pocketrec_cloud.delivery.identity.service import IdentityService, RecallSession
+from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
-from pocketrec_cloud.delivery.layout import DATABASE_FILE
+from pocketrec_cloud.delivery.layout import DATABASE_FILE, TIMESTAMP
 from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_cloud.delivery.operations.metrics import Metrics
+from pocketrec_cloud.delivery.operations.stores import watch_store
 from pocketrec_cloud.delivery.plan_rules import FirstRule
 from pocketrec_cloud.delivery.publication import PublicationCache
 from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.push.hub import WatchHub
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
+from pocketrec_cloud.delivery.records import DeviceSession
 from pocketrec_cloud.delivery.rollouts.desk import make_desk
 from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
 from pocketrec_cloud.delivery.server_config import ServerConfig
 from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
+from pocketrec_cloud.delivery.stores.cached import CachedStore
 from pocketrec_cloud.delivery.stores.opening import open_store
 
 __all__ = ["ServerParts", "build_parts", "build_service", "open_storage"]
@@ -44,6 +48,7 @@ class ServerParts:
         admin: What answers admins.
         orders: Keeps orders fresh; to be started, and closed.
         hub: Wakes streams; belongs to one event loop.
+        find_session: Returns whom a token stands for, whatever is remembered of it.
     """
 
     storage: Storage
@@ -51,6 +56,7 @@ class ServerParts:
     admin: AdminService
     orders: OrderKeeper
     hub: WatchHub
+    find_session: Callable[[bytes], DeviceSession | None]
 
     def close(self) -> None:
         """Give everything back."""
@@ -59,7 +65,11 @@ class ServerParts:
 
 
 def build_parts(
-    config: ServerConfig, clock: Callable[[], float], *, database: DeliveryStore | None = None
+    config: ServerConfig,
+    clock: Callable[[], float],
+    *,
+    database: DeliveryStore | None = None,
+    metrics: Metrics | None = None,
 ) -> ServerParts:
     """Put together what a server process works on.
 
@@ -67,15 +77,19 @@ def build_parts(
         config: How to serve.
         clock: Unix seconds.
         database: What to remember in; None opens the one that ``config`` names.
+        metrics: Counts; None = nobody does.
 
     Raises:
         ConfigError: A key is absent.
         StoreError: The store has no repository, or its database cannot be used.
         ArtifactError: The store's metadata is damaged.
     """
-    keys = KeyFolder(config.keys)
+    keys, metrics = KeyFolder(config.keys), metrics or Metrics()
     storage = open_storage(config, database)
-    artifacts, store = storage.artifacts, storage.database
+    artifacts = storage.artifacts
+    watched = watch_store(storage.database, metrics.storing)
+    store = CachedStore(watched, stamp=lambda: artifacts.stamp(TIMESTAMP))
+    storage = Storage(artifacts=artifacts, database=store)
     publication = PublicationCache(artifacts)
     publication.current()
     for role in (Role.SNAPSHOT, Role.TIMESTAMP):
@@ -90,13 +104,19 @@ def build_parts(
         publication=publication,
         store=store,
         director=Director(
-            models=models, store=store, key=key, clock=clock, policy=config.policy, rules=rules
+            models=models,
+            store=store,
+            key=key,
+            clock=clock,
+            policy=config.policy,
+            rules=rules,
+            observe=metrics.plans_issued,
         ),
         limits=config.limits,
         identity=IdentityService.of(
             store,
             key,
-            recall_session=_recall_session_of(store),
+            recall_session=store.recall_session,
             limits=config.limits,
             clock=clock,
         ),
@@ -121,7 +141,14 @@ def build_parts(
         rollouts=rollouts,
         model_lines=model_lines,
     )
-    return ServerParts(storage=storage, device=device, admin=admin, orders=orders, hub=hub)
+    return ServerParts(
+        storage=storage,
+        device=device,
+        admin=admin,
+        orders=orders,
+        hub=hub,
+        find_session=watched.find_session,
+    )
 
 
 def build_service(
@@ -162,9 +189,3 @@ def _database_of(config: ServerConfig) -> str | Path:
     if is_bucket_url(config.store):
         raise ConfigError("expected --database URL with a store in a bucket")
     return Path(config.store) / DATABASE_FILE
-
-
-def _recall_session_of(store: DeliveryStore) -> RecallSession:
-    """Return what a store has in memory of sessions, if it keeps any."""
-    recall: RecallSession = getattr(store, "recall_session", lambda _: None)
-    return recall

@@ -116,7 +116,9 @@ class DeliveryServer:
         self._config = config
         self._clock = clock
         self._operations = Operations(config.operations, worker=worker)
-        self._parts = build_parts(config, clock, database=database)
+        self._parts = build_parts(
+            config, clock, database=database, metrics=self._operations.metrics
+        )
         self._executor = ThreadPoolExecutor(_WORKERS, thread_name_prefix="pocketrec")
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -184,6 +186,7 @@ class DeliveryServer:
             hub=parts.hub,
             orders=parts.orders,
             ask=plans.ask,
+            find_session=parts.find_session,
             clock=self._clock,
             monotonic=time.monotonic,
         )
