@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,12 +18,11 @@ from tests.device.sessions import SETTINGS, fresh
 from tests.device.unharmed import HISTORY
 
 from pocketrec.files import SYSTEM_DISK, Disk
-from pocketrec_cloud.delivery.composition import open_storage
 from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.publishing import publish_bundle
 from pocketrec_cloud.delivery.repository import create_repository
 from pocketrec_cloud.delivery.server import ServerConfig
-from pocketrec_cloud.delivery.storage import Storage
+from pocketrec_cloud.delivery.storage import Storage, open_storage
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_device.engine import Engine, build_engine
@@ -277,14 +276,9 @@ class Deployment:
                 clock=clock,
             )
 
-    @contextmanager
-    def storage(self) -> Iterator[Storage]:
-        """Open files and records while the block runs."""
-        storage = open_storage(self.config)
-        try:
-            yield storage
-        finally:
-            storage.database.close()
+    def storage(self) -> Storage:
+        """Open files and records; to be closed."""
+        return open_storage(self.config.store, is_new=True)
 
     def serve(self, clock: Callable[[], float] = time.time) -> AbstractContextManager[str]:
         """Serve while a ``with`` block runs; yields what a client dials."""
@@ -296,7 +290,6 @@ def published(tmp_path_factory: pytest.TempPathFactory, bundle: BundleFolder) ->
     """A deployment to copy from."""
     deployment = Deployment(tmp_path_factory.mktemp("deployment"))
     KeyFolder(deployment.config.keys).create()
-    Path(deployment.config.store).mkdir()
     with deployment.storage() as storage:
         create_repository(storage, deployment.config.keys)
     deployment.publish(bundle)
