@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pocketrec.errors import ConfigError
@@ -18,6 +18,8 @@ from pocketrec_cloud.delivery.identity.service import IdentityService, RecallSes
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.layout import DATABASE_FILE
 from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_cloud.delivery.operations.metrics import Metrics
+from pocketrec_cloud.delivery.operations.stores import watch_store
 from pocketrec_cloud.delivery.plan_rules import FirstRule
 from pocketrec_cloud.delivery.publication import PublicationCache
 from pocketrec_cloud.delivery.push.desk import PushDesk
@@ -59,7 +61,11 @@ class ServerParts:
 
 
 def build_parts(
-    config: ServerConfig, clock: Callable[[], float], *, database: DeliveryStore | None = None
+    config: ServerConfig,
+    clock: Callable[[], float],
+    *,
+    database: DeliveryStore | None = None,
+    metrics: Metrics | None = None,
 ) -> ServerParts:
     """Put together what a server process works on.
 
@@ -67,6 +73,7 @@ def build_parts(
         config: How to serve.
         clock: Unix seconds.
         database: What to remember in; None opens the one that ``config`` names.
+        metrics: Counts plans, and what is asked of the database; None = nothing does.
 
     Raises:
         ConfigError: A key is absent.
@@ -75,6 +82,8 @@ def build_parts(
     """
     keys = KeyFolder(config.keys)
     storage = open_storage(config, database)
+    if metrics is not None:
+        storage = replace(storage, database=watch_store(storage.database, metrics.storing))
     artifacts, store = storage.artifacts, storage.database
     publication = PublicationCache(artifacts)
     publication.current()
@@ -90,7 +99,13 @@ def build_parts(
         publication=publication,
         store=store,
         director=Director(
-            models=models, store=store, key=key, clock=clock, policy=config.policy, rules=rules
+            models=models,
+            store=store,
+            key=key,
+            clock=clock,
+            policy=config.policy,
+            rules=rules,
+            observe=None if metrics is None else metrics.plans_issued,
         ),
         limits=config.limits,
         identity=IdentityService.of(

@@ -14,8 +14,8 @@ from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.admin import rollouts
 from pocketrec_cloud.delivery.admin.audit import list_audit_log
 from pocketrec_cloud.delivery.admin.devices import list_devices, revoke_device
-from pocketrec_cloud.delivery.admin.pushes import cancel_push, list_pushes, push_plan
 from pocketrec_cloud.delivery.admin.publishing import get_publication, publish_bundle, receive
+from pocketrec_cloud.delivery.admin.pushes import cancel_push, list_pushes, push_plan
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
 from pocketrec_cloud.delivery.inbox import open_inbox
 from pocketrec_cloud.delivery.records import AdminRole
