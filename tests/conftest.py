@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tests.postgres import PostgresServer, serve_postgres
 
 hypothesis.settings.register_profile("local", deadline=None, max_examples=50)
 hypothesis.settings.register_profile(
@@ -38,6 +39,13 @@ def _only_this_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded)
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server; a test that breaks it leaves it running."""
+    with serve_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
