@@ -19,7 +19,9 @@ from tests.device.unharmed import HISTORY
 
 from pocketrec.files import SYSTEM_DISK, Disk
 from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
+from pocketrec_cloud.delivery.composition import open_storage
+from pocketrec_cloud.delivery.publishing import publish_bundle
+from pocketrec_cloud.delivery.repository import create_repository
 from pocketrec_cloud.delivery.server import ServerConfig
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_cloud.onnx_graphs import write_graphs
