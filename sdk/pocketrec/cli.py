@@ -70,6 +70,7 @@ SUMMARIES = {
     "plan.show": "Show a plan as a table, as JSON or as a picture.",
     "planner": "Train what makes personal plans.",
     "planner.train": "Train a personal planner for a backbone.",
+    "push": "Let plans of some or all users be like this from now on.",
     "rollout": "Give a bundle or plan settings to devices by and by, or take it back.",
     "rollout.abort": "Take a rollout back from every device.",
     "rollout.list": "List rollouts.",

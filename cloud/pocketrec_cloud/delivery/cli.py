@@ -1,30 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands ``keys init``, ``keys renew``, ``bundle publish`` and ``serve``."""
+"""The commands ``keys init``, ``keys renew`` and ``bundle publish``."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 from pathlib import Path
 
 import click
 
 from pocketrec.console import emit, json_option
-from pocketrec.errors import ConfigError
-from pocketrec_cloud.delivery.director import PlanPolicy
 from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.repository import (
     create_repository,
     publish_bundle,
     renew_repository,
 )
-from pocketrec_cloud.delivery.server import ServerConfig, TlsFiles
-from pocketrec_cloud.delivery.server import serve as serve_until_stopped
 from pocketrec_quantization.bundle import BundleFolder
 
-__all__ = ["bundle_publish", "keys_init", "keys_renew", "serve"]
+__all__ = ["bundle_publish", "keys_init", "keys_renew"]
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -126,79 +119,3 @@ def bundle_publish(
         ),
         json_path=json_path,
     )
-
-
-@click.command()
-@_store_option
-@_keys_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=50051, show_default=True, help="0 = any."
-)
-@click.option("--tls-cert", type=_FILE, help="Certificate chain, PEM.")
-@click.option("--tls-key", type=_FILE, help="Private key of the certificate, PEM.")
-@click.option("--tls-client-ca", type=_FILE, help="Ask devices for a certificate of this CA, PEM.")
-@click.option("--insecure", is_flag=True, help="Allow plaintext beyond this machine.")
-@click.option(
-    "--average-bits",
-    type=click.FloatRange(2, 8),
-    default=PlanPolicy().average_bits,
-    show_default=True,
-    help="Bits per weight of a plan when the device does not say.",
-)
-@click.option(
-    "--registrations-per-minute",
-    type=click.IntRange(1),
-    default=Limits().registrations_per_minute,
-    show_default=True,
-    help="New devices per address.",
-)
-@json_option
-def serve(
-    *,
-    store: Path,
-    keys: Path,
-    host: str,
-    port: int,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_client_ca: Path | None,
-    insecure: bool,
-    average_bits: float,
-    registrations_per_minute: int,
-    json_path: str | None,
-) -> None:
-    """Serve bundles and plans to devices over gRPC, until SIGTERM or Ctrl-C.
-
-    Prints "listening on HOST:PORT" when it is ready, or its JSON; its log goes to stderr.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    config = ServerConfig(
-        store=store,
-        keys=keys,
-        host=host,
-        port=port,
-        tls=_tls_files(tls_cert, tls_key, tls_client_ca),
-        is_plaintext_allowed=insecure,
-        policy=PlanPolicy(average_bits=average_bits),
-        limits=Limits(registrations_per_minute=registrations_per_minute),
-    )
-
-    def announce(address: str) -> None:
-        emit(
-            {"address": address, "is_encrypted": config.tls is not None},
-            render=lambda console: console.print(
-                f"listening on {address}", soft_wrap=True, markup=False
-            ),
-            json_path=json_path,
-        )
-
-    asyncio.run(serve_until_stopped(config, announce=announce))
-
-
-def _tls_files(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
-    if cert is not None and key is not None:
-        return TlsFiles(certificate=cert, key=key, client_ca=client_ca)
-    if cert is not None or key is not None or client_ca is not None:
-        raise ConfigError("expected --tls-cert and --tls-key together")
-    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pocketrec.errors import ConfigError
@@ -14,9 +14,9 @@ from pocketrec_cloud.delivery.admin.service import AdminService
 from pocketrec_cloud.delivery.artifacts import is_bucket_url, open_artifacts
 from pocketrec_cloud.delivery.director import Director
 from pocketrec_cloud.delivery.handlers import DeliveryService
-from pocketrec_cloud.delivery.identity.service import IdentityService, RecallSession
+from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
-from pocketrec_cloud.delivery.layout import DATABASE_FILE
+from pocketrec_cloud.delivery.layout import DATABASE_FILE, TIMESTAMP
 from pocketrec_cloud.delivery.models import ModelCatalogue
 from pocketrec_cloud.delivery.operations.metrics import Metrics
 from pocketrec_cloud.delivery.operations.stores import watch_store
@@ -26,11 +26,13 @@ from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.push.hub import WatchHub
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
+from pocketrec_cloud.delivery.records import DeviceSession
 from pocketrec_cloud.delivery.rollouts.desk import make_desk
 from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
 from pocketrec_cloud.delivery.server_config import ServerConfig
 from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
+from pocketrec_cloud.delivery.stores.cached import CachedStore
 from pocketrec_cloud.delivery.stores.opening import open_store
 
 __all__ = ["ServerParts", "build_parts", "build_service", "open_storage"]
@@ -46,6 +48,7 @@ class ServerParts:
         admin: What answers admins.
         orders: Keeps orders fresh; to be started, and closed.
         hub: Wakes streams; belongs to one event loop.
+        find_session: Returns whom a token stands for, whatever is remembered of it.
     """
 
     storage: Storage
@@ -53,6 +56,7 @@ class ServerParts:
     admin: AdminService
     orders: OrderKeeper
     hub: WatchHub
+    find_session: Callable[[bytes], DeviceSession | None]
 
     def close(self) -> None:
         """Give everything back."""
@@ -73,18 +77,19 @@ def build_parts(
         config: How to serve.
         clock: Unix seconds.
         database: What to remember in; None opens the one that ``config`` names.
-        metrics: Counts plans, and what is asked of the database; None = nothing does.
+        metrics: Counts; None = nobody does.
 
     Raises:
         ConfigError: A key is absent.
         StoreError: The store has no repository, or its database cannot be used.
         ArtifactError: The store's metadata is damaged.
     """
-    keys = KeyFolder(config.keys)
+    keys, metrics = KeyFolder(config.keys), metrics or Metrics()
     storage = open_storage(config, database)
-    if metrics is not None:
-        storage = replace(storage, database=watch_store(storage.database, metrics.storing))
-    artifacts, store = storage.artifacts, storage.database
+    artifacts = storage.artifacts
+    watched = watch_store(storage.database, metrics.storing)
+    store = CachedStore(watched, stamp=lambda: artifacts.stamp(TIMESTAMP))
+    storage = Storage(artifacts=artifacts, database=store)
     publication = PublicationCache(artifacts)
     publication.current()
     for role in (Role.SNAPSHOT, Role.TIMESTAMP):
@@ -105,13 +110,13 @@ def build_parts(
             clock=clock,
             policy=config.policy,
             rules=rules,
-            observe=None if metrics is None else metrics.plans_issued,
+            observe=metrics.plans_issued,
         ),
         limits=config.limits,
         identity=IdentityService.of(
             store,
             key,
-            recall_session=_recall_session_of(store),
+            recall_session=store.recall_session,
             limits=config.limits,
             clock=clock,
         ),
@@ -136,7 +141,14 @@ def build_parts(
         rollouts=rollouts,
         model_lines=model_lines,
     )
-    return ServerParts(storage=storage, device=device, admin=admin, orders=orders, hub=hub)
+    return ServerParts(
+        storage=storage,
+        device=device,
+        admin=admin,
+        orders=orders,
+        hub=hub,
+        find_session=watched.find_session,
+    )
 
 
 def build_service(
@@ -177,9 +189,3 @@ def _database_of(config: ServerConfig) -> str | Path:
     if is_bucket_url(config.store):
         raise ConfigError("expected --database URL with a store in a bucket")
     return Path(config.store) / DATABASE_FILE
-
-
-def _recall_session_of(store: DeliveryStore) -> RecallSession:
-    """Return what a store has in memory of sessions, if it keeps any."""
-    recall: RecallSession = getattr(store, "recall_session", lambda _: None)
-    return recall

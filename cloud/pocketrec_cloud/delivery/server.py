@@ -187,6 +187,7 @@ class DeliveryServer:
             hub=parts.hub,
             orders=parts.orders,
             ask=plans.ask,
+            find_session=parts.find_session,
             clock=self._clock,
             monotonic=time.monotonic,
         )
