@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pocketrec_cloud.delivery.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.admin.service import AdminService
@@ -86,9 +86,10 @@ def build_parts(
         storage = open_storage(config.store, config.database)
     else:
         storage = Storage(artifacts=open_artifacts(config.store), database=database)
-    artifacts, watched = storage.artifacts, watch_store(storage.database, metrics.storing)
+    artifacts = storage.artifacts
+    watched = watch_store(storage.database, metrics.storing)
     store = CachedStore(watched, stamp=lambda: artifacts.stamp(TIMESTAMP))
-    storage = replace(storage, database=store)
+    storage = Storage(artifacts=artifacts, database=store)
     publication = PublicationCache(artifacts)
     publication.current()
     for role in (Role.SNAPSHOT, Role.TIMESTAMP):
