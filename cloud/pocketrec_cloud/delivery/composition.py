@@ -6,17 +6,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 
-from pocketrec.errors import ConfigError
 from pocketrec_cloud.delivery.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.admin.service import AdminService
-from pocketrec_cloud.delivery.artifacts import is_bucket_url, open_artifacts
+from pocketrec_cloud.delivery.artifacts import open_artifacts
 from pocketrec_cloud.delivery.director import Director
 from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
-from pocketrec_cloud.delivery.layout import DATABASE_FILE, TIMESTAMP
+from pocketrec_cloud.delivery.layout import TIMESTAMP
 from pocketrec_cloud.delivery.models import ModelCatalogue
 from pocketrec_cloud.delivery.operations.metrics import Metrics
 from pocketrec_cloud.delivery.operations.stores import watch_store
@@ -30,12 +28,11 @@ from pocketrec_cloud.delivery.records import DeviceSession
 from pocketrec_cloud.delivery.rollouts.desk import make_desk
 from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
 from pocketrec_cloud.delivery.server_config import ServerConfig
-from pocketrec_cloud.delivery.storage import Storage
+from pocketrec_cloud.delivery.storage import Storage, open_storage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.cached import CachedStore
-from pocketrec_cloud.delivery.stores.opening import open_store
 
-__all__ = ["ServerParts", "build_parts", "build_service", "open_storage"]
+__all__ = ["ServerParts", "build_parts", "build_service"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +82,10 @@ def build_parts(
         ArtifactError: The store's metadata is damaged.
     """
     keys, metrics = KeyFolder(config.keys), metrics or Metrics()
-    storage = open_storage(config, database)
+    if database is None:
+        storage = open_storage(config.store, config.database)
+    else:
+        storage = Storage(artifacts=open_artifacts(config.store), database=database)
     artifacts = storage.artifacts
     watched = watch_store(storage.database, metrics.storing)
     store = CachedStore(watched, stamp=lambda: artifacts.stamp(TIMESTAMP))
@@ -166,26 +166,3 @@ def build_service(
     """
     parts = build_parts(config, clock, database=database)
     return parts.storage.database, parts.device
-
-
-def open_storage(config: ServerConfig, database: DeliveryStore | None = None) -> Storage:
-    """Open what is published, and the database.
-
-    Args:
-        config: Names both.
-        database: What to remember in; None opens the one that ``config`` names.
-
-    Raises:
-        ConfigError: The database's URL cannot be understood, or the bucket's.
-        StoreError: The database cannot be used.
-    """
-    artifacts = open_artifacts(config.store)
-    return Storage(artifacts=artifacts, database=database or open_store(_database_of(config)))
-
-
-def _database_of(config: ServerConfig) -> str | Path:
-    if config.database:
-        return config.database
-    if is_bucket_url(config.store):
-        raise ConfigError("expected --database URL with a store in a bucket")
-    return Path(config.store) / DATABASE_FILE
