@@ -19,12 +19,15 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from pocketrec_cloud.delivery.artifacts import ArtifactStore, FolderArtifacts
+from pocketrec_cloud.delivery.composition import build_service
+from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.layout import metadata_name, target_name
 from pocketrec_cloud.delivery.publication import read_publication
 from pocketrec_cloud.delivery.publishing import publish_bundle
 from pocketrec_cloud.delivery.records import ModelRecord
 from pocketrec_cloud.delivery.repository import create_repository
+from pocketrec_cloud.delivery.server_config import ServerConfig
 from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
@@ -104,6 +107,10 @@ class Deployment:
     def storage(self) -> Storage:
         """Files and records."""
         return Storage(artifacts=self.artifacts, database=self.database)
+
+    def config(self, **changes: object) -> ServerConfig:
+        """Return how to serve this store."""
+        return ServerConfig(store=self.store, keys=self.keys, **changes)  # type: ignore[arg-type]
 
     def copy(self, folder: Path) -> Deployment:
         """Return a copy of all files, with a clock of its own."""
@@ -244,6 +251,13 @@ def personal(deployment: Deployment) -> BundleFolder:
     planner = tiny_personal_planner(bundle.manifest.layers, bundle.model_digest)
     deployment.publish(bundle, planner=planner.to_bytes())
     return bundle
+
+
+@pytest.fixture
+def service(deployment: Deployment) -> DeliveryService:
+    """What the handlers work on, without a socket."""
+    _, service = build_service(deployment.config(), deployment.clock, database=deployment.database)
+    return service
 
 
 @pytest.fixture(scope="session")
