@@ -21,7 +21,7 @@ import pytest
 __all__ = ["PostgresServer", "find_binaries", "serve_postgres"]
 
 # Lost with the machine, not with the process: tests kill the latter only.
-_OPTIONS = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200"
+_OPTIONS = "-c fsync=off -c full_page_writes=off -c max_connections=200"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
