@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ from pocketrec_quantization.plan import decode_plan, split_signature
 __all__ = ["FleetDevice", "make_fleet", "percentiles"]
 
 _CALL_TIMEOUT_S = 60.0
+_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)  # of a server that is gone
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
 # How soon a device dials again: at most this long, doubled from one failure to the next.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 8.0
@@ -47,6 +49,7 @@ class FleetDevice:
         is_up: Set while its stream has said something.
         n_refused: Plans that did not verify.
         n_dials: Streams it opened.
+        endings: How often streams ended, by the name of their status.
     """
 
     number: int
@@ -59,6 +62,7 @@ class FleetDevice:
     is_up: asyncio.Event = field(default_factory=asyncio.Event)
     n_refused: int = 0
     n_dials: int = 0
+    endings: Counter[str] = field(default_factory=Counter)
     metadata: tuple[tuple[str, str], ...] = ()
 
     async def register(self, gate: asyncio.Semaphore) -> None:
@@ -84,8 +88,9 @@ class FleetDevice:
             try:
                 await self._watch_once()
             except grpc.aio.AioRpcError as exc:
-                if exc.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise BackendError(f"device {self.number}: {exc.details()}") from exc
+                if exc.code() not in _PASSING:
+                    raise BackendError(f"device {self.number}: {exc.code()}") from exc
+                self.endings[exc.code().name] += 1
             pause_s = _FIRST_PAUSE_S if self.is_up.is_set() else min(2 * pause_s, _LONGEST_PAUSE_S)
             self.is_up.clear()
             await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311  spreads load

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -202,7 +203,12 @@ class Fleet:
             "server_bytes": rss,
             **steady,
         }
+        figures["n_dials"] = sum(device.n_dials for device in devices)
         figures |= await self._restart(server, devices)
+        endings = Counter[str]()
+        for device in devices:
+            endings += device.endings
+        figures["endings"] = dict(endings)
         figures["n_refused"] = sum(device.n_refused for device in devices)
         for task in tasks:
             task.cancel()

@@ -217,9 +217,14 @@ class DeliveryServer:
         self, *, most: int, limit: CallLimit, options: Sequence[tuple[str, int]]
     ) -> grpc.aio.Server:
         is_shared = int(self._config.workers > 1)
+        # A fleet that comes back at once is let in as fast as it goes; beyond a thousand calls
+        # that wait, gRPC would drop some by chance.
+        waiting = ("grpc.server.max_pending_requests", most)
+        refused = ("grpc.server.max_pending_requests_hard_limit", 2 * most)
+        shared = ("grpc.so_reuseport", is_shared)
         return grpc.aio.server(
             interceptors=[*self._operations.interceptors(), limit],
-            options=[*_CHANNEL_OPTIONS, *options, ("grpc.so_reuseport", is_shared)],
+            options=[*_CHANNEL_OPTIONS, *options, waiting, refused, shared],
             maximum_concurrent_rpcs=most,
         )
 

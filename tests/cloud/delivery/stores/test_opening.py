@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import sqlite3
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.cloud.delivery.stores.test_contract import DEVICE, MODEL, put
+from tests.cloud.delivery.stores.test_contract import DEVICE, LONG_S, MODEL, put
 from tests.postgres import PostgresServer
 
 from pocketrec.errors import ConfigError, StoreError
+from pocketrec_cloud.delivery.store_protocols import Change
 from pocketrec_cloud.delivery.stores.database import PoolOptions
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 from pocketrec_cloud.delivery.stores.opening import open_store, parse_database
@@ -171,14 +173,37 @@ class TestPostgres:
 
         assert SECRET not in texts_of(caught.value)
 
+    @pytest.mark.parametrize("mode", ["disable", "prefer", "require"])
+    def test_who_answers_need_not_be_known(self, postgres_url: str, mode: str) -> None:
+        """Encrypted or not, records and changes come through."""
+        store = open_store(f"{postgres_url}?sslmode={mode}")
+        listener = store.listen()
+        listener.wait(LONG_S)
+
+        store.record_model(MODEL)
+
+        assert listener.wait(LONG_S) == {Change.MODELS}
+        listener.close()
+        store.close()
+
+    def test_a_server_may_have_to_prove_itself(
+        self, postgres: PostgresServer, postgres_url: str, tmp_path: Path
+    ) -> None:
+        """By a certificate of an authority that is named, or of one that the system trusts."""
+        store = open_store(f"{postgres_url}?sslmode=verify-full&sslrootcert={postgres.authority}")
+        store.check()
+        store.close()
+
+        with pytest.raises(StoreError):
+            open_store(f"{postgres_url}?sslmode=verify-full")
+        with pytest.raises(StoreError):
+            open_store(f"{postgres_url}?sslmode=verify-full&sslrootcert={tmp_path / 'missing'}")
+
     def test_parameters_are_not_logged(self, postgres_url: str) -> None:
         """An error says nothing of what was to be stored."""
         store = open_store(postgres_url)
         put(store, DEVICE)
-        other = DEVICE.__class__(
-            **{name: getattr(DEVICE, name) for name in DEVICE.__slots__}
-            | {"device_id": "d2", "locale": SECRET}
-        )
+        other = replace(DEVICE, device_id="d2", locale=SECRET)
 
         with pytest.raises(StoreError) as caught:
             put(store, other, b"c2")
