@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pytest
@@ -20,12 +20,13 @@ from pocketrec.errors import (
     StoreError,
 )
 from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery.composition import build_service
 from pocketrec_cloud.delivery.director import Director, Outcome, PlanPolicy, PlanRequest
 from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.models import ModelCatalogue
-from pocketrec_cloud.delivery.server import build_service
-from pocketrec_cloud.delivery.store import PlanSwap, SqlStore
+from pocketrec_cloud.delivery.records import PlanSwap
+from pocketrec_cloud.delivery.stores.cached import CachedStore
 from pocketrec_quantization.budget import budget_bytes, coded_bytes
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.plan import check_applies, decode_plan, split_signature
@@ -207,7 +208,7 @@ class TestVersions:
         """After the director's key changed, old signatures are not handed out."""
         service.director.issue(request_)
         key = SigningKey.generate()
-        models = ModelCatalogue(deployment.layout, service.store)
+        models = ModelCatalogue(deployment.artifacts, service.store)
 
         other = Director(models=models, store=service.store, key=key, clock=deployment.clock)
         plan = decode_plan(other.issue(replace(request_, installed_version=1)))
@@ -268,19 +269,16 @@ class TestVersions:
     ) -> None:
         """A writer that always comes too late gives up instead of spinning."""
 
-        class BusyStore(SqlStore):
-            def swap_plans(self, swaps: Sequence[PlanSwap]) -> list[bool]:
-                return [False] * len(swaps)
+        def swap_plans(swaps: Sequence[PlanSwap]) -> list[bool]:
+            return [False] * len(swaps)
 
-        store = BusyStore.open(deployment.layout.database)
-        models = ModelCatalogue(deployment.layout, store)
+        store = store_with(service, swap_plans)
+        models = ModelCatalogue(deployment.artifacts, store)
         key = SigningKey.generate()
         director = Director(models=models, store=store, key=key, clock=deployment.clock)
 
         with pytest.raises(StoreError, match="met other writers"):
             director.issue(request_)
-
-        store.close()
 
     def test_new_bundle_of_the_same_model_keeps_the_plan(
         self, deployment: Deployment, director: Director, request_: PlanRequest
@@ -354,39 +352,35 @@ class TestBatches:
         """The others of its batch keep what they were given."""
         other_writer = service.director
 
-        class RacedStore(SqlStore):
-            is_raced = False
+        races = [replace(request_, average_bits=8.0)]
 
-            def swap_plans(self, swaps: Sequence[PlanSwap]) -> list[bool]:
-                if not self.is_raced:
-                    self.is_raced = True
-                    other_writer.issue(replace(request_, average_bits=8.0))
-                return super().swap_plans(swaps)
+        def swap_plans(swaps: Sequence[PlanSwap]) -> list[bool]:
+            while races:
+                other_writer.issue(races.pop())
+            return service.store.swap_plans(swaps)
 
-        store = RacedStore.open(deployment.layout.database)
+        store = store_with(service, swap_plans)
         key = KeyFolder(deployment.keys).load(Role.DIRECTOR)
-        models = ModelCatalogue(deployment.layout, store)
+        models = ModelCatalogue(deployment.artifacts, store)
         director = Director(models=models, store=store, key=key, clock=deployment.clock)
 
         outcomes = director.issue_all([request_, replace(request_, subject="bob")])
 
         plans = [decode_plan(bytes_of(outcome)) for outcome in outcomes]
         assert [(plan.subject, plan.version) for plan in plans] == [("alice", 2), ("bob", 1)]
-        store.close()
 
     def test_failing_database_fails_only_who_needed_it(
         self, deployment: Deployment, service: DeliveryService, request_: PlanRequest
     ) -> None:
         """What was refused before stays refused for its own reason."""
 
-        class BrokenStore(SqlStore):
-            def swap_plans(self, swaps: Sequence[PlanSwap]) -> list[bool]:
-                raise StoreError("no space")
+        def swap_plans(swaps: Sequence[PlanSwap]) -> list[bool]:
+            raise StoreError("no space")
 
         service.director.issue(request_)
-        store = BrokenStore.open(deployment.layout.database)
+        store = store_with(service, swap_plans)
         key = KeyFolder(deployment.keys).load(Role.DIRECTOR)
-        models = ModelCatalogue(deployment.layout, store)
+        models = ModelCatalogue(deployment.artifacts, store)
         director = Director(models=models, store=store, key=key, clock=deployment.clock)
 
         current, refused, failed = director.issue_all(
@@ -400,7 +394,6 @@ class TestBatches:
         assert current == b""
         assert isinstance(refused, RejectedError)
         assert isinstance(failed, StoreError)
-        store.close()
 
 
 def mixed_requests(bundle: BundleFolder, personal: BundleFolder) -> list[PlanRequest]:
@@ -429,9 +422,25 @@ def mixed_requests(bundle: BundleFolder, personal: BundleFolder) -> list[PlanReq
 @contextmanager
 def served(deployment: Deployment) -> Iterator[Director]:
     """The director of a deployment."""
-    store, service = build_service(deployment.config(), deployment.clock)
+    store, service = build_service(
+        deployment.config(), deployment.clock, database=deployment.database
+    )
     yield service.director
     store.close()
+
+
+class SwapsPlans(Protocol):
+    """What a store does to swap plans."""
+
+    def __call__(self, swaps: Sequence[PlanSwap]) -> list[bool]:
+        """See ``PlanStore.swap_plans``."""
+
+
+def store_with(service: DeliveryService, swap_plans: SwapsPlans) -> CachedStore:
+    """Return a service's store, but for how it swaps plans."""
+    store = CachedStore(service.store, stamp=lambda: None)
+    store.swap_plans = swap_plans
+    return store
 
 
 def outcome_of(director: Director, request: PlanRequest) -> Outcome:
