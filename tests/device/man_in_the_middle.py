@@ -19,14 +19,18 @@ _ANSWERS: dict[str, type[Message]] = {
     "Register": pb.RegisterResponse,
     "GetMetadata": pb.GetMetadataResponse,
     "FetchChunk": pb.FetchChunkResponse,
+    "GetTargets": pb.GetTargetsResponse,
     "GetPlan": pb.GetPlanResponse,
+    "ReportStatus": pb.ReportStatusResponse,
 }
 _REQUESTS: dict[str, type[Message]] = {
     "GetChallenge": pb.GetChallengeRequest,
     "Register": pb.RegisterRequest,
     "GetMetadata": pb.GetMetadataRequest,
     "FetchChunk": pb.FetchChunkRequest,
+    "GetTargets": pb.GetTargetsRequest,
     "GetPlan": pb.GetPlanRequest,
+    "ReportStatus": pb.ReportStatusRequest,
 }
 
 

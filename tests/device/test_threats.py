@@ -31,7 +31,6 @@ from pocketrec.errors import (
     ServiceUnavailableError,
 )
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.repository import create_repository
 from pocketrec_device import Runtime
 from pocketrec_quantization.bundle import CARD, FROZEN, VECTORS, BundleFolder
 from pocketrec_quantization.plan import Plan, encode_plan
@@ -247,7 +246,7 @@ class TestBundle:
         deployment.publish(make_bundle(version=2, seed=1))
         device.sync(middle.target)
         shutil.rmtree(deployment.config.store)
-        create_repository(deployment.config.store, deployment.config.keys)
+        deployment.create_repository()
         deployment.publish(bundle)
         for name in ("other", "another"):  # metadata versions rise above those the device saw
             deployment.publish(make_bundle(model_name=name))
@@ -271,7 +270,7 @@ class TestBundle:
         deployment.publish(make_bundle(version=2, items=make_items(2)))
         device.sync(middle.target)
         shutil.rmtree(deployment.config.store)
-        create_repository(deployment.config.store, deployment.config.keys)
+        deployment.create_repository()
         deployment.publish(make_bundle(version=3))
         for name in ("other", "another"):  # metadata versions rise above those the device saw
             deployment.publish(make_bundle(model_name=name))
@@ -328,7 +327,7 @@ class TestBundle:
 
         stranger = replace(deployment, folder=tmp_path / "stranger")
         KeyFolder(stranger.config.keys).create()
-        create_repository(stranger.config.store, stranger.config.keys)
+        stranger.create_repository()
         stranger.publish(make_bundle(version=2))
 
         with stranger.serve() as target, unharmed(device, IntegrityError, "signed"):
