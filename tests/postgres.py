@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pg8000.dbapi
 import pytest
 
 __all__ = ["PostgresServer", "find_binaries", "serve_postgres"]
 
 # Lost with the machine, not with the process: tests kill the latter only.
-_OPTIONS = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200"
+_OPTIONS = "-c fsync=off -c full_page_writes=off -c max_connections=200 -c ssl=on"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +53,8 @@ class PostgresServer:
 
     def execute(self, statement: str, *, database: str = "postgres") -> None:
         """Execute one statement as the administrator, outside a transaction."""
+        import pg8000.dbapi
+
         connection = pg8000.dbapi.connect(
             "tester",
             host="127.0.0.1",
@@ -68,9 +69,15 @@ class PostgresServer:
         finally:
             connection.close()
 
+    @property
+    def authority(self) -> Path:
+        """The PEM file of who vouches for the server's certificate, which is for 127.0.0.1."""
+        return self.folder / "authority.crt"
+
     def start(self) -> None:
         """Start, and return once connections are answered."""
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder} {_OPTIONS}"
+        options += f" -c ssl_cert_file={self.folder}/tls.crt -c ssl_key_file={self.folder}/tls.key"
         self._control("start", "-w", "-l", str(self.folder / "log"), "-o", options)
 
     def stop(self) -> None:
@@ -143,10 +150,18 @@ def serve_postgres() -> Iterator[PostgresServer]:
 
 
 def _create_cluster(server: PostgresServer) -> None:
-    password = server.folder / "password"
+    from tests.cloud.delivery.admin.serving import Authority
+
+    authority = Authority()
+    identity = authority.certify("postgres")
+    password, key = server.folder / "password", server.folder / "tls.key"
     password.write_text(server.password)
+    key.touch(mode=0o600)
+    key.write_bytes(identity.key)
+    (server.folder / "tls.crt").write_bytes(identity.certificate)
+    server.authority.write_bytes(authority.certificate)
     if server.user is not None:
-        for path in (server.folder, password):
+        for path in (server.folder, password, key):
             shutil.chown(path, server.user)
     _run(
         server.user,

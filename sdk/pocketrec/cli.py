@@ -90,6 +90,9 @@ SUMMARIES = {
     "rollout.start": "Give a bundle or plan settings to a growing share of devices.",
     "rollout.status": "Show a rollout's stages, and what devices say of it.",
     "serve": "Serve bundles and plans to devices over gRPC.",
+    "store": "Look after the server's database.",
+    "store.status": "Say which revision a database's tables are.",
+    "store.upgrade": "Make a database's tables, or bring them up to date.",
     "train": "Train a backbone on interactions.",
 }
 """One line of help per path, kept here so that help imports no command."""

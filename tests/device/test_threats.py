@@ -31,6 +31,7 @@ from pocketrec.errors import (
     ServiceUnavailableError,
 )
 from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery.repository import create_repository
 from pocketrec_device import Runtime
 from pocketrec_quantization.bundle import CARD, FROZEN, VECTORS, BundleFolder
 from pocketrec_quantization.plan import Plan, encode_plan
@@ -246,7 +247,8 @@ class TestBundle:
         deployment.publish(make_bundle(version=2, seed=1))
         device.sync(middle.target)
         shutil.rmtree(deployment.config.store)
-        deployment.create_repository()
+        with deployment.storage() as storage:
+            create_repository(storage, deployment.config.keys)
         deployment.publish(bundle)
         for name in ("other", "another"):  # metadata versions rise above those the device saw
             deployment.publish(make_bundle(model_name=name))
@@ -270,7 +272,8 @@ class TestBundle:
         deployment.publish(make_bundle(version=2, items=make_items(2)))
         device.sync(middle.target)
         shutil.rmtree(deployment.config.store)
-        deployment.create_repository()
+        with deployment.storage() as storage:
+            create_repository(storage, deployment.config.keys)
         deployment.publish(make_bundle(version=3))
         for name in ("other", "another"):  # metadata versions rise above those the device saw
             deployment.publish(make_bundle(model_name=name))
@@ -327,7 +330,8 @@ class TestBundle:
 
         stranger = replace(deployment, folder=tmp_path / "stranger")
         KeyFolder(stranger.config.keys).create()
-        stranger.create_repository()
+        with stranger.storage() as storage:
+            create_repository(storage, stranger.config.keys)
         stranger.publish(make_bundle(version=2))
 
         with stranger.serve() as target, unharmed(device, IntegrityError, "signed"):

@@ -83,11 +83,11 @@ def build_parts(
     """
     keys, metrics = KeyFolder(config.keys), metrics or Metrics()
     if database is None:
-        opened = open_storage(config.store, config.database)
+        storage = open_storage(config.store, config.database)
     else:
-        opened = Storage(artifacts=open_artifacts(config.store), database=database)
-    artifacts = opened.artifacts
-    watched = watch_store(opened.database, metrics.storing)
+        storage = Storage(artifacts=open_artifacts(config.store), database=database)
+    artifacts = storage.artifacts
+    watched = watch_store(storage.database, metrics.storing)
     store = CachedStore(watched, stamp=lambda: artifacts.stamp(TIMESTAMP))
     storage = Storage(artifacts=artifacts, database=store)
     publication = PublicationCache(artifacts)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,6 @@ __all__ = ["PostgresAddress", "guard_connections"]
 _CONNECT_TIMEOUT_S = 10.0
 _STATEMENT_TIMEOUT_S = 10
 _ANSWER_TIMEOUT_S = 20.0  # above the server's own limit, so that only a dead server meets it
-_TRUSTED_FOR_S = 1.0
 _SSL_MODES = ("disable", "prefer", "require", "verify-full")
 
 
@@ -149,14 +147,11 @@ def guard_connections(engine: sa.Engine) -> None:
     """
 
     @sa.event.listens_for(engine, "checkout")
-    def _ping(connection: Any, record: Any, _proxy: Any) -> None:
-        now_s = time.monotonic()
-        if now_s - record.info.get("used_at_s", now_s) > _TRUSTED_FOR_S:
-            try:
-                connection.execute_simple(";")
-            except (OSError, pg8000.dbapi.Error) as exc:
-                raise DisconnectionError("the server has left") from exc
-        record.info["used_at_s"] = now_s
+    def _ping(connection: Any, _record: Any, _proxy: Any) -> None:
+        try:
+            connection.execute_simple(";")
+        except (OSError, pg8000.dbapi.Error) as exc:
+            raise DisconnectionError("the server has left") from exc
 
     @sa.event.listens_for(engine, "handle_error")
     def _mark_lost(context: Any) -> None:
