@@ -27,7 +27,7 @@ def main(words: list[str]) -> None:
     store, keys = (Path(word) for word in words)
     limits = Limits(plans_per_minute=_UNLIMITED, registrations_per_minute=_UNLIMITED)
     config = ServerConfig(store=store, keys=keys, limits=limits)
-    asyncio.run(serve(config, announce=lambda address: print(address, flush=True)))
+    asyncio.run(serve(config, announce=lambda at: print(at.address, flush=True)))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,11 @@ __all__ = ["COMMAND_GROUP", "SUMMARIES", "CommandTree", "ExitCode", "exit_code_o
 COMMAND_GROUP = "pocketrec.commands"
 
 SUMMARIES = {
+    "admins": "Say who may call the admin service.",
+    "admins.add": "Let somebody call the admin service, and print the token.",
+    "admins.list": "List who may call the admin service with a token.",
+    "admins.remove": "End an admin's token.",
+    "audit": "Show who did what on a server.",
     "bench": "Measure a bundle on this machine.",
     "bench.compare": "Say whether one measurement is worse than another.",
     "bench.report": "Turn results into one page that needs no network, or into Markdown.",
@@ -61,6 +66,9 @@ SUMMARIES = {
     "device.rollback": "Go back to the bundle and plan used before.",
     "device.status": "Show what a device's store holds.",
     "device.sync": "Fetch the newest bundle and plan.",
+    "devices": "Look at the devices that a server knows, and revoke them.",
+    "devices.list": "List devices, what they declare, and what they reported last.",
+    "devices.revoke": "End a device's token, and let it register no more.",
     "keys": "Make signing keys, and renew what they sign.",
     "keys.init": "Make a repository's offline and online keys.",
     "keys.renew": "Sign a repository's metadata anew before it expires.",
@@ -70,6 +78,7 @@ SUMMARIES = {
     "plan.show": "Show a plan as a table, as JSON or as a picture.",
     "planner": "Train what makes personal plans.",
     "planner.train": "Train a personal planner for a backbone.",
+    "push": "Let plans of some or all users be like this from now on.",
     "rollout": "Give a bundle or plan settings to devices by and by, or take it back.",
     "rollout.abort": "Take a rollout back from every device.",
     "rollout.list": "List rollouts.",

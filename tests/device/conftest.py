@@ -19,8 +19,10 @@ from tests.device.unharmed import HISTORY
 
 from pocketrec.files import SYSTEM_DISK, Disk
 from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
+from pocketrec_cloud.delivery.publishing import publish_bundle
+from pocketrec_cloud.delivery.repository import create_repository
 from pocketrec_cloud.delivery.server import ServerConfig
+from pocketrec_cloud.delivery.storage import Storage, open_storage
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_device.engine import Engine, build_engine
@@ -257,18 +259,26 @@ class Deployment:
         bundle: BundleFolder,
         clock: Callable[[], float] = time.time,
         planner: PersonalPlanner | None = None,
+        *,
+        is_candidate: bool = False,
     ) -> None:
-        """Make a bundle the current one of its model."""
+        """Make a bundle the current one of its model, or one for those whom a rollout names."""
         n_channels = total_channels(bundle.manifest.layers)
         losses = np.sort(np.random.default_rng(0).random((n_channels, 3)), axis=1)[:, ::-1]
-        publish_bundle(
-            self.config.store,
-            self.config.keys,
-            bundle,
-            sensitivity_to_bytes(losses.copy()),
-            planner=None if planner is None else planner.to_bytes(),
-            clock=clock,
-        )
+        with self.storage() as storage:
+            publish_bundle(
+                storage,
+                self.config.keys,
+                bundle,
+                sensitivity_to_bytes(losses.copy()),
+                planner=None if planner is None else planner.to_bytes(),
+                is_candidate=is_candidate,
+                clock=clock,
+            )
+
+    def storage(self) -> Storage:
+        """Open files and records; to be closed."""
+        return open_storage(self.config.store, is_new=True)
 
     def serve(self, clock: Callable[[], float] = time.time) -> AbstractContextManager[str]:
         """Serve while a ``with`` block runs; yields what a client dials."""
@@ -280,7 +290,8 @@ def published(tmp_path_factory: pytest.TempPathFactory, bundle: BundleFolder) ->
     """A deployment to copy from."""
     deployment = Deployment(tmp_path_factory.mktemp("deployment"))
     KeyFolder(deployment.config.keys).create()
-    create_repository(deployment.config.store, deployment.config.keys)
+    with deployment.storage() as storage:
+        create_repository(storage, deployment.config.keys)
     deployment.publish(bundle)
     return deployment
 

@@ -19,14 +19,18 @@ _ANSWERS: dict[str, type[Message]] = {
     "Register": pb.RegisterResponse,
     "GetMetadata": pb.GetMetadataResponse,
     "FetchChunk": pb.FetchChunkResponse,
+    "GetTargets": pb.GetTargetsResponse,
     "GetPlan": pb.GetPlanResponse,
+    "ReportStatus": pb.ReportStatusResponse,
 }
 _REQUESTS: dict[str, type[Message]] = {
     "GetChallenge": pb.GetChallengeRequest,
     "Register": pb.RegisterRequest,
     "GetMetadata": pb.GetMetadataRequest,
     "FetchChunk": pb.FetchChunkRequest,
+    "GetTargets": pb.GetTargetsRequest,
     "GetPlan": pb.GetPlanRequest,
+    "ReportStatus": pb.ReportStatusRequest,
 }
 
 
@@ -39,12 +43,14 @@ class ManInTheMiddle(grpc.GenericRpcHandler):
         calls: Every request seen, as (method, message).
         meddle: Method name to a function (request, answer) that may change the answer in
             place, or raise ``TimeoutError`` to end the call as if its deadline had passed.
+        unknown: Methods that it says are not implemented.
     """
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.calls: list[tuple[str, Any]] = []
         self.meddle: dict[str, Callable[[Any, Any], None]] = {}
+        self.unknown: set[str] = set()
         self._server = grpc.server(ThreadPoolExecutor(4))
         self._server.add_generic_rpc_handlers((self,))
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -79,6 +85,8 @@ class ManInTheMiddle(grpc.GenericRpcHandler):
         method = path.rpartition("/")[2]
         message = _REQUESTS[method].FromString(request)
         self.calls.append((method, message))
+        if method in self.unknown:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         metadata = [entry for entry in context.invocation_metadata() if entry[0] == "authorization"]
         with grpc.insecure_channel(self.upstream) as channel:
             try:

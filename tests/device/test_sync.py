@@ -224,7 +224,8 @@ class TestNextSync:
 
         for name in ("offline/targets", "online/snapshot", "online/timestamp"):
             SigningKey.generate().save(deployment.config.keys / f"{name}.pem")
-        renew_repository(deployment.config.store, deployment.config.keys)
+        with deployment.storage() as storage:
+            renew_repository(storage, deployment.config.keys)
         deployment.publish(make_bundle(version=2, seed=1))
 
         assert device.sync(target).bundle_version == 2

@@ -247,7 +247,8 @@ class TestBundle:
         deployment.publish(make_bundle(version=2, seed=1))
         device.sync(middle.target)
         shutil.rmtree(deployment.config.store)
-        create_repository(deployment.config.store, deployment.config.keys)
+        with deployment.storage() as storage:
+            create_repository(storage, deployment.config.keys)
         deployment.publish(bundle)
         for name in ("other", "another"):  # metadata versions rise above those the device saw
             deployment.publish(make_bundle(model_name=name))
@@ -271,7 +272,8 @@ class TestBundle:
         deployment.publish(make_bundle(version=2, items=make_items(2)))
         device.sync(middle.target)
         shutil.rmtree(deployment.config.store)
-        create_repository(deployment.config.store, deployment.config.keys)
+        with deployment.storage() as storage:
+            create_repository(storage, deployment.config.keys)
         deployment.publish(make_bundle(version=3))
         for name in ("other", "another"):  # metadata versions rise above those the device saw
             deployment.publish(make_bundle(model_name=name))
@@ -328,7 +330,8 @@ class TestBundle:
 
         stranger = replace(deployment, folder=tmp_path / "stranger")
         KeyFolder(stranger.config.keys).create()
-        create_repository(stranger.config.store, stranger.config.keys)
+        with stranger.storage() as storage:
+            create_repository(storage, stranger.config.keys)
         stranger.publish(make_bundle(version=2))
 
         with stranger.serve() as target, unharmed(device, IntegrityError, "signed"):

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from pocketrec.errors import ConfigError
 from pocketrec_cloud.delivery.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.admin.service import AdminService
-from pocketrec_cloud.delivery.artifacts import is_bucket_url, open_artifacts
+from pocketrec_cloud.delivery.artifacts import open_artifacts
 from pocketrec_cloud.delivery.director import Director
 from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.keys import KeyFolder, Role
-from pocketrec_cloud.delivery.layout import DATABASE_FILE, TIMESTAMP
+from pocketrec_cloud.delivery.layout import TIMESTAMP
 from pocketrec_cloud.delivery.models import ModelCatalogue
 from pocketrec_cloud.delivery.operations.metrics import Metrics
 from pocketrec_cloud.delivery.operations.stores import watch_store
@@ -26,15 +24,15 @@ from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.push.hub import WatchHub
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
+from pocketrec_cloud.delivery.records import DeviceSession
 from pocketrec_cloud.delivery.rollouts.desk import make_desk
 from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
 from pocketrec_cloud.delivery.server_config import ServerConfig
-from pocketrec_cloud.delivery.storage import Storage
+from pocketrec_cloud.delivery.storage import Storage, open_storage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.cached import CachedStore
-from pocketrec_cloud.delivery.stores.opening import open_store
 
-__all__ = ["ServerParts", "build_parts", "build_service", "open_storage"]
+__all__ = ["ServerParts", "build_parts", "build_service"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +45,7 @@ class ServerParts:
         admin: What answers admins.
         orders: Keeps orders fresh; to be started, and closed.
         hub: Wakes streams; belongs to one event loop.
+        find_session: Returns whom a token stands for, whatever is remembered of it.
     """
 
     storage: Storage
@@ -54,6 +53,7 @@ class ServerParts:
     admin: AdminService
     orders: OrderKeeper
     hub: WatchHub
+    find_session: Callable[[bytes], DeviceSession | None]
 
     def close(self) -> None:
         """Give everything back."""
@@ -82,10 +82,14 @@ def build_parts(
         ArtifactError: The store's metadata is damaged.
     """
     keys, metrics = KeyFolder(config.keys), metrics or Metrics()
-    storage = open_storage(config, database)
-    artifacts, watched = storage.artifacts, watch_store(storage.database, metrics.storing)
+    if database is None:
+        storage = open_storage(config.store, config.database)
+    else:
+        storage = Storage(artifacts=open_artifacts(config.store), database=database)
+    artifacts = storage.artifacts
+    watched = watch_store(storage.database, metrics.storing)
     store = CachedStore(watched, stamp=lambda: artifacts.stamp(TIMESTAMP))
-    storage = replace(storage, database=store)
+    storage = Storage(artifacts=artifacts, database=store)
     publication = PublicationCache(artifacts)
     publication.current()
     for role in (Role.SNAPSHOT, Role.TIMESTAMP):
@@ -137,7 +141,14 @@ def build_parts(
         rollouts=rollouts,
         model_lines=model_lines,
     )
-    return ServerParts(storage=storage, device=device, admin=admin, orders=orders, hub=hub)
+    return ServerParts(
+        storage=storage,
+        device=device,
+        admin=admin,
+        orders=orders,
+        hub=hub,
+        find_session=watched.find_session,
+    )
 
 
 def build_service(
@@ -155,26 +166,3 @@ def build_service(
     """
     parts = build_parts(config, clock, database=database)
     return parts.storage.database, parts.device
-
-
-def open_storage(config: ServerConfig, database: DeliveryStore | None = None) -> Storage:
-    """Open what is published, and the database.
-
-    Args:
-        config: Names both.
-        database: What to remember in; None opens the one that ``config`` names.
-
-    Raises:
-        ConfigError: The database's URL cannot be understood, or the bucket's.
-        StoreError: The database cannot be used.
-    """
-    artifacts = open_artifacts(config.store)
-    return Storage(artifacts=artifacts, database=database or open_store(_database_of(config)))
-
-
-def _database_of(config: ServerConfig) -> str | Path:
-    if config.database:
-        return config.database
-    if is_bucket_url(config.store):
-        raise ConfigError("expected --database URL with a store in a bucket")
-    return Path(config.store) / DATABASE_FILE

@@ -27,7 +27,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -38,9 +38,10 @@ from pocketrec_cloud.delivery.admin.authentication import AdminAuthenticator
 from pocketrec_cloud.delivery.admin.servicer import AdminServicer
 from pocketrec_cloud.delivery.call_limit import CallLimit
 from pocketrec_cloud.delivery.composition import build_parts, build_service
-from pocketrec_cloud.delivery.layout import TIMESTAMP
+from pocketrec_cloud.delivery.layout import TIMESTAMP, target_name
 from pocketrec_cloud.delivery.operations.dependencies import dependency_checks
 from pocketrec_cloud.delivery.operations.operations import Operations
+from pocketrec_cloud.delivery.operations.request_ids import ContextThreads
 from pocketrec_cloud.delivery.plan_queue import PlanQueue
 from pocketrec_cloud.delivery.push.order_keeper import News
 from pocketrec_cloud.delivery.push.watch import WatchParts
@@ -119,7 +120,7 @@ class DeliveryServer:
         self._parts = build_parts(
             config, clock, database=database, metrics=self._operations.metrics
         )
-        self._executor = ThreadPoolExecutor(_WORKERS, thread_name_prefix="pocketrec")
+        self._executor = ContextThreads(_WORKERS, thread_name_prefix="pocketrec")
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._device_server = self._make_device_server()
@@ -186,6 +187,7 @@ class DeliveryServer:
             hub=parts.hub,
             orders=parts.orders,
             ask=plans.ask,
+            find_session=parts.find_session,
             clock=self._clock,
             monotonic=time.monotonic,
         )
@@ -215,9 +217,14 @@ class DeliveryServer:
         self, *, most: int, limit: CallLimit, options: Sequence[tuple[str, int]]
     ) -> grpc.aio.Server:
         is_shared = int(self._config.workers > 1)
+        # A fleet that comes back at once is let in as fast as it goes; beyond a thousand calls
+        # that wait, gRPC would drop some by chance.
+        waiting = ("grpc.server.max_pending_requests", most)
+        refused = ("grpc.server.max_pending_requests_hard_limit", 2 * most)
+        shared = ("grpc.so_reuseport", is_shared)
         return grpc.aio.server(
             interceptors=[*self._operations.interceptors(), limit],
-            options=[*_CHANNEL_OPTIONS, *options, ("grpc.so_reuseport", is_shared)],
+            options=[*_CHANNEL_OPTIONS, *options, waiting, refused, shared],
             maximum_concurrent_rpcs=most,
         )
 
@@ -236,10 +243,15 @@ class DeliveryServer:
         return dependency_checks(
             store=self._parts.storage.database,
             read_timestamp=lambda: artifacts.read(TIMESTAMP),
-            read_files=self._parts.device.publication.current,
+            read_files=self._read_a_file,
             metrics=self._operations.metrics,
             clock=self._clock,
         )
+
+    def _read_a_file(self) -> None:
+        """Read a little of what is published, if anything is."""
+        for file in islice(self._parts.device.publication.current().files.values(), 1):
+            self._parts.storage.artifacts.read_range(target_name(file.sha256), 0, 1)
 
     async def _keep_fresh(self) -> None:
         while True:

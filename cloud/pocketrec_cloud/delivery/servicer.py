@@ -8,14 +8,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
-from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from pocketrec_cloud.delivery import handlers
 from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.identity.registration import get_challenge, register
 from pocketrec_cloud.delivery.identity.service import IdentityService
-from pocketrec_cloud.delivery.identity.sessions import admit, find_session, recall_session
+from pocketrec_cloud.delivery.identity.sessions import (
+    admit,
+    bearer_sha256,
+    find_session,
+    recall_session,
+)
 from pocketrec_cloud.delivery.plan_queue import DEFAULT_MAX_BATCH, PlanQueue
 from pocketrec_cloud.delivery.plan_requests import check_watch_request
 from pocketrec_cloud.delivery.push.slow_readers import broken_off_after
@@ -115,7 +119,7 @@ class DeviceServicer(DeviceServiceServicer):
                 session=session,
                 device=device,
                 follows_targets=bool(request.model_name),
-                check_session=partial(self._find_session, context),
+                token_sha256=bearer_sha256(_authorization(context)) or b"",
             )
             write_timeout_s = self._watch.hub.settings.write_timeout_s
             async with aclosing(stream.messages(request.last_sequence)) as messages:
@@ -153,12 +157,8 @@ class DeviceServicer(DeviceServiceServicer):
         identity = self._service.identity
         session = recall_session(identity, authorization)
         if session is None:
-            session = await self._find_session(context)
+            session = await self._run_identity(find_session, authorization)
         return admit(identity, session)
-
-    async def _find_session(self, context: Context) -> DeviceSession:
-        """Return whose token came with a call, as the database has it."""
-        return await self._run_identity(find_session, _authorization(context))
 
     async def _run_identity(
         self,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from pocketrec_cloud.delivery.artifacts import ArtifactStore, FolderArtifacts
-from pocketrec_cloud.delivery.composition import build_service
+from pocketrec_cloud.delivery.composition import build_parts
 from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.keys import KeyFolder
 from pocketrec_cloud.delivery.layout import metadata_name, target_name
@@ -31,6 +32,7 @@ from pocketrec_cloud.delivery.server_config import ServerConfig
 from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
+from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_cloud.onnx_graphs import write_extract_graph
 from pocketrec_quantization.bundle import (
     CARD,
@@ -111,6 +113,10 @@ class Deployment:
     def config(self, **changes: object) -> ServerConfig:
         """Return how to serve this store."""
         return ServerConfig(store=self.store, keys=self.keys, **changes)  # type: ignore[arg-type]
+
+    def serve(self, **changes: object) -> AbstractContextManager[str]:
+        """Serve with this database and clock while a ``with`` block runs; yields the address."""
+        return serve_in_thread(self.config(**changes), clock=self.clock, database=self.database)
 
     def copy(self, folder: Path) -> Deployment:
         """Return a copy of all files, with a clock of its own."""
@@ -253,13 +259,6 @@ def personal(deployment: Deployment) -> BundleFolder:
     return bundle
 
 
-@pytest.fixture
-def service(deployment: Deployment) -> DeliveryService:
-    """What the handlers work on, without a socket."""
-    _, service = build_service(deployment.config(), deployment.clock, database=deployment.database)
-    return service
-
-
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The address of a server with the S3 API, on the loopback."""
@@ -284,6 +283,14 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{uuid.uuid4().hex}"
     S3FileSystem(skip_instance_cache=True).mkdir(name)
     return f"s3://{name}/store"
+
+
+@pytest.fixture
+def service(deployment: Deployment) -> Iterator[DeliveryService]:
+    """What the handlers for devices work on, without a socket."""
+    parts = build_parts(deployment.config(), deployment.clock, database=deployment.database)
+    yield parts.device
+    parts.close()
 
 
 class ArtifactFetcher(FetcherInterface):

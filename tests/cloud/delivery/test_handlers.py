@@ -10,8 +10,8 @@ import pytest
 
 from pocketrec.errors import ConfigError, IntegrityError, RejectedError, StoreError
 from pocketrec_cloud.delivery import handlers
+from pocketrec_cloud.delivery.artifacts import FolderArtifacts
 from pocketrec_cloud.delivery.handlers import DeliveryService
-from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.publication import PublicationCache
 from pocketrec_cloud.delivery.rate_limit import RateLimiter
@@ -30,63 +30,6 @@ def refusal_of(call: object, *args: object) -> tuple[str, str]:
     with pytest.raises(RejectedError) as refusal:
         call(*args)  # type: ignore[operator]
     return refusal.value.code, str(refusal.value)
-
-
-class TestRegister:
-    def test_token_authenticates_the_device(self, service: DeliveryService) -> None:
-        """The token that was handed out leads back to the device."""
-        response = handlers.register(service, pb.RegisterRequest(), "peer")
-
-        found = handlers.authenticate(service, f"Bearer {response.token}")
-
-        assert found == response.device_id
-
-    def test_token_is_not_stored(self, deployment: Deployment, service: DeliveryService) -> None:
-        """Whoever reads the database cannot act as a device."""
-        token = handlers.register(service, pb.RegisterRequest(), "peer").token
-
-        files = deployment.store.glob("pocketrec.db*")
-
-        assert not any(token.encode() in file.read_bytes() for file in files)
-
-    @pytest.mark.parametrize("field", ["backend", "app_version", "os"])
-    def test_oversize_profile_is_refused(self, service: DeliveryService, field: str) -> None:
-        """No field of a profile is longer than the limit."""
-        request = pb.RegisterRequest(profile=pb.DeviceProfile(**{field: "x" * 129}))
-
-        code, message = refusal_of(handlers.register, service, request, "peer")
-
-        assert code == "INVALID_ARGUMENT"
-        assert message.startswith(f"{field}: expected at most 128")
-
-    def test_memory_beyond_belief_is_refused(self, service: DeliveryService) -> None:
-        """A number that the database cannot hold is the caller's mistake."""
-        request = pb.RegisterRequest(profile=pb.DeviceProfile(ram_bytes=2**64 - 1))
-
-        assert refusal_of(handlers.register, service, request, "peer")[0] == "INVALID_ARGUMENT"
-
-    def test_flood_from_one_peer_is_refused(self, service: DeliveryService) -> None:
-        """One address registers a few devices a minute; others are not affected."""
-        slow = replace(service, registrations=RateLimiter(1, lambda: 0.0))
-        handlers.register(slow, pb.RegisterRequest(), "peer")
-
-        code, _ = refusal_of(handlers.register, slow, pb.RegisterRequest(), "peer")
-
-        assert code == "RESOURCE_EXHAUSTED"
-        assert handlers.register(slow, pb.RegisterRequest(), "other").token
-
-
-class TestAuthenticate:
-    @pytest.mark.parametrize("value", ["", "Bearer ", "Bearer wrong", "Basic abc", "wrong"])
-    def test_anything_but_a_token_is_refused(self, service: DeliveryService, value: str) -> None:
-        """Without a token of ours there is no device."""
-        assert refusal_of(handlers.authenticate, service, value)[0] == "UNAUTHENTICATED"
-
-    def test_bare_token_is_refused(self, service: DeliveryService) -> None:
-        """A good token still needs its scheme."""
-        token = handlers.register(service, pb.RegisterRequest(), "peer").token
-
-        assert refusal_of(handlers.authenticate, service, token)[0] == "UNAUTHENTICATED"
 
 
 class TestGetMetadata:
@@ -315,8 +258,8 @@ def test_store_without_a_repository_is_named(
     deployment: Deployment, service: DeliveryService
 ) -> None:
     """A folder that holds no repository is an error that says what to run."""
-    empty = StoreLayout(deployment.folder / "nothing")
-    lost = replace(service, layout=empty, publication=PublicationCache(empty))
+    empty = FolderArtifacts(deployment.folder / "nothing")
+    lost = replace(service, artifacts=empty, publication=PublicationCache(empty))
 
     with pytest.raises(StoreError, match="pocketrec keys init"):
         handlers.find_target(lost, pb.FetchChunkRequest(target_path="demo/manifest.pb"))

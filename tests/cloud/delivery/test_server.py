@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.cloud.delivery.devices import register_device
 
 from pocketrec.errors import ConfigError, StoreError
 from pocketrec_cloud.delivery.limits import Limits
@@ -31,13 +33,14 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 20.0
 MAX_POLLS = 10_000
+LASTING = Limits(token_lifetime_s=30 * 24 * 3600)  # for clocks that jump by hours
 Metadata = list[tuple[str, str]]
 
 
 @pytest.fixture
 def target(deployment: Deployment) -> Iterator[str]:
     """A server over a store with one bundle."""
-    with serve_in_thread(deployment.config(), clock=deployment.clock) as target:
+    with deployment.serve() as target:
         yield target
 
 
@@ -62,8 +65,7 @@ def token(stub: DeviceServiceStub) -> Metadata:
 
 def register(stub: DeviceServiceStub) -> Metadata:
     """Register a device and return the metadata of its later calls."""
-    response = stub.Register(pb.RegisterRequest(), timeout=DEADLINE_S)
-    return [("authorization", f"Bearer {response.token}")]
+    return register_device(stub).metadata
 
 
 def status_of(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
@@ -76,8 +78,7 @@ def status_of(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
 class TestCalls:
     def test_register_hands_out_a_token(self, stub: DeviceServiceStub) -> None:
         """Registering needs no token; each device gets its own."""
-        first = stub.Register(pb.RegisterRequest(), timeout=DEADLINE_S)
-        second = stub.Register(pb.RegisterRequest(), timeout=DEADLINE_S)
+        first, second = register_device(stub), register_device(stub)
 
         assert first.device_id != second.device_id
         assert first.token != second.token
@@ -226,8 +227,8 @@ class TestRefusals:
 
     def test_registrations_are_limited(self, deployment: Deployment) -> None:
         """One address cannot fill the database."""
-        config = deployment.config(limits=Limits(registrations_per_minute=1))
-        with serve_in_thread(config) as target, grpc.insecure_channel(target) as channel:
+        limits = Limits(registrations_per_minute=1)
+        with deployment.serve(limits=limits) as target, grpc.insecure_channel(target) as channel:
             stub = DeviceServiceStub(channel)
             register(stub)
 
@@ -257,7 +258,7 @@ class TestPublishing:
     def test_server_without_a_bundle_answers(self, empty: Deployment) -> None:
         """Before the first publication, devices are told that there is nothing."""
         request = pb.FetchChunkRequest(target_path="demo/manifest.pb")
-        with serve_in_thread(empty.config()) as target, grpc.insecure_channel(target) as channel:
+        with empty.serve() as target, grpc.insecure_channel(target) as channel:
             stub = DeviceServiceStub(channel)
             token = register(stub)
 
@@ -287,17 +288,16 @@ class TestPublishing:
         shutil.rmtree(deployment.keys / "offline")
         deployment.clock.now_s += 3 * 24 * 3600
 
-        with serve_in_thread(deployment.config(), clock=deployment.clock):
+        with deployment.serve():
             pass
 
         deployment.tuf_client().refresh()
 
     def test_timestamp_is_refreshed_while_serving(self, deployment: Deployment) -> None:
         """A server that runs for long renews the timestamp before it expires."""
-        config = deployment.config(refresh_every_s=0.01)
         request = pb.GetMetadataRequest(filename="timestamp.json")
         with (
-            serve_in_thread(config, clock=deployment.clock) as target,
+            deployment.serve(refresh_every_s=0.01, limits=LASTING) as target,
             grpc.insecure_channel(target) as channel,
         ):
             stub = DeviceServiceStub(channel)
@@ -317,9 +317,8 @@ class TestPublishing:
         self, deployment: Deployment, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A key that vanished costs freshness, not the service."""
-        config = deployment.config(refresh_every_s=0.01)
         with (
-            serve_in_thread(config, clock=deployment.clock) as target,
+            deployment.serve(refresh_every_s=0.01, limits=LASTING) as target,
             grpc.insecure_channel(target) as channel,
         ):
             stub = DeviceServiceStub(channel)
@@ -383,13 +382,13 @@ class TestStarting:
 
         with (
             pytest.raises(ConfigError, match=f"cannot listen on '127.0.0.1:{port}'"),
-            serve_in_thread(deployment.config(port=port)),
+            deployment.serve(port=port),
         ):
             pass
 
     def test_store_without_a_repository_is_refused(self, tmp_path: Path) -> None:
         """Serving needs a repository first."""
-        config = ServerConfig(store=tmp_path / "none", keys=tmp_path / "none")
+        config = ServerConfig(store=tmp_path / "none", keys=tmp_path / "none", database="memory:")
 
         with pytest.raises(StoreError, match="pocketrec keys init"), serve_in_thread(config):
             pass
@@ -401,18 +400,19 @@ class TestStarting:
 
         with (
             pytest.raises(ConfigError, match=f"expected the {role} key"),
-            serve_in_thread(deployment.config()),
+            deployment.serve(),
         ):
             pass
 
 
 def test_process_announces_itself_and_stops_on_sigterm(deployment: Deployment) -> None:
     """The command says where it listens when ready, as JSON too, and ends when asked to."""
-    code = "from pocketrec_cloud.delivery.cli import serve; serve()"
+    code = "from pocketrec_cloud.delivery.serve_cli import serve; serve()"
     ready = deployment.folder / "ready.json"
     words = ["--store", str(deployment.store), "--keys", str(deployment.keys), "--port", "0"]
     with subprocess.Popen(
         [sys.executable, "-c", code, *words, "--json", str(ready)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

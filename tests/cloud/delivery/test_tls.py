@@ -18,16 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from tests.cloud.delivery.devices import register_device
 
 from pocketrec_cloud.delivery.server import TlsFiles
-from pocketrec_cloud.delivery.testing import serve_in_thread
-from pocketrec_proto.v1 import device_service_pb2 as pb
-from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
 
 if TYPE_CHECKING:
     from tests.cloud.delivery.conftest import Deployment
-
-DEADLINE_S = 20.0
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ def test_client_that_trusts_the_certificate_is_served(
     """With the certificate as trust anchor, calls succeed."""
     credentials = grpc.ssl_channel_credentials(files.certificate.read_bytes())
     with (
-        serve_in_thread(deployment.config(tls=files)) as target,
+        deployment.serve(tls=files) as target,
         grpc.secure_channel(target, credentials) as channel,
     ):
         assert is_registered(channel)
@@ -53,7 +49,7 @@ def test_client_that_does_not_trust_it_is_not(deployment: Deployment, files: Tls
     (files.key.parent / "other").mkdir()
     other = make_certificate(files.key.parent / "other")
     credentials = grpc.ssl_channel_credentials(other.certificate.read_bytes())
-    with serve_in_thread(deployment.config(tls=files)) as target:
+    with deployment.serve(tls=files) as target:
         with grpc.insecure_channel(target) as plain:
             plain_code = refusal(plain)
         with grpc.secure_channel(target, credentials) as stranger:
@@ -67,7 +63,7 @@ def test_mutual_tls_asks_for_a_certificate(deployment: Deployment, files: TlsFil
     mutual = TlsFiles(certificate=files.certificate, key=files.key, client_ca=files.certificate)
     root = files.certificate.read_bytes()
     known = grpc.ssl_channel_credentials(root, files.key.read_bytes(), root)
-    with serve_in_thread(deployment.config(tls=mutual)) as target:
+    with deployment.serve(tls=mutual) as target:
         with grpc.secure_channel(target, known) as channel:
             assert is_registered(channel)
         with grpc.secure_channel(target, grpc.ssl_channel_credentials(root)) as stranger:
@@ -78,8 +74,7 @@ def test_mutual_tls_asks_for_a_certificate(deployment: Deployment, files: TlsFil
 
 def is_registered(channel: grpc.Channel) -> bool:
     """Return whether a device got a token."""
-    response = DeviceServiceStub(channel).Register(pb.RegisterRequest(), timeout=DEADLINE_S)
-    return bool(response.token)
+    return bool(register_device(channel).token)
 
 
 def refusal(channel: grpc.Channel) -> grpc.StatusCode:

@@ -43,6 +43,7 @@ class Operations:
         self._spans = (
             CallSpans(otlp_provider(config.otlp_endpoint)) if config.otlp_endpoint else None
         )
+        self._interceptors = self._make_interceptors()
         self._monitor: HealthMonitor | None = None
         self._endpoint: OperationsEndpoint | None = None
 
@@ -52,16 +53,8 @@ class Operations:
         return "" if self._endpoint is None else self._endpoint.address
 
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """Return what stands around every call, the outermost first."""
-        observers: list[CallObserver] = [RequestIds(), self.metrics]
-        if self._spans is not None:
-            observers.append(self._spans)
-        if self._config.logs_calls:
-            observers.append(CallLog())
-        around: list[grpc.aio.ServerInterceptor] = [ObservingInterceptor(observers)]
-        if self._config.chaos is not None:
-            around.append(ChaosInterceptor(self._config.chaos, self.metrics.fault_made))
-        return around
+        """Return what stands around every call of every listener, the outermost first."""
+        return list(self._interceptors)
 
     async def start(
         self,
@@ -120,3 +113,14 @@ class Operations:
 
     def _report(self) -> HealthReport:
         return HealthReport() if self._monitor is None else self._monitor.report
+
+    def _make_interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+        observers: list[CallObserver] = [RequestIds(), self.metrics]
+        if self._spans is not None:
+            observers.append(self._spans)
+        if self._config.logs_calls:
+            observers.append(CallLog())
+        around: list[grpc.aio.ServerInterceptor] = [ObservingInterceptor(observers)]
+        if self._config.chaos is not None:
+            around.append(ChaosInterceptor(self._config.chaos, self.metrics.fault_made))
+        return around

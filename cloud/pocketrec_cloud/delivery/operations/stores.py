@@ -12,8 +12,8 @@ from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 
 __all__ = ["watch_store"]
 
-# Ends, locks and waits take as long as they take.
-_UNTIMED = frozenset({"close", "listen", "lock"})
+# Ends, locks and waits take as long as they take; what is recalled takes no storage.
+_UNTIMED = frozenset({"close", "listen", "lock", "recall_session"})
 
 
 def watch_store(

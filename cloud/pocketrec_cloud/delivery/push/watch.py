@@ -37,6 +37,7 @@ class WatchParts:
         hub: Wakes them.
         orders: Says how new the newest order is.
         ask: Returns a signed plan, nothing when the installed one is current.
+        find_session: Returns whom a token stands for, asking the database; may wait.
         clock: Unix seconds.
         monotonic: Seconds that never go back.
     """
@@ -44,6 +45,7 @@ class WatchParts:
     hub: WatchHub
     orders: OrderKeeper
     ask: Callable[[PlanRequest], Awaitable[bytes]]
+    find_session: Callable[[bytes], DeviceSession | None]
     clock: Callable[[], float]
     monotonic: Callable[[], float]
 
@@ -57,7 +59,7 @@ class PlanStream:
         session: Says until when it may.
         device: What it declares; None = not known.
         follows_targets: Whether it wants to hear of bundles.
-        check_session: Raises ``RejectedError`` when the token does not count any more.
+        token_sha256: Of the token that it came with.
     """
 
     def __init__(
@@ -68,14 +70,14 @@ class PlanStream:
         session: DeviceSession,
         device: DeviceRecord | None,
         follows_targets: bool,
-        check_session: Callable[[], Awaitable[object]],
+        token_sha256: bytes,
     ) -> None:
         self._parts = parts
         self._session = session
         self._watcher = Watcher(
             request, device=device, follows_targets=follows_targets, clock=parts.monotonic
         )
-        self._check_session = check_session
+        self._token_sha256 = token_sha256
         self._sequence = 0
 
     async def messages(self, last_sequence: int) -> AsyncGenerator[pb.WatchPlansResponse, None]:
@@ -137,6 +139,20 @@ class PlanStream:
             pause_s = hub.spread(hub.settings.heartbeat_s, least=_HEARTBEAT_SHARE)
             watcher.postpone("heartbeat", pause_s)
         return messages
+
+    async def _check_session(self) -> None:
+        """Refuse a token that was taken back; while the database fails it counts."""
+        loop, find = asyncio.get_running_loop(), self._parts.find_session
+        try:
+            session = await loop.run_in_executor(None, find, self._token_sha256)
+        except StoreError as exc:
+            _LOG.warning("whether a token still counts has to wait: %s", exc)
+            self._watcher.mark("session", self._parts.hub.spread(_RETRY_S, least=_LEAST_SHARE))
+            return
+        if session is None:
+            raise RejectedError(
+                "the token does not count any more; register again", code="UNAUTHENTICATED"
+            )
 
     async def _plan(self) -> list[pb.WatchPlansResponse]:
         """Return the newest plan if the device may not have it, or that it has seen all orders."""

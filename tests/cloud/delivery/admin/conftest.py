@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
 from pocketrec_cloud.delivery.artifacts import open_artifacts
 from pocketrec_cloud.delivery.models import ModelCatalogue
@@ -19,6 +20,7 @@ from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.records import AdminRecord, AdminRole, DeviceRecord
 from pocketrec_cloud.delivery.rollouts.desk import make_desk
+from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 
 
@@ -52,6 +54,9 @@ def service(store: MemoryStore, clock: AdminClock, tmp_path: Path) -> AdminServi
     return AdminService(
         store=store,
         clock=clock,
+        publishing=PublishingDesk(
+            storage=Storage(artifacts=artifacts, database=store), keys=tmp_path / "keys"
+        ),
         pushes=PushDesk(
             models=ModelCatalogue(artifacts, store),
             orders=OrderKeeper(store, clock),
