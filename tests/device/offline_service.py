@@ -11,7 +11,6 @@ from tuf.api.metadata import Metadata, Targets
 
 from pocketrec.errors import RejectedError
 from pocketrec.signing import SigningKey
-
 from pocketrec_cloud.delivery.server import ServerConfig
 from pocketrec_device.transport import PlanRequest, Registration
 from pocketrec_proto.v1.device_service_pb2 import DeviceProfile
@@ -49,6 +48,10 @@ class OfflineService:
         if not path.exists():
             raise RejectedError(f"nothing is published as {filename}", code="NOT_FOUND")
         return path.read_bytes()
+
+    def get_targets(self, model_name: str, bundle_digest: bytes) -> bytes:
+        """See ``ServiceClient.get_targets``: everybody runs the current bundle."""
+        return b""
 
     def fetch(self, target_path: str, offset_bytes: int) -> Iterator[bytes]:
         """See ``ServiceClient.fetch``."""
