@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from tests.cloud.delivery.folders import StoreFolder
 from tuf.api.metadata import Metadata, Targets
 
 from pocketrec.errors import RejectedError
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.layout import StoreLayout
 from pocketrec_cloud.delivery.server import ServerConfig
 from pocketrec_device.transport import PlanRequest, Registration
 from pocketrec_proto.v1.device_service_pb2 import DeviceProfile
@@ -49,6 +49,10 @@ class OfflineService:
             raise RejectedError(f"nothing is published as {filename}", code="NOT_FOUND")
         return path.read_bytes()
 
+    def get_targets(self, model_name: str, bundle_digest: bytes) -> bytes:
+        """See ``ServiceClient.get_targets``: everybody runs the current bundle."""
+        return b""
+
     def fetch(self, target_path: str, offset_bytes: int) -> Iterator[bytes]:
         """See ``ServiceClient.fetch``."""
         newest = max(self._layout.metadata.glob("*.targets.json"), key=_version)
@@ -69,8 +73,8 @@ class OfflineService:
         return encode_plan(plan, key.sign)
 
     @property
-    def _layout(self) -> StoreLayout:
-        return StoreLayout(self.config.store)
+    def _layout(self) -> StoreFolder:
+        return StoreFolder(self.config.store)
 
 
 def _version(path: object) -> int:
