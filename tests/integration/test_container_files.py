@@ -18,7 +18,7 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 
-from pocketrec_cloud.delivery.cli import serve
+from pocketrec_cloud.delivery.serve_cli import serve
 from pocketrec_cloud.delivery.operations.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
