@@ -29,9 +29,9 @@ from pocketrec_proto.v1 import admin_service_pb2 as pb
 from pocketrec_quantization.bundle import VECTORS, BundleFolder
 from pocketrec_quantization.vectors import TestVectors, VectorCase
 
-__all__ = ["Fleet", "Operator", "fleet_of", "with_broken_vectors"]
+__all__ = ["TOKEN", "Fleet", "Operator", "admin_record", "fleet_of", "with_broken_vectors"]
 
-_TOKEN = "token of olga"
+TOKEN = "token of olga"
 
 
 @dataclass(frozen=True)
@@ -119,25 +119,28 @@ def fleet_of(n_devices: int, folder: Path) -> Iterator[Fleet]:
     KeyFolder(deployment.config.keys).create()
     with deployment.storage() as storage:
         create_repository(storage, deployment.config.keys)
-        storage.database.put_admin(
-            AdminRecord(
-                name="olga",
-                role=AdminRole.OPERATOR,
-                token_sha256=hashlib.sha256(_TOKEN.encode()).digest(),
-                created_at_s=int(time.time()),
-            )
-        )
+        storage.database.put_admin(admin_record())
     deployment.publish(write_tiny_bundle(folder / "bundle-1"))
     limits = Limits(registrations_per_minute=10_000, challenges_per_minute=10_000)
     config: ServerConfig = replace(deployment.config, admin=AdminListener(), limits=limits)
     with running_server(config) as listening:
-        endpoint = AdminEndpoint(target=listening.admin_address, token=_TOKEN)
+        endpoint = AdminEndpoint(target=listening.admin_address, token=TOKEN)
         with AdminClient(endpoint) as client:
             fleet = Fleet(deployment, folder, listening.address, Operator(client))
             make = _device_maker(deployment, folder)
             fleet.devices.extend(make(number) for number in range(n_devices))
             fleet.sync()
             yield fleet
+
+
+def admin_record() -> AdminRecord:
+    """The operator whose token is ``TOKEN``."""
+    return AdminRecord(
+        name="olga",
+        role=AdminRole.OPERATOR,
+        token_sha256=hashlib.sha256(TOKEN.encode()).digest(),
+        created_at_s=1,
+    )
 
 
 def with_broken_vectors(bundle: BundleFolder) -> bytes:
