@@ -23,6 +23,7 @@ from pocketrec_device.install import bootstrap, load_engine, roll_back
 from pocketrec_device.latency_counter import LatencyCounter
 from pocketrec_device.latency_guard import LatencyLimits, check_latency
 from pocketrec_device.options import RuntimeOptions, runtime_parts
+from pocketrec_device.ranking_calls import RankingCalls
 from pocketrec_device.refresh import PlanAge, RefreshPolicy, Verdict, decide, plan_age
 from pocketrec_device.refresh_state import RefreshState
 from pocketrec_device.settings import EngineSettings
@@ -317,6 +318,7 @@ class Runtime(RankingCalls):
             clock=self._clock,
             turn=self._turn,
             sync=self.sync,
+            latencies=self._latencies,
         )
         return start_watching(device, target, options)
 
