@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil
 
 from benchmarks.environment import ROOT, read_environment, version_of
 from benchmarks.fleet_devices import FleetDevice, make_fleet, percentiles
 from benchmarks.planning_samples import make_sensitivity, make_users, seeded_planner
+from benchmarks.processes import cpu_seconds
 from benchmarks.seeded_bundle import write_seeded_bundle
 from benchmarks.shapes import Shape
 from pocketrec.errors import BackendError, ConfigError, PocketRecError
@@ -321,24 +322,26 @@ class _Server:
         """End it at once, in the middle of whatever it does."""
         if self._process is None:
             return
-        for process in self._processes():
-            process.kill()
+        for pid in reversed(self._pids()):
+            os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
     def memory_bytes(self) -> int:
         """Return the resident memory of all its processes."""
-        return sum(process.memory_info().rss for process in self._processes())
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._pids()]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that all its processes took so far."""
-        times = [process.cpu_times() for process in self._processes()]
-        return sum(time.user + time.system for time in times)
+        return sum(cpu_seconds(pid) for pid in self._pids())
 
-    def _processes(self) -> list[psutil.Process]:
+    def _pids(self) -> list[int]:
+        """Return the process and its children, on Linux."""
         if self._process is None or self._process.poll() is not None:
             return []
-        parent = psutil.Process(self._process.pid)
-        return [parent, *parent.children(recursive=True)]
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
 
 
 async def _all_up(devices: list[FleetDevice]) -> None:

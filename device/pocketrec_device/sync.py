@@ -19,7 +19,7 @@ does not fetch it again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from pocketrec.errors import (
     ConfigError,
     IncompatibleArtifactError,
-    IntegrityError,
     RejectedError,
 )
 from pocketrec_device.assignments import AssignmentRules, accept_assignment, assigned_target
@@ -36,27 +35,23 @@ from pocketrec_device.backends import DEFAULT_PLAN_ONLY
 from pocketrec_device.engine import Engine, EngineSettings
 from pocketrec_device.extraction import CodedEmbedding
 from pocketrec_device.facts import DeviceFacts, device_profile
-from pocketrec_device.install import Guard, accepted_bundles, held_plan, kept_plan, switch
+from pocketrec_device.install import Guard, accepted_bundles, switch
+from pocketrec_device.plan_slot import PlanSlot
+from pocketrec_device.published import fetch_director_keys, fetch_small, required_target
 from pocketrec_device.registration import forget_token, registered
 from pocketrec_device.reporting import UpdateAttempt
 from pocketrec_device.status import SyncReport
-from pocketrec_device.transport import PlanRequest, ServiceClient
+from pocketrec_device.transport import ServiceClient
 from pocketrec_device.tuf_client import PublishedTargets, TrustedTargets
 from pocketrec_device.updater import (
-    PlanRules,
     TargetInfo,
-    accept_content,
     accept_items,
     accept_manifest,
     accept_part,
-    accept_plan,
-    is_expired,
-    read_director_keys,
 )
 from pocketrec_quantization.bundle import DEFAULT_PLAN, BundleFolder, Manifest, PartInfo
 from pocketrec_quantization.checks import check_text
 from pocketrec_quantization.limits import MAX_MANIFEST_BYTES, MAX_SUBJECT_LENGTH
-from pocketrec_quantization.plan import decode_plan
 
 if TYPE_CHECKING:
     from pocketrec.signing import PublicKey
@@ -67,8 +62,6 @@ __all__ = ["Embed", "PlanWish", "synchronise"]
 
 Embed: TypeAlias = Callable[[BundleFolder], NDArray[np.float32] | None]
 """Returns the user embedding, (D,) float32, as a bundle's extractor has it, if there is one."""
-
-_MAX_DIRECTOR_BYTES = 16 * 2**10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +205,7 @@ class _Sync:
         running = b"" if state.current is None else bytes.fromhex(state.current.bundle)
         data = self._client.get_targets(state.model, running)
         if not data:
-            return _required(targets, f"{state.model}/manifest.pb"), state
+            return required_target(targets, f"{state.model}/manifest.pb"), state
         rules = AssignmentRules(
             model=state.model,
             device_id=state.device_id,
@@ -230,8 +223,7 @@ class _Sync:
     def _director_keys(self, targets: PublishedTargets) -> tuple[PublicKey, ...]:
         """Return the keys that may sign assignments and plans."""
         if not self._keys:
-            target = _required(targets, "director.json")
-            self._keys = read_director_keys(self._fetch_small(target, _MAX_DIRECTOR_BYTES))
+            self._keys = fetch_director_keys(self._client, targets)
         return self._keys
 
     def _bundle(
@@ -240,7 +232,7 @@ class _Sync:
         """Return the bundle to run, complete in the store, and whether it was held back."""
         if state.current is not None and state.held_back == target.sha256:
             return self._store.open_bundle(state.current.bundle), True
-        data = self._fetch_small(target, MAX_MANIFEST_BYTES)
+        data = fetch_small(self._client, target, MAX_MANIFEST_BYTES)
         manifest = accept_manifest(
             data,
             model=state.model,
@@ -285,65 +277,17 @@ class _Sync:
         if self._settings.backend in DEFAULT_PLAN_ONLY:
             return bundle.read(DEFAULT_PLAN), state
         keys = self._director_keys(targets)
-        now_s = max(int(self._clock()), state.time_floor_s)
-        floor = state.plan_floor(bundle.model_digest, wish.subject)
-        held = held_plan(self._store, state, bundle, wish.subject) or kept_plan(
-            self._store, state, bundle, wish.subject, floor
-        )
-        if held is not None and is_expired(decode_plan(held), now_s):
-            held = None
-        data = self._client.get_plan(
-            PlanRequest(
-                model_digest=bundle.model_digest,
-                bundle_digest=bundle.digest,
-                subject=wish.subject,
-                average_bits=wish.average_bits,
-                installed_version=floor if held else 0,
-                user_embedding=self._user_embedding(bundle, wish),
-            )
-        )
+        slot = PlanSlot.of(self._store, state, bundle, wish.subject, now_s=int(self._clock()))
+        embedding = self._user_embedding(bundle, wish)
+        data = self._client.get_plan(slot.request(wish.average_bits, embedding))
         if not data:
-            return held or bundle.read(DEFAULT_PLAN), state
-        rules = PlanRules(
-            model_digest=bundle.model_digest,
-            layers=bundle.manifest.layers,
-            subject=wish.subject,
-            minimum_version=floor + 1 if held else max(floor, 1),
-            now_s=now_s,
-        )
-        plan = accept_plan(data, keys=keys, rules=rules)
-        state = state.with_plan_floor(bundle.model_digest, wish.subject, plan.version)
-        return data, replace(state, time_floor_s=max(state.time_floor_s, plan.issued_at_s))
+            return slot.held or bundle.read(DEFAULT_PLAN), state
+        return data, slot.accept(data, state, keys=keys)
 
     def _user_embedding(self, bundle: BundleFolder, wish: PlanWish) -> CodedEmbedding | None:
         """Return what to tell about the user; nothing for the plan for everybody."""
         z = self._embed(bundle) if self._embed is not None and wish.subject else None
         return None if z is None else CodedEmbedding.of(z)
-
-    def _fetch_small(self, target: TargetInfo, maximum_bytes: int) -> bytes:
-        """Return a verified target that fits in memory."""
-        if target.length_bytes > maximum_bytes:
-            raise IntegrityError(
-                f"{target.path}: expected at most {maximum_bytes} bytes, but "
-                f"{target.length_bytes} were published; publish it again"
-            )
-        data = bytearray()
-        for chunk in self._client.fetch(target.path, 0):
-            data += chunk
-            if len(data) > target.length_bytes:
-                break  # accept_content refuses it
-        return accept_content(bytes(data), target)
-
-
-def _required(targets: PublishedTargets, path: str) -> TargetInfo:
-    target = targets.find(path)
-    if target is None:
-        raise RejectedError(
-            f"the server publishes no {path!r}; check the model's name, and that a bundle was "
-            "published",
-            code="NOT_FOUND",
-        )
-    return target
 
 
 def _refuse_vain_wish(wish: PlanWish, backend: str) -> None:

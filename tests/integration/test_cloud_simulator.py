@@ -8,34 +8,26 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tests.device.conftest import write_tiny_bundle
 from tests.device.unharmed import CANDIDATES
+from tests.integration.builds import write_build
 
 from pocketrec.errors import ConfigError, ServiceUnavailableError
 from pocketrec.testing import CloudSimulator
 from pocketrec_device import Runtime
 from pocketrec_quantization.bundle import BundleFolder
-from pocketrec_quantization.layers import total_channels
-from pocketrec_quantization.planners import sensitivity_to_bytes
 
 DEADLINE_S = 20.0
-
-
-def build(folder: Path, version: int) -> BundleFolder:
-    """Write what ``bundle build`` leaves in its folder."""
-    bundle = write_tiny_bundle(folder / "bundle", version=version, seed=version)
-    losses = np.sort(np.random.default_rng(0).random((total_channels(bundle.manifest.layers), 3)))
-    content = sensitivity_to_bytes(losses[:, ::-1].copy())
-    (folder / "sensitivity.safetensors").write_bytes(content)
-    return bundle
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[BundleFolder]:
     """Versions 1 and 2."""
-    return [build(tmp_path_factory.mktemp(f"build-{version}"), version) for version in (1, 2)]
+    return [
+        write_build(tmp_path_factory.mktemp(f"build-{version}"), version=version)
+        for version in (1, 2)
+    ]
 
 
 @pytest.fixture(scope="module")
