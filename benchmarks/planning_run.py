@@ -28,7 +28,9 @@ from benchmarks.seeded_bundle import write_seeded_bundle
 from benchmarks.shapes import Shape
 from pocketrec.errors import BackendError, ConfigError
 from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
+from pocketrec_cloud.delivery.publishing import publish_bundle
+from pocketrec_cloud.delivery.repository import create_repository
+from pocketrec_cloud.delivery.storage import open_storage
 from pocketrec_cloud.planning.engines import LocalEngine, RayEngine
 from pocketrec_cloud.planning.fleet import FleetJob, plan_fleet
 from pocketrec_cloud.planning.user_embeddings import write_user_embeddings
@@ -145,8 +147,9 @@ class Plannings:
         ).to_bytes()
         (work / "planner.safetensors").write_bytes(planner)
         KeyFolder(keys).create()
-        create_repository(store, keys)
-        publish_bundle(store, keys, bundle, make_sensitivity(layers), planner=planner)
+        with open_storage(store, is_new=True) as storage:
+            create_repository(storage, keys)
+            publish_bundle(storage, keys, bundle, make_sensitivity(layers), planner=planner)
         subjects = [f"user-{number}" for number in range(settings.users)]
         users = make_users(settings.users, shape.d, seed=settings.seed)
         write_user_embeddings(work / "users.parquet", subjects, users)

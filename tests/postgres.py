@@ -45,10 +45,10 @@ class PostgresServer:
         """Return how to connect to a database."""
         return f"postgresql://tester:{self.password}@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self, *, template: str = "template0") -> str:
-        """Make an empty database, or a copy of one that nobody uses, and return its URL."""
+    def create_database(self) -> str:
+        """Make an empty database, and return its URL."""
         name = f"test_{secrets.token_hex(8)}"
-        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" ENCODING \'UTF8\'')
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
         return self.url(name)
 
     def execute(self, statement: str, *, database: str = "postgres") -> None:

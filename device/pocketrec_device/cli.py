@@ -113,6 +113,7 @@ def bootstrap(
 @click.option("--locale", default="", help="What to tell of the user's language, e.g. de-AT.")
 @click.option("--tag", "tags", multiple=True, help="What to call this device; may be repeated.")
 @click.option("--tell-memory", is_flag=True, help="Tell how much memory this system has.")
+@click.option("--report-status", is_flag=True, help="Tell how the update went; rollouts need it.")
 @click.option("--deadline", type=float, default=10.0, show_default=True, help="Seconds per call.")
 @click.option("--tls-ca", type=_FILE, help="PEM of the authorities to trust; default: system's.")
 @click.option("--tls-cert", type=_FILE, help="PEM of this device's certificate chain (mutual TLS).")
@@ -134,6 +135,7 @@ def sync(
     locale: str,
     tags: tuple[str, ...],
     tell_memory: bool,
+    report_status: bool,
     deadline: float,
     tls_ca: Path | None,
     tls_cert: Path | None,
@@ -152,7 +154,7 @@ def sync(
         app_version=app_version, locale=locale, tags=tags, is_memory_told=tell_memory
     )
     kept = Store(store, max_kept_bytes=max_kept_bytes)
-    runtime = _runtime(kept, model, root, backend, facts)
+    runtime = _runtime(kept, model, root, backend, facts, report_status=report_status)
     if history:
         runtime.load()
         events = read_ids(history)
@@ -325,6 +327,8 @@ def _runtime(
     root: Path | None,
     backend: str,
     facts: DeviceFacts | None = None,
+    *,
+    report_status: bool = False,
 ) -> Runtime:
     """Return a runtime that has loaded nothing; makes the store when asked to."""
     if model is not None:
@@ -332,7 +336,7 @@ def _runtime(
     elif root is not None:
         raise ConfigError("--root is for a store that is being made; pass --model too")
     settings = EngineSettings(backend=backend, tuning_file=store.tuning_file)
-    return Runtime(store, settings, facts=facts)
+    return Runtime(store, settings, facts=facts, report_status=report_status)
 
 
 def _tls(*files: Path | None, is_insecure: bool) -> Tls | None:

@@ -8,8 +8,10 @@ import tempfile
 from pathlib import Path
 
 from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
+from pocketrec_cloud.delivery.publishing import publish_bundle
+from pocketrec_cloud.delivery.repository import create_repository
 from pocketrec_cloud.delivery.server import ServerConfig
+from pocketrec_cloud.delivery.storage import open_storage
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_device import Runtime
 from pocketrec_quantization.bundle import BundleFolder
@@ -28,10 +30,11 @@ def run(build: Path, work: Path) -> None:
     """Print what the device installs for 3 and then for 4 bits on average."""
     repository, keys = work / "repository", work / "keys"
     KeyFolder(keys).create()
-    root = create_repository(repository, keys)
     bundle = BundleFolder.open(build / "bundle")
     sensitivity = (build / "sensitivity.safetensors").read_bytes()
-    publish_bundle(repository, keys, bundle, sensitivity)
+    with open_storage(repository, is_new=True) as storage:
+        root = create_repository(storage, keys)
+        publish_bundle(storage, keys, bundle, sensitivity)
 
     config = ServerConfig(store=repository, keys=keys, port=0)
     model = bundle.manifest.model_name

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tuf.api.metadata import Metadata, Targets
-
 from pocketrec.errors import RejectedError
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.artifacts import ArtifactStore, open_artifacts
+from pocketrec_cloud.delivery.layout import metadata_name, target_name
+from pocketrec_cloud.delivery.publication import read_publication
 from pocketrec_cloud.delivery.server import ServerConfig
 from pocketrec_device.transport import PlanRequest, Registration
 from pocketrec_proto.v1.device_service_pb2 import DeviceProfile
@@ -44,16 +44,19 @@ class OfflineService:
 
     def get_metadata(self, filename: str) -> bytes:
         """See ``ServiceClient.get_metadata``."""
-        path = self._layout.metadata / filename
-        if not path.exists():
-            raise RejectedError(f"nothing is published as {filename}", code="NOT_FOUND")
-        return path.read_bytes()
+        try:
+            return self._artifacts.read(metadata_name(filename))
+        except FileNotFoundError as exc:
+            raise RejectedError(f"nothing is published as {filename}", code="NOT_FOUND") from exc
+
+    def get_targets(self, model_name: str, bundle_digest: bytes) -> bytes:
+        """See ``ServiceClient.get_targets``: everybody runs the current bundle."""
+        return b""
 
     def fetch(self, target_path: str, offset_bytes: int) -> Iterator[bytes]:
         """See ``ServiceClient.fetch``."""
-        newest = max(self._layout.metadata.glob("*.targets.json"), key=_version)
-        published = Metadata[Targets].from_file(str(newest)).signed.targets
-        content = self._layout.target(published[target_path].hashes["sha256"]).read_bytes()
+        file = read_publication(self._artifacts).files[target_path]
+        content = self._artifacts.read(target_name(file.sha256))
         for start in range(offset_bytes, len(content), CHUNK_BYTES):
             chunk = content[start : start + CHUNK_BYTES]
             if target_path.startswith("parts/"):
@@ -69,9 +72,5 @@ class OfflineService:
         return encode_plan(plan, key.sign)
 
     @property
-    def _layout(self) -> StoreLayout:
-        return StoreLayout(self.config.store)
-
-
-def _version(path: object) -> int:
-    return int(str(path).rpartition("/")[2].split(".")[0])
+    def _artifacts(self) -> ArtifactStore:
+        return open_artifacts(self.config.store)

@@ -106,7 +106,7 @@ class TestAcceptAssignment:
 
     def test_expired(self) -> None:
         """It holds until the second of its expiry."""
-        assert accept(signed(), now_s=NOW_S + 99)
+        assert accept(signed(), now_s=NOW_S + 99) == ASSIGNMENT
         with pytest.raises(ExpiredArtifactError):
             accept(signed(), now_s=NOW_S + 100)
 

@@ -8,12 +8,14 @@ from pocketrec_device.floors import (
     MAX_RAISED_FLOORS,
     BundleFloors,
     ItemsFloor,
+    RaisedFloors,
     raise_floors,
     without_bundles,
 )
 from pocketrec_device.state import DeviceState, Pair, decode_state, encode_state
 
 NONE = BundleFloors(bundle_version=0, items=None)
+NOTHING: tuple[RaisedFloors, ...] = ()
 
 
 def items(version: int, model: str = "m") -> ItemsFloor:
@@ -77,7 +79,7 @@ class TestWithoutBundles:
 
     def test_few_are_told_apart(self) -> None:
         """What the oldest bundles raised stays for good; the list does not grow."""
-        raised, floors = (), NONE
+        raised, floors = NOTHING, NONE
         for version in range(1, 3 * MAX_RAISED_FLOORS):
             new = BundleFloors(bundle_version=version, items=None)
             raised, floors = raise_floors(raised, floors, str(version), new)
@@ -95,8 +97,8 @@ class TestWithoutBundles:
         self, history: list[tuple[str, int]], withdrawn: set[str]
     ) -> None:
         """The floors are those of a device that never saw what was taken back."""
-        raised, floors = (), NONE
-        never_raised, never = (), NONE
+        raised, floors = NOTHING, NONE
+        never_raised, never = NOTHING, NONE
         for letter, version in history:
             new = BundleFloors(bundle_version=version, items=items(version))
             raised, floors = raise_floors(raised, floors, letter, new)

@@ -15,7 +15,8 @@ from tests.device.man_in_the_middle import ManInTheMiddle
 
 from pocketrec.errors import HealthCheckError, IncompatibleArtifactError, RejectedError
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.layout import StoreLayout
+from pocketrec_cloud.delivery.artifacts import open_artifacts
+from pocketrec_cloud.delivery.layout import target_name
 from pocketrec_cloud.onnx_graphs import write_extract_graph
 from pocketrec_device import Runtime
 from pocketrec_device.refresh import Reason, RefreshPolicy
@@ -153,8 +154,8 @@ class TestPersonalPlans:
         deployment: Deployment,
     ) -> None:
         """The server's weights under its plan are the device's, code by code."""
-        layout = StoreLayout(deployment.config.store)
-        frozen_data = layout.target(personal.bundle.model_digest.hex()).read_bytes()
+        artifacts = open_artifacts(deployment.config.store)
+        frozen_data = artifacts.read(target_name(personal.bundle.model_digest.hex()))
         for name, history in (("ann", ANN), ("bob", BOB)):
             device = make_user(name, history)
             device.sync(middle.target, subject=name)

@@ -59,8 +59,12 @@ class Director:
             "expires_at_s": now_s + 3600,
             "key_id": self.key.public.key_id,
         }
-        signed = encode_assignment(Assignment(**fields | changes), self.key.sign)
-        return lambda _, answer: setattr(answer, "assignment", signed)
+        return answering(encode_assignment(Assignment(**fields | changes), self.key.sign))
+
+
+def answering(assignment: bytes) -> Meddler:
+    """Return a meddler that answers with these bytes."""
+    return lambda _, answer: setattr(answer, "assignment", assignment)
 
 
 @pytest.fixture
@@ -138,7 +142,7 @@ class TestAssignment:
         plans: list[bytes] = []
         middle.meddle["GetPlan"] = lambda _, answer: plans.append(answer.plan)
         device.sync(middle.target, subject="u-1")
-        middle.meddle["GetTargets"] = lambda _, answer: setattr(answer, "assignment", plans[0])
+        middle.meddle["GetTargets"] = answering(plans[0])
 
         with unharmed(device, MalformedArtifactError, "magic"):
             device.sync(middle.target)
@@ -157,7 +161,7 @@ class TestAssignment:
         device.sync(middle.target)
         rollouts.end(rollout, RolloutState.STOPPED)
         assert device.sync(middle.target).bundle_version == 1
-        middle.meddle["GetTargets"] = lambda _, answer: setattr(answer, "assignment", seen[0])
+        middle.meddle["GetTargets"] = answering(seen[0])
 
         with unharmed(device, RollbackError, "expected an assignment of version"):
             device.sync(middle.target)
@@ -229,8 +233,6 @@ class TestAssignment:
     def test_rubbish(self, device: Runtime, middle: ManInTheMiddle) -> None:
         """Any other bytes are refused."""
         for rubbish in (b"x", b"PKRA", bytes(200), bytes(10_000)):
-            middle.meddle["GetTargets"] = lambda _, answer, r=rubbish: setattr(
-                answer, "assignment", r
-            )
+            middle.meddle["GetTargets"] = answering(rubbish)
             with unharmed(device, ArtifactError):
                 device.sync(middle.target)

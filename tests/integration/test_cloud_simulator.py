@@ -8,34 +8,26 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tests.device.conftest import write_tiny_bundle
 from tests.device.unharmed import CANDIDATES
+from tests.integration.builds import write_build
 
 from pocketrec.errors import ConfigError, ServiceUnavailableError
 from pocketrec.testing import CloudSimulator
 from pocketrec_device import Runtime
 from pocketrec_quantization.bundle import BundleFolder
-from pocketrec_quantization.layers import total_channels
-from pocketrec_quantization.planners import sensitivity_to_bytes
 
 DEADLINE_S = 20.0
-
-
-def build(folder: Path, version: int) -> BundleFolder:
-    """Write what ``bundle build`` leaves in its folder."""
-    bundle = write_tiny_bundle(folder / "bundle", version=version, seed=version)
-    losses = np.sort(np.random.default_rng(0).random((total_channels(bundle.manifest.layers), 3)))
-    content = sensitivity_to_bytes(losses[:, ::-1].copy())
-    (folder / "sensitivity.safetensors").write_bytes(content)
-    return bundle
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[BundleFolder]:
     """Versions 1 and 2."""
-    return [build(tmp_path_factory.mktemp(f"build-{version}"), version) for version in (1, 2)]
+    return [
+        write_build(tmp_path_factory.mktemp(f"build-{version}"), version=version)
+        for version in (1, 2)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +67,31 @@ class TestCloudSimulator:
 
         assert report.bundle_version == 2
         assert "CHAOS IS ON (drop=1" in cloud.log
+
+    def test_push(self, cloud: CloudSimulator, device: Runtime) -> None:
+        """A pushed plan comes with the next sync, and only for whom it was pushed."""
+        device.sync(cloud.target, subject="ann", deadline_s=DEADLINE_S)
+
+        cloud.push("--user", "ann", "--planner", "uniform-8")
+        report = device.sync(cloud.target, subject="ann", deadline_s=DEADLINE_S)
+        other = device.sync(cloud.target, subject="bob", deadline_s=DEADLINE_S)
+
+        assert report.is_plan_new
+        assert other.is_plan_new
+        current = device.status().current
+        assert current is not None
+        assert current.planner == "global"
+
+    def test_log_holds_no_secret(
+        self, cloud: CloudSimulator, device: Runtime, tmp_path: Path
+    ) -> None:
+        """Neither the subject nor the device's token gets into the server's log."""
+        device.sync(cloud.target, subject="pseudonym-of-ann", deadline_s=DEADLINE_S)
+
+        token = device._store.load().token
+        assert "GetPlan: OK" in cloud.log
+        assert token not in cloud.log
+        assert "pseudonym-of-ann" not in cloud.log
 
     def test_crash(self, cloud: CloudSimulator, device: Runtime) -> None:
         """A killed server is down, and back with all that it stored after a restart."""

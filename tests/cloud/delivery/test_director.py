@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pytest
@@ -429,9 +429,14 @@ def served(deployment: Deployment) -> Iterator[Director]:
     store.close()
 
 
-def store_with(
-    service: DeliveryService, swap_plans: Callable[[Sequence[PlanSwap]], list[bool]]
-) -> CachedStore:
+class SwapsPlans(Protocol):
+    """What a store does to swap plans."""
+
+    def __call__(self, swaps: Sequence[PlanSwap]) -> list[bool]:
+        """See ``PlanStore.swap_plans``."""
+
+
+def store_with(service: DeliveryService, swap_plans: SwapsPlans) -> CachedStore:
     """Return a service's store, but for how it swaps plans."""
     store = CachedStore(service.store, stamp=lambda: None)
     store.swap_plans = swap_plans

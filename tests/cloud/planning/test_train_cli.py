@@ -16,8 +16,10 @@ from tests.commands import run_command, run_command_json
 from pocketrec.cli import ExitCode
 from pocketrec_cloud.bundling import BUNDLE_FOLDER, PLANNER, SENSITIVITY
 from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.repository import create_repository, publish_bundle
+from pocketrec_cloud.delivery.publishing import publish_bundle
+from pocketrec_cloud.delivery.repository import create_repository
 from pocketrec_cloud.delivery.server import ServerConfig
+from pocketrec_cloud.delivery.storage import open_storage
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_cloud.planning.planner_checkpoint import load_planner
 from pocketrec_device import Runtime
@@ -238,11 +240,11 @@ class TestDelivery:
         """Publish, serve, and return a synchronised device and its codes for each history."""
         config = ServerConfig(store=tmp_path / "store", keys=tmp_path / "keys")
         KeyFolder(config.keys).create()
-        create_repository(config.store, config.keys)
         planner = (commanded.folder / PLANNER).read_bytes()
         sensitivity = (commanded.folder / SENSITIVITY).read_bytes()
-        publish_bundle(config.store, config.keys, commanded.bundle, sensitivity, planner=planner)
-        root = (config.store / "metadata" / "1.root.json").read_bytes()
+        with open_storage(config.store, is_new=True) as storage:
+            root = create_repository(storage, config.keys)
+            publish_bundle(storage, config.keys, commanded.bundle, sensitivity, planner=planner)
         found = {}
         with serve_in_thread(config) as target:
             for name, history in histories.items():

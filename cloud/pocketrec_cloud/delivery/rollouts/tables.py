@@ -21,7 +21,7 @@ FINAL = ("stopped", "aborted", "finished")
 """States that a rollout never leaves."""
 
 _STYLES = {"running": "cyan", "paused": "yellow", "finished": "green"}
-_BAR_CHARS = 20
+_BAR_CHARS = 10
 
 
 def rollout_record(rollout: pb.Rollout) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def rollout_view(record: Mapping[str, Any]) -> RenderableType:
         record: What ``rollout_record`` returned.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("stage", "percent", "begun", "reports", "success", "failure", ""):
-        is_number = column in {"percent", "reports", "success", "failure"}
+    for column in ("stage", "percent", "begun", "reports", "good", "bad", ""):
+        is_number = column in {"percent", "reports", "good", "bad"}
         table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
     for number, stage in enumerate(record["stages"]):
         table.add_row(*_stage_row(number, stage, record))
@@ -93,8 +93,8 @@ def draw_rollouts(console: Console, records: Sequence[Mapping[str, Any]]) -> Non
         console.print("no rollouts")
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("rollout", "model", "state", "brings", "stage", "success", "failure", "begun"):
-        table.add_column(column, no_wrap=column != "brings")
+    for column in ("rollout", "model", "state", "brings", "stage", "success", "failure"):
+        table.add_column(column, no_wrap=column not in {"model", "brings"}, overflow="fold")
     for record in records:
         stages = record["stages"]
         table.add_row(
@@ -102,10 +102,9 @@ def draw_rollouts(console: Console, records: Sequence[Mapping[str, Any]]) -> Non
             record["model_name"],
             Text(record["state"], style=_STYLES.get(record["state"], "red")),
             Text(_what(record)),
-            f"{record['stage'] + 1} of {len(stages)}",
+            f"{record['stage'] + 1}/{len(stages)}",
             str(sum(stage["n_succeeded"] for stage in stages)),
             str(sum(stage["n_failed"] for stage in stages)),
-            _time(record["created_at_s"]),
         )
     console.print(table)
 
@@ -151,4 +150,4 @@ def _percent(share: float) -> str:
 
 
 def _time(at_s: int) -> str:
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%MZ")

@@ -299,6 +299,15 @@ class TestPlans:
 
         assert store.find_plans([(plan.subject, plan.model_digest) for plan in plans]) == newer
 
+    def test_more_can_be_asked_than_one_statement_takes(self, store: DeliveryStore) -> None:
+        """Databases limit the parameters of one."""
+        store.swap_plans([(PLAN, None)])
+        asked = [(f"s-{number}", PLAN.model_digest) for number in range(7000)]
+
+        found = store.find_plans([*asked, (PLAN.subject, PLAN.model_digest)])
+
+        assert found == [None] * 7000 + [PLAN]
+
     def test_races_have_one_winner_per_subject(self, open_another: Opener) -> None:
         """Of batches in any order, from several processes, for first plans and for later ones."""
         stores = [open_another(), open_another()]
