@@ -325,6 +325,8 @@ class _Server:
         for pid in reversed(self._pids()):
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def memory_bytes(self) -> int:
         """Return the resident memory of all its processes."""

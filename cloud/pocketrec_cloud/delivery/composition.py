@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.admin.service import AdminService
-from pocketrec_cloud.delivery.artifacts import open_artifacts
+from pocketrec_cloud.delivery.artifacts import ArtifactStore, open_artifacts
 from pocketrec_cloud.delivery.director import Director
 from pocketrec_cloud.delivery.handlers import DeliveryService
 from pocketrec_cloud.delivery.identity.service import IdentityService
@@ -81,65 +82,46 @@ def build_parts(
         StoreError: The store has no repository, or its database cannot be used.
         ArtifactError: The store's metadata is damaged.
     """
-    keys, metrics = KeyFolder(config.keys), metrics or Metrics()
-    if database is None:
-        storage = open_storage(config.store, config.database)
-    else:
-        storage = Storage(artifacts=open_artifacts(config.store), database=database)
-    artifacts = storage.artifacts
-    watched = watch_store(storage.database, metrics.storing)
+    metrics = metrics or Metrics()
+    artifacts, watched = _opened(config, database, metrics)
     store = CachedStore(watched, stamp=lambda: artifacts.stamp(TIMESTAMP))
     storage = Storage(artifacts=artifacts, database=store)
     publication = PublicationCache(artifacts)
     publication.current()
-    for role in (Role.SNAPSHOT, Role.TIMESTAMP):
-        keys.load(role)
-    key = keys.load(Role.DIRECTOR)
+    key = _director_key(KeyFolder(config.keys))
     orders, hub = OrderKeeper(store, clock), WatchHub(config.watch)
     models = ModelCatalogue(artifacts, store)
-    rollouts = make_desk(store, publication, key, clock)
-    rules = FirstRule([orders, RolloutRules(store)])
+    director = Director(
+        models=models,
+        store=store,
+        key=key,
+        clock=clock,
+        policy=config.policy,
+        rules=FirstRule([orders, RolloutRules(store)]),
+        observe=metrics.plans_issued,
+    )
     device = DeliveryService(
         artifacts=artifacts,
         publication=publication,
         store=store,
-        director=Director(
-            models=models,
-            store=store,
-            key=key,
-            clock=clock,
-            policy=config.policy,
-            rules=rules,
-            observe=metrics.plans_issued,
-        ),
+        director=director,
         limits=config.limits,
         identity=IdentityService.of(
-            store,
-            key,
-            recall_session=store.recall_session,
-            limits=config.limits,
-            clock=clock,
+            store, key, recall_session=store.recall_session, limits=config.limits, clock=clock
         ),
         plans=RateLimiter(config.limits.plans_per_minute, time.monotonic),
         clock=clock,
-        rollouts=rollouts,
+        rollouts=make_desk(store, publication, key, clock),
     )
-
-    def model_lines() -> Collection[str]:
-        paths = publication.current().files
-        return {path.partition("/")[0] for path in paths if path.endswith("/manifest.pb")}
-
     admin = AdminService(
         store=store,
         clock=clock,
         publishing=PublishingDesk(storage=storage, keys=config.keys),
         pushes=PushDesk(
-            models=models,
-            orders=orders,
-            count_watching=lambda order: len(hub.concerned(order)),
+            models=models, orders=orders, count_watching=lambda order: len(hub.concerned(order))
         ),
-        rollouts=rollouts,
-        model_lines=model_lines,
+        rollouts=device.rollouts,
+        model_lines=lambda: _model_lines(publication),
     )
     return ServerParts(
         storage=storage,
@@ -166,3 +148,26 @@ def build_service(
     """
     parts = build_parts(config, clock, database=database)
     return parts.storage.database, parts.device
+
+
+def _opened(
+    config: ServerConfig, database: DeliveryStore | None, metrics: Metrics
+) -> tuple[ArtifactStore, DeliveryStore]:
+    """Return the published files, and a database whose operations are counted."""
+    if database is None:
+        storage = open_storage(config.store, config.database)
+    else:
+        storage = Storage(artifacts=open_artifacts(config.store), database=database)
+    return storage.artifacts, watch_store(storage.database, metrics.storing)
+
+
+def _director_key(keys: KeyFolder) -> SigningKey:
+    """Return the director's key, after a look at the other keys that a server needs."""
+    for role in (Role.SNAPSHOT, Role.TIMESTAMP):
+        keys.load(role)
+    return keys.load(Role.DIRECTOR)
+
+
+def _model_lines(publication: PublicationCache) -> Collection[str]:
+    paths = publication.current().files
+    return {path.partition("/")[0] for path in paths if path.endswith("/manifest.pb")}

@@ -23,6 +23,7 @@ from pocketrec_cloud.delivery.models import ModelCatalogue
 from pocketrec_cloud.delivery.plan_rules import PlanRules
 from pocketrec_cloud.delivery.records import PlanRecord
 from pocketrec_cloud.delivery.store_protocols import PlanStore
+from pocketrec_quantization.bitpack import pack_codes
 from pocketrec_quantization.plan import SIGNATURE_BYTES, Plan, encode_plan, plan_message
 
 __all__ = ["Director", "Outcome", "PlanPolicy", "PlanRequest"]
@@ -176,6 +177,9 @@ class Director:
         half_life_s = (latest.expires_at_s - latest.issued_at_s) / 2
         if now_s - latest.issued_at_s > half_life_s:
             return False
+        codes, end = pack_codes(draft.codes), len(latest.container) - SIGNATURE_BYTES
+        if latest.container[end - len(codes) : end] != codes:
+            return False  # which is far cheaper to see than to write the plan anew
         # Whoever made it and for which budget: same codes, key and format are the same bytes.
         same = replace(draft, planner=latest.planner, budget_bytes=latest.budget_bytes)
         try:
