@@ -25,7 +25,11 @@ def main(words: list[str]) -> None:
         words: The folders of store and keys.
     """
     store, keys = (Path(word) for word in words)
-    limits = Limits(plans_per_minute=_UNLIMITED, registrations_per_minute=_UNLIMITED)
+    limits = Limits(
+        calls_per_minute=_UNLIMITED,
+        plans_per_minute=_UNLIMITED,
+        registrations_per_minute=_UNLIMITED,
+    )
     config = ServerConfig(store=store, keys=keys, limits=limits)
     asyncio.run(serve(config, announce=lambda at: print(at.address, flush=True)))
 

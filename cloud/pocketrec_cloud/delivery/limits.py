@@ -20,7 +20,7 @@ class Limits:
 
     Args:
         chunk_bytes: Of a download.
-        challenges_per_minute: Of one address.
+        challenges_per_minute: Of one address; never fewer than two for each registration.
         registrations_per_minute: Of one address.
         calls_per_minute: Of one device, those for plans included.
         plans_per_minute: Of one device.

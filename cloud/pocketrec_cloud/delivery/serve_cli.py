@@ -94,6 +94,13 @@ _WATCH = WatchSettings()
     show_default=True,
     help="New devices per address.",
 )
+@click.option(
+    "--token-lifetime-s",
+    type=click.IntRange(60, 30 * 24 * 3600),
+    default=Limits().token_lifetime_s,
+    show_default=True,
+    help="Seconds until a device's token ends.",
+)
 @json_option
 @operations_options
 def serve(
@@ -117,6 +124,7 @@ def serve(
     max_streams: int,
     average_bits: float,
     registrations_per_minute: int,
+    token_lifetime_s: int,
     operations: OperationsConfig,
     json_path: str | None,
 ) -> None:
@@ -143,7 +151,9 @@ def serve(
         is_plaintext_allowed=insecure,
         workers=workers,
         policy=PlanPolicy(average_bits=average_bits),
-        limits=Limits(registrations_per_minute=registrations_per_minute),
+        limits=Limits(
+            registrations_per_minute=registrations_per_minute, token_lifetime_s=token_lifetime_s
+        ),
         watch=WatchSettings(max_streams=max_streams),
         operations=operations,
     )

@@ -64,12 +64,13 @@ class IdentityService:
             limits: What devices may send.
             clock: Unix seconds.
         """
+        n_challenges = max(limits.challenges_per_minute, 2 * limits.registrations_per_minute)
         return cls(
             store=store,
             recall_session=recall_session,
             challenger=Challenger(key),
             limits=limits,
-            challenges=RateLimiter(limits.challenges_per_minute, time.monotonic),
+            challenges=RateLimiter(n_challenges, time.monotonic),
             registrations=RateLimiter(limits.registrations_per_minute, time.monotonic),
             calls=RateLimiter(limits.calls_per_minute, time.monotonic),
             clock=clock,

@@ -56,6 +56,18 @@ class TestGetChallenge:
 
         assert refusal.value.code == "INVALID_ARGUMENT"
 
+    def test_there_are_enough_for_every_registration(self, store: MemoryStore) -> None:
+        """Who allows more registrations need not think of challenges."""
+        service = IdentityService.of(
+            store,
+            SigningKey.generate(),
+            recall_session=lambda _: None,
+            limits=Limits(challenges_per_minute=1, registrations_per_minute=100),
+            clock=lambda: 0.0,
+        )
+
+        assert all(challenge_for(service) for _ in range(100))
+
     def test_flood_from_one_address_is_refused(self, identity: IdentityService) -> None:
         """One address asks for so many a minute; others are not affected."""
         slow = replace(identity, challenges=RateLimiter(1, lambda: 0.0))
