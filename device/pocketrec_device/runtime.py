@@ -8,22 +8,22 @@ any thread.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-from pocketrec.errors import ConfigError, StoreError
+from pocketrec.errors import StoreError
 from pocketrec_device.engine import Engine, change_preset
 from pocketrec_device.extras import require_libraries
 from pocketrec_device.health import typical_work
 from pocketrec_device.install import bootstrap, load_engine, roll_back
-from pocketrec_device.latency_counter import LatencyCounter, counted
+from pocketrec_device.latency_counter import LatencyCounter
 from pocketrec_device.latency_guard import LatencyLimits, check_latency
-from pocketrec_device.live import LiveSession, Slates, Snapshot
 from pocketrec_device.options import RuntimeOptions, runtime_parts
-from pocketrec_device.ranking import MODES, Candidates, Mode, Ranking, check_lists
+from pocketrec_device.ranking_calls import RankingCalls
 from pocketrec_device.refresh import PlanAge, RefreshPolicy, Verdict, decide, plan_age
 from pocketrec_device.refresh_state import RefreshState
 from pocketrec_device.settings import EngineSettings
@@ -37,13 +37,14 @@ if TYPE_CHECKING:
     from pocketrec_device.backends import LayerReport
     from pocketrec_device.facts import DeviceFacts
     from pocketrec_device.tls import Tls
+    from pocketrec_device.watching import PlanWatcher, WatchOptions
 
 __all__ = ["Runtime"]
 
 _SOON_S = 24 * 3600.0  # a plan that expires within a day is replaced while there is time
 
 
-class Runtime:
+class Runtime(RankingCalls):
     """Ranks candidates for one user, offline, from what a store holds.
 
     ``Runtime.create`` and ``Runtime.open`` are the usual ways to get one.
@@ -76,8 +77,8 @@ class Runtime:
         self._refresh_state = RefreshState()
         self._facts = facts
         self._clock = clock
-        self._latencies = LatencyCounter() if report_status else None
-        self._live = LiveSession()
+        super().__init__(LatencyCounter() if report_status else None)
+        self._turn = threading.Lock()  # of this runtime's writers; other processes see the store's
         self._problem = ""
 
     @classmethod
@@ -152,11 +153,6 @@ class Runtime:
         return self._live.is_ready
 
     @property
-    def latencies(self) -> LatencyCounter | None:
-        """How long calls of ``rerank`` took since the last report; None unless opted in."""
-        return self._latencies
-
-    @property
     def problem(self) -> str:
         """Why the current pair does not run; empty when it does."""
         return self._problem
@@ -172,142 +168,6 @@ class Runtime:
         engine, problem = load_engine(self._store, self._settings)
         self._live.adopt(engine)
         self._problem = problem
-
-    def observe(self, item_id: str) -> bool:
-        """Take in one event.
-
-        Args:
-            item_id: What the user interacted with.
-
-        Returns:
-            Whether the item table knows the item; events on unknown items change nothing.
-
-        Raises:
-            StoreError: Nothing is installed yet.
-            BackendError: Inference failed; the event was not taken in.
-        """
-        return self._live.observe(item_id)
-
-    def observe_many(self, item_ids: Sequence[str]) -> int:
-        """Take in events, oldest first; the same as observing them one by one, but faster.
-
-        Args:
-            item_ids: What the user interacted with.
-
-        Returns:
-            How many of them the item table knows; the others change nothing.
-
-        Raises:
-            ConfigError: ``item_ids`` is one string.
-            StoreError: Nothing is installed yet.
-            BackendError: Inference failed; the events before it were taken in.
-        """
-        if isinstance(item_ids, str):
-            raise ConfigError(f"item_ids: expected a sequence of item ids, got {item_ids!r}")
-        return self._live.observe_many(item_ids)
-
-    def reset(self) -> None:
-        """Forget the history: another user, or a new session.
-
-        Raises:
-            StoreError: Nothing is installed yet.
-        """
-        self._live.reset()
-
-    @counted
-    def rerank(
-        self,
-        candidates: Sequence[str],
-        k: int,
-        *,
-        mode: Mode = "pointwise",
-        server_scores: Sequence[float] | None = None,
-        server_weight: float = 0.0,
-        exclude_seen: bool = False,
-    ) -> Ranking:
-        """Return the k best candidates for the user now; ``ranking`` has the rules.
-
-        Args:
-            candidates: Item ids, in the order that decides ties.
-            k: How many to return, from 1; all when there are fewer.
-            mode: ``"pointwise"``, or ``"sequential"``: a slate whose later picks know the
-                earlier ones, at the price of one ``observe`` per pick.
-            server_scores: One score per candidate. They rank alone while there is no
-                history, and are blended in by ``server_weight`` afterwards.
-            server_weight: ``score = device score + server_weight * server score``.
-            exclude_seen: Leave out what is among the last L events.
-
-        Raises:
-            ConfigError: An argument is out of its range.
-            StoreError: Nothing is installed yet.
-            BackendError: Inference failed.
-        """
-        if mode != "pointwise":
-            scores = None if server_scores is None else [server_scores]
-            (slate,) = self.rerank_many(
-                [candidates],
-                k,
-                mode=mode,
-                server_scores=scores,
-                server_weight=server_weight,
-                exclude_seen=exclude_seen,
-            )
-            return slate
-        now = self._live.snapshot(with_seen=exclude_seen)
-        checked = Candidates.of(
-            candidates,
-            server_scores=server_scores,
-            server_weight=server_weight,
-            excluded=now.seen,
-            table=now.engine.items,
-        )
-        return now.rank(checked, k)
-
-    def rerank_many(
-        self,
-        candidate_lists: Sequence[Sequence[str]],
-        k: int,
-        *,
-        mode: Mode = "pointwise",
-        server_scores: Sequence[Sequence[float]] | None = None,
-        server_weight: float = 0.0,
-        exclude_seen: bool = False,
-    ) -> tuple[Ranking, ...]:
-        """Return the k best candidates of several lists, such as the rows of a page.
-
-        All lists are ranked for the same moment: an event or a swap that comes in between
-        changes none of them.
-
-        Args:
-            candidate_lists: Lists of item ids.
-            k: How many to return of each, from 1.
-            mode: As for ``rerank``.
-            server_scores: One sequence of scores per list.
-            server_weight: As for ``rerank``.
-            exclude_seen: As for ``rerank``.
-
-        Raises:
-            ConfigError: An argument is out of its range.
-            StoreError: Nothing is installed yet.
-            BackendError: Inference failed.
-        """
-        if mode not in MODES:
-            raise ConfigError(f"mode: expected one of {MODES}, got {mode!r}")
-
-        def rank_all(moment: Snapshot | Slates) -> tuple[Ranking, ...]:
-            checked = check_lists(
-                candidate_lists,
-                server_scores=server_scores,
-                server_weight=server_weight,
-                excluded=moment.seen,
-                table=moment.engine.items,
-            )
-            return tuple(moment.rank(candidates, k) for candidates in checked)
-
-        if mode == "pointwise":
-            return rank_all(self._live.snapshot(with_seen=exclude_seen))
-        with self._live.slates(with_seen=exclude_seen) as slates:
-            return rank_all(slates)
 
     def use_preset(self, preset: str) -> None:
         """Change what the tiers of the plan mean, without a download; the history stays.
@@ -368,7 +228,7 @@ class Runtime:
             StoreAccessError: The store cannot be written.
             OSError: The packaged bundle cannot be read.
         """
-        with self._store.writing():
+        with self._turn, self._store.writing():
             engine = bootstrap(
                 self._store, Path(bundle_folder), self._settings, guard=self._refuse_if_slow
             )
@@ -416,21 +276,50 @@ class Runtime:
 
         wish = PlanWish(subject=subject, average_bits=average_bits or 0.0)
         self._refresh_state.attempt()
-        engine, report = sync_over(
-            Link(target=target, tls=tls, deadline_s=deadline_s),
-            self._store,
-            wish,
-            self._settings,
-            clock=self._clock,
-            guard=self._refuse_if_slow,
-            embed=self._live.embedding_under,
-            facts=self._facts,
-            latencies=self._latencies,
-        )
+        with self._turn:
+            engine, report = sync_over(
+                Link(target=target, tls=tls, deadline_s=deadline_s),
+                self._store,
+                wish,
+                self._settings,
+                clock=self._clock,
+                guard=self._refuse_if_slow,
+                embed=self._live.embedding_under,
+                facts=self._facts,
+                latencies=self._latencies,
+            )
         self._adopt(engine)
         sent = self.user_embedding() if subject else None
         self._refresh_state.succeed(self._live.n_observed, self._live.snapshot().h, sent)
         return report
+
+    def watch(self, target: str, **options: Unpack[WatchOptions]) -> PlanWatcher:
+        """Install pushed plans as they come, on a thread of its own, until it is closed.
+
+        Args:
+            target: ``"host:port"`` of a delivery server.
+            **options: See ``WatchOptions``: as for ``sync``, and what to do about new bundles.
+
+        Raises:
+            IncompatibleArtifactError: The backend runs the default plan only.
+            BackendError: A library for syncing is absent.
+            ConfigError: An option is out of its range.
+        """
+        require_libraries("grpc", "tuf", "cryptography", purpose="watch", extras="device")
+        from pocketrec_device.watching import WatchedDevice, start_watching
+
+        device = WatchedDevice(
+            store=self._store,
+            settings=lambda: self._settings,
+            guard=self._refuse_if_slow,
+            adopt=self._adopt,
+            embed=self._live.embedding_under,
+            facts=self._facts,
+            clock=self._clock,
+            turn=self._turn,
+            sync=self.sync,
+        )
+        return start_watching(device, target, options)
 
     def user_embedding(self) -> NDArray[np.float32] | None:
         """Return what a ``sync`` with a subject tells about the user, before it is rounded.
@@ -481,7 +370,7 @@ class Runtime:
             BackendError: The backend cannot be made.
             StoreAccessError: The store cannot be written.
         """
-        with self._store.writing():
+        with self._turn, self._store.writing():
             engine = roll_back(self._store, self._settings, bundle)
         self._adopt(engine)
 

@@ -29,6 +29,7 @@ from pocketrec_device.floors import (
     raise_floors,
     without_bundles,
 )
+from pocketrec_device.watch_mark import WatchMark
 
 __all__ = [
     "MAX_KEPT_PAIRS",
@@ -59,6 +60,7 @@ _ADDED_LATER = (
     "token_lifetime_s",
     "token_ends_at_s",
     "profile_sha256",
+    "watched",
 )
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -111,6 +113,7 @@ class DeviceState:
         token_lifetime_s: Seconds that the token lives from its registration on.
         token_ends_at_s: When it ends, by the device's own clock.
         profile_sha256: What the device told of itself then, as a digest in hex.
+        watched: How far it has come with a server's orders; None = it never watched.
     """
 
     model: str
@@ -132,6 +135,7 @@ class DeviceState:
     token_lifetime_s: int = 0
     token_ends_at_s: int = 0
     profile_sha256: str = ""
+    watched: WatchMark | None = None
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -266,6 +270,7 @@ def _from_json(body: dict[str, Any], *, checksum: str) -> DeviceState:
     items = _items_from_json(body.pop("items_floor", None))
     raised = tuple(_raised_from_json(**entry) for entry in body.pop("raised", ()))
     withdrawn = tuple(body.pop("withdrawn", ()))
+    watched = body.pop("watched", None)
     known = {field.name for field in fields(DeviceState)}
     return DeviceState(
         **{name: value for name, value in body.items() if name in known},
@@ -276,6 +281,7 @@ def _from_json(body: dict[str, Any], *, checksum: str) -> DeviceState:
         items_floor=items,
         raised=raised,
         withdrawn=withdrawn,
+        watched=None if watched is None else WatchMark(**watched),
     )
 
 

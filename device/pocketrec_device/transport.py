@@ -28,6 +28,7 @@ from pocketrec.errors import (
 )
 from pocketrec.registration import device_id_of, registration_message
 from pocketrec_device.latency_counter import LATENCY_BOUNDS_US
+from pocketrec_device.plan_feed import FeedEvent, events_of
 from pocketrec_proto.v1 import device_service_pb2 as messages
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
 
@@ -232,19 +233,33 @@ class ServiceClient:
         Raises:
             ServiceError: The call failed.
         """
-        message = messages.GetPlanRequest(
-            model_digest=request.model_digest,
-            bundle_digest=request.bundle_digest,
-            subject=request.subject,
-            average_bits=request.average_bits,
-            installed_version=request.installed_version,
-            user_embedding=_embedding_message(request.user_embedding),
-        )
+        message = _plan_message(request)
         with self._translated("GetPlan"):
             response = self._stub.GetPlan(
                 message, timeout=self._deadline_s, metadata=self._metadata
             )
         return bytes(response.plan)
+
+    def watch_plans(
+        self, request: PlanRequest, *, model_name: str, last_sequence: int, silence_s: float
+    ) -> Iterator[FeedEvent]:
+        """Yield plans, unverified, and news as they come; ``close`` ends it.
+
+        Args:
+            request: What ``get_plan`` would be asked for.
+            model_name: Model line whose bundles matter.
+            last_sequence: The newest order that was acted upon; 0 = none.
+            silence_s: How long the server may say nothing.
+
+        Raises:
+            ServiceError: The call failed, or the server fell silent.
+        """
+        message = messages.WatchPlansRequest(
+            plan=_plan_message(request), model_name=model_name, last_sequence=last_sequence
+        )
+        with self._translated("WatchPlans"):
+            stream = self._stub.WatchPlans(message, metadata=self._metadata)
+            yield from events_of(stream, silence_s=silence_s)
 
     def get_targets(self, model_name: str, bundle_digest: bytes) -> bytes:
         """Return an assignment container, unverified; empty when the current bundle is due.
@@ -311,6 +326,17 @@ class ServiceClient:
             yield
         except grpc.RpcError as exc:
             raise service_error(exc, f"{method} at {self.target}") from exc
+
+
+def _plan_message(request: PlanRequest) -> messages.GetPlanRequest:
+    return messages.GetPlanRequest(
+        model_digest=request.model_digest,
+        bundle_digest=request.bundle_digest,
+        subject=request.subject,
+        average_bits=request.average_bits,
+        installed_version=request.installed_version,
+        user_embedding=_embedding_message(request.user_embedding),
+    )
 
 
 def _embedding_message(embedding: CodedEmbedding | None) -> messages.UserEmbedding | None:
