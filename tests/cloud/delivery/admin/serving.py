@@ -99,7 +99,7 @@ def serve_admins(
                 failures=failures,
             )
             server = grpc.aio.server()
-            servicer = AdminServicer(service, authenticator, executor)  # type: ignore[abstract]
+            servicer = AdminServicer(service, authenticator, executor)
             add_AdminServiceServicer_to_server(servicer, server)
             if credentials is None:
                 port = server.add_insecure_port("127.0.0.1:0")

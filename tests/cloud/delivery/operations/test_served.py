@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -63,7 +63,8 @@ async def ready_after(listening: Listening, status: int) -> int:
     """Return what the page for load balancers says once gRPC health has a status."""
     request = health_pb2.HealthCheckRequest(service=SERVICE)
     async with grpc.aio.insecure_channel(listening.address) as channel:
-        async for response in health_pb2_grpc.HealthStub(channel).Watch(request):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        async for response in stub.Watch(request):
             if response.status == status:
                 break
     return (await asyncio.to_thread(page, listening, "/readyz"))[0]
