@@ -30,13 +30,13 @@ from benchmarks.processes import cpu_seconds
 from benchmarks.seeded_bundle import write_seeded_bundle
 from benchmarks.shapes import Shape
 from pocketrec.errors import BackendError, ConfigError, PocketRecError
-from pocketrec_cloud.delivery.artifacts import FolderArtifacts
-from pocketrec_cloud.delivery.keys import KeyFolder, Role
-from pocketrec_cloud.delivery.layout import DATABASE_FILE
-from pocketrec_cloud.delivery.publishing import publish_bundle
+from pocketrec_cloud.delivery.publishing.artifacts import FolderArtifacts
+from pocketrec_cloud.delivery.publishing.bundles import publish_bundle
+from pocketrec_cloud.delivery.publishing.keys import KeyFolder, Role
+from pocketrec_cloud.delivery.publishing.layout import DATABASE_FILE
+from pocketrec_cloud.delivery.publishing.repository import create_repository
+from pocketrec_cloud.delivery.publishing.storage import Storage
 from pocketrec_cloud.delivery.records import AdminRecord, AdminRole
-from pocketrec_cloud.delivery.repository import create_repository
-from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.opening import open_store
 from pocketrec_proto.v1 import admin_service_pb2 as admin_pb

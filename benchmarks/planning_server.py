@@ -10,8 +10,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from pocketrec_cloud.delivery.limits import Limits
-from pocketrec_cloud.delivery.server import ServerConfig, serve
+from pocketrec_cloud.delivery.serving.limits import Limits
+from pocketrec_cloud.delivery.serving.server import ServerConfig, serve
 
 __all__ = ["main"]
 

@@ -26,8 +26,8 @@ from pocketrec.errors import (
     StoreError,
     StoreLockedError,
 )
-from pocketrec_cloud.delivery.repository import renew_repository
-from pocketrec_cloud.delivery.server import ServerConfig, TlsFiles
+from pocketrec_cloud.delivery.publishing.repository import renew_repository
+from pocketrec_cloud.delivery.serving.server import ServerConfig, TlsFiles
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_device import DeviceFacts, Runtime, Tls
 from pocketrec_device.store import Store

@@ -32,7 +32,7 @@ from pocketrec.errors import (
     ServiceUnavailableError,
 )
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.repository import create_repository
+from pocketrec_cloud.delivery.publishing.repository import create_repository
 from pocketrec_device import Runtime
 from pocketrec_device.registration import forget_token
 from pocketrec_quantization.bundle import CARD, FROZEN, VECTORS, BundleFolder
@@ -370,7 +370,7 @@ class TestBundle:
         self, device: Runtime, tmp_path: Path, make_bundle: MakeBundle, deployment: Deployment
     ) -> None:
         """Another deployment's server has other keys."""
-        from pocketrec_cloud.delivery.keys import KeyFolder
+        from pocketrec_cloud.delivery.publishing.keys import KeyFolder
 
         stranger = replace(deployment, folder=tmp_path / "stranger")
         KeyFolder(stranger.config.keys).create()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from pocketrec.errors import ConfigError, RejectedError
-from pocketrec_cloud.delivery.drafting import PlanRequest
+from pocketrec_cloud.delivery.plans.drafting import PlanRequest
 from pocketrec_cloud.delivery.push.order_keeper import News
 from pocketrec_cloud.delivery.push.orders import concerns
 from pocketrec_cloud.delivery.records import AudienceKind, DeviceRecord, OrderRecord

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from pocketrec.errors import RejectedError, ServiceUnavailableError, StoreError
-from pocketrec_cloud.delivery.drafting import PlanRequest
+from pocketrec_cloud.delivery.plans.drafting import PlanRequest
 from pocketrec_cloud.delivery.push.hub import Watcher, WatchHub
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.records import DeviceRecord, DeviceSession

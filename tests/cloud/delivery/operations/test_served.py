@@ -17,7 +17,7 @@ from tests.cloud.delivery.devices import register_device
 from pocketrec.errors import ConfigError
 from pocketrec_cloud.delivery.operations.config import OperationsConfig
 from pocketrec_cloud.delivery.operations.faults import ChaosSettings
-from pocketrec_cloud.delivery.server import DeliveryServer, Listening
+from pocketrec_cloud.delivery.serving.server import DeliveryServer, Listening
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
 from pocketrec_quantization.bundle import BundleFolder
