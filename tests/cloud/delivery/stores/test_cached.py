@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.cloud.delivery.stores.test_contract import DEVICE, MODEL, PLAN, put
+from tests.cloud.delivery.stores.samples import DEVICE, MODEL, PLAN, put
 
 from pocketrec_cloud.delivery.records import DeviceSession
 from pocketrec_cloud.delivery.store_protocols import Change, DeliveryStore

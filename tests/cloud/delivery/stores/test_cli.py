@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cloud.delivery.stores.test_contract import MODEL
+from tests.cloud.delivery.stores.samples import MODEL
 from tests.commands import run_command, run_command_json
 from tests.postgres import PostgresServer
 

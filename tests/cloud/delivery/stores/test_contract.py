@@ -1,117 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every store does, whatever it keeps its records in."""
+"""What every store does with its records, whatever it keeps them in."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.cloud.delivery.stores.samples import (
+    ADMIN,
+    AUDIT,
+    DEVICE,
+    MODEL,
+    ORDER,
+    PLAN,
+    ROLLOUT,
+    STATUS,
+    put,
+)
 
-from pocketrec.errors import StoreError, StoreLockedError
+from pocketrec.errors import StoreError
 from pocketrec_cloud.delivery.records import (
-    AdminRecord,
     AdminRole,
-    AudienceKind,
-    AuditRecord,
-    DeviceRecord,
     DeviceSession,
-    DeviceStatusRecord,
-    ModelRecord,
-    OrderRecord,
     Outcome,
-    PlanRecord,
-    RolloutRecord,
     RolloutState,
 )
-from pocketrec_cloud.delivery.store_protocols import Change, DeliveryStore
+from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 
 if TYPE_CHECKING:
     from tests.cloud.delivery.stores.conftest import Opener
-
-DEVICE = DeviceRecord(
-    device_id="d1",
-    public_key=b"k" * 32,
-    token_sha256=b"t" * 32,
-    token_expires_at_s=5000,
-    backend="onnxruntime",
-    app_version="1.0",
-    os="android",
-    ram_bytes=2**33,
-    created_at_s=1000,
-    seen_at_s=1000,
-    locale="de-CH",
-    tags=("beta", 'of "two"', ""),
-)
-STATUS = DeviceStatusRecord(
-    device_id="d1",
-    model_name="demo",
-    bundle_digest=b"b" * 32,
-    attempted_bundle_digest=b"",
-    plan_version=3,
-    outcome=Outcome.RUNNING,
-    error="",
-    reported_at_s=1200,
-)
-MODEL = ModelRecord(bundle_digest=b"b" * 32, model_digest=b"m" * 32, model_name="demo", version=1)
-PLAN = PlanRecord(
-    subject="alice",
-    model_digest=b"m" * 32,
-    version=1,
-    planner="global",
-    budget_bytes=100,
-    issued_at_s=1,
-    expires_at_s=2,
-    container=bytes(range(256)),
-)
-ORDER = OrderRecord(
-    sequence=0,
-    request_id="r-1",
-    audience=AudienceKind.COHORT,
-    audience_value='os == "android"',
-    model_digest=b"",
-    planner="global",
-    average_bits=3.3,
-    codes=b"\x00\xff",
-    created_at_s=1000,
-    expires_at_s=0,
-    admin="ops",
-)
-ROLLOUT = RolloutRecord(
-    rollout_id="o-1",
-    request_id="r-1",
-    model_name="demo",
-    bundle_digest=b"b" * 32,
-    planner="",
-    average_bits=0.1,
-    codes=b"",
-    cohort="",
-    stages_percent=(0.1, 10.0, 100.0),
-    success_threshold=0.95,
-    error_threshold=0.05,
-    min_reports=20,
-    min_stage_s=3600,
-    state=RolloutState.RUNNING,
-    stage=0,
-    stages_started_at_s=(1000,),
-    created_at_s=1000,
-    changed_at_s=1000,
-    admin="ops",
-)
-ADMIN = AdminRecord(name="ada", role=AdminRole.OPERATOR, token_sha256=b"a" * 32, created_at_s=1000)
-AUDIT = AuditRecord(
-    number=0, at_s=1000, admin="ada", action="PushPlan", subject="alice", details='{"bits": 3}'
-)
-
-
-def put(store: DeliveryStore, device: DeviceRecord, challenge: bytes = b"c") -> bool:
-    """Store a registration whose challenge lives a minute."""
-    return store.put_device(
-        device, challenge=challenge, challenge_expires_at_s=device.seen_at_s + 60
-    )
 
 
 class TestDevices:
@@ -507,130 +427,3 @@ class TestAdmins:
         assert first[0] == replace(AUDIT, number=1, subject="0")
         assert [entry.number for entry in (*first, *rest)] == [1, 2, 3, 4, 5]
         assert [entry.subject for entry in rest] == ["2", "3", "4"]
-
-
-CHANGES: dict[Change, Callable[[DeliveryStore], object]] = {
-    Change.ORDERS: lambda store: store.add_order(ORDER),
-    Change.ROLLOUTS: lambda store: store.swap_rollout(ROLLOUT, replaces=1),
-    Change.MODELS: lambda store: store.record_model(MODEL),
-    Change.DEVICES: lambda store: store.revoke_device("d1", 1500),
-}
-LONG_S = 30.0
-
-
-class TestListeners:
-    def test_the_first_call_returns_everything(self, store: DeliveryStore) -> None:
-        """A listener does not know what happened before it; then there is nothing."""
-        listener = store.listen()
-
-        assert listener.wait(LONG_S) == frozenset(Change)
-        assert listener.wait(0.0) == frozenset()
-        assert listener.wait(0.01) == frozenset()
-
-        listener.close()
-
-    @pytest.mark.parametrize("change", Change)
-    def test_a_change_is_heard_from_another_store(
-        self, open_another: Opener, change: Change
-    ) -> None:
-        """By every listener, once, and nothing else with it."""
-        ours, theirs = open_another(), open_another()
-        put(theirs, DEVICE)
-        theirs.add_rollout(ROLLOUT)
-        listeners = [ours.listen(), ours.listen()]
-        for listener in listeners:
-            listener.wait(LONG_S)
-
-        CHANGES[change](theirs)
-
-        for listener in listeners:
-            assert listener.wait(LONG_S) == {change}
-            assert listener.wait(0.0) == frozenset()
-            listener.close()
-
-    def test_what_nobody_acts_on_is_not_told(self, open_another: Opener) -> None:
-        """Thousands of devices that register and report wake no server."""
-        listener = open_another().listen()
-        listener.wait(LONG_S)
-        store = open_another()
-
-        put(store, DEVICE)
-        store.put_status(STATUS)
-        store.put_outcome("o-1", "d1", stage=0, outcome=Outcome.INSTALLED)
-        store.swap_plans([(PLAN, None)])
-        store.add_order(ORDER)
-
-        assert listener.wait(LONG_S) == {Change.ORDERS}
-        store.add_order(ORDER)  # is known already
-        assert listener.wait(0.0) == frozenset()
-        listener.close()
-
-    def test_a_change_ends_a_wait(self, open_another: Opener) -> None:
-        """Long before its time is over."""
-        listener, store = open_another().listen(), open_another()
-        listener.wait(LONG_S)
-
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(listener.wait, 600.0)
-            store.add_order(ORDER)
-            assert waiting.result(LONG_S) == {Change.ORDERS}
-        listener.close()
-
-    def test_closing_ends_a_wait(self, store: DeliveryStore) -> None:
-        """Whoever waits gets nothing; closing twice does no harm."""
-        listener = store.listen()
-        listener.wait(LONG_S)
-
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(listener.wait, 600.0)
-            listener.close()
-            assert waiting.result(LONG_S) == frozenset()
-        listener.close()
-        assert listener.wait(600.0) == frozenset()
-
-
-class TestLocks:
-    def test_a_lock_excludes_others(self, open_another: Opener) -> None:
-        """In this process or another, until it is given back; other names are free."""
-        ours, theirs = open_another(), open_another()
-
-        with ours.lock("publish", timeout_s=LONG_S):
-            for store in (ours, theirs):
-                with (
-                    pytest.raises(StoreLockedError, match="'publish'"),
-                    store.lock("publish", timeout_s=0.01),
-                ):
-                    pytest.fail("two hold it")
-            with theirs.lock("migrate-2", timeout_s=LONG_S):
-                pass
-
-        with theirs.lock("publish", timeout_s=LONG_S):
-            pass
-
-    def test_a_lock_is_given_back_after_an_error(self, store: DeliveryStore) -> None:
-        """Or nobody would get it again."""
-        with pytest.raises(ZeroDivisionError), store.lock("publish", timeout_s=LONG_S):
-            raise ZeroDivisionError
-
-        with store.lock("publish", timeout_s=0.01):
-            pass
-
-    def test_a_waiting_thread_gets_it(self, open_another: Opener) -> None:
-        """As soon as the holder is done; never two at a time."""
-        stores = [open_another(), open_another()]
-        holders: list[int] = []
-
-        def hold(number: int) -> int:
-            with stores[number % 2].lock("publish", timeout_s=LONG_S):
-                holders.append(number)
-                together = len(holders)
-                holders.remove(number)
-                return together
-
-        with ThreadPoolExecutor(4) as pool:
-            assert set(pool.map(hold, range(12))) == {1}
-
-
-def test_a_store_answers(store: DeliveryStore) -> None:
-    """While nothing is wrong."""
-    store.check()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from tests.cloud.delivery.stores.test_contract import DEVICE, MODEL, ORDER, PLAN, put
+from tests.cloud.delivery.stores.samples import DEVICE, MODEL, ORDER, PLAN, put
 from tests.postgres import PostgresServer
 
 from pocketrec.errors import StoreError

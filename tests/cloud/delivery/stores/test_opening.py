@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.cloud.delivery.stores.test_contract import DEVICE, LONG_S, MODEL, put
+from tests.cloud.delivery.stores.samples import DEVICE, LONG_S, MODEL, put
 from tests.postgres import PostgresServer
 
 from pocketrec.errors import ConfigError, StoreError

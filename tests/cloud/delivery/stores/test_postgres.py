@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from tests.cloud.delivery.stores.test_contract import LONG_S, MODEL, ORDER, PLAN
+from tests.cloud.delivery.stores.samples import LONG_S, MODEL, ORDER, PLAN
 from tests.postgres import PostgresServer
 
 from pocketrec.errors import StoreError

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.cloud.delivery.stores.test_contract import LONG_S, MODEL, PLAN
+from tests.cloud.delivery.stores.samples import LONG_S, MODEL, PLAN
 
 from pocketrec.errors import StoreLockedError
 from pocketrec_cloud.delivery.store_protocols import Change
