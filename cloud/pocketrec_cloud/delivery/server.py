@@ -38,6 +38,7 @@ from pocketrec_cloud.delivery.admin.authentication import AdminAuthenticator
 from pocketrec_cloud.delivery.admin.servicer import AdminServicer
 from pocketrec_cloud.delivery.call_limit import CallLimit
 from pocketrec_cloud.delivery.composition import build_parts, build_service
+from pocketrec_cloud.delivery.decoding import DecodingInterceptor
 from pocketrec_cloud.delivery.layout import TIMESTAMP, target_name
 from pocketrec_cloud.delivery.operations.dependencies import dependency_checks
 from pocketrec_cloud.delivery.operations.operations import Operations
@@ -223,7 +224,7 @@ class DeliveryServer:
         refused = ("grpc.server.max_pending_requests_hard_limit", 2 * most)
         shared = ("grpc.so_reuseport", is_shared)
         return grpc.aio.server(
-            interceptors=[*self._operations.interceptors(), limit],
+            interceptors=[*self._operations.interceptors(), limit, DecodingInterceptor()],
             options=[*_CHANNEL_OPTIONS, *options, waiting, refused, shared],
             maximum_concurrent_rpcs=most,
         )
