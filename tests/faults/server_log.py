@@ -15,7 +15,8 @@ _NATIVE = re.compile(r"^(WARNING: All log messages before absl|[IWEF]\d{4} [\d:.
 _UNTHOUGHT = ("INTERNAL", "UNKNOWN")
 # Says so when a storage that fails is waited for; the storage's error goes with it.
 _EXPECTED = re.compile(
-    r"(UNAVAILABLE: |until the store answers|stays as it is|has to wait|does not answer)"
+    r"(UNAVAILABLE: |until the store answers|stays as it is|has to wait|does not answer"
+    r"|^Exception (terminating|closing) connection)"
 )
 
 
