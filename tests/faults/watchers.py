@@ -15,7 +15,7 @@ from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
 from pocketrec_quantization.plan import Plan, decode_plan
 
-__all__ = ["next_plan", "planner_of", "until", "watch"]
+__all__ = ["next_plan", "plan_version_of", "planner_of", "until", "watch"]
 
 
 def watch(
@@ -47,6 +47,13 @@ def planner_of(device: Runtime) -> str:
     current = device.status().current
     assert current is not None
     return current.planner
+
+
+def plan_version_of(device: Runtime) -> int:
+    """Return the version of the plan that is installed."""
+    current = device.status().current
+    assert current is not None
+    return current.plan_version
 
 
 def until(is_reached: Callable[[], bool], patience_s: float = 2 * DEADLINE_S) -> None:
