@@ -9,21 +9,20 @@ connections and streams; the server runs in processes of its own, on the same co
 
 from __future__ import annotations
 
-import click
-from rich.console import Console
+import json
+from pathlib import Path
 
+import click
+
+from benchmarks.fleet_page import draw, page
 from benchmarks.fleet_run import Fleet, FleetSettings
-from benchmarks.sheets import Sheet
+from benchmarks.reports import write_page
 from pocketrec.console import emit, json_option
 from pocketrec.errors import PocketRecError
 
 __all__ = ["main"]
 
 _DEFAULT = FleetSettings()
-_WHAT = {
-    "p99_s": "from a push to its verified plan, 99th percentile, s",
-    "return_s": "from a killed server to every device watching again, s",
-}
 
 
 @click.command()
@@ -53,6 +52,18 @@ _WHAT = {
 @click.option("--database", default="", metavar="URL", help="Default: SQLite.")
 @click.option("--shape", default=_DEFAULT.shape, show_default=True, help="D x L x blocks.")
 @click.option("--seed", type=int, default=_DEFAULT.seed, show_default=True)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="Write the page there, such as docs/scaling.md.",
+)
+@click.option(
+    "--from",
+    "sources",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Measure nothing: draw what was written with --json before; several stand side by side.",
+)
 @json_option
 def main(
     *,
@@ -65,10 +76,13 @@ def main(
     database: str,
     shape: str,
     seed: int,
+    report: Path | None,
+    sources: tuple[Path, ...],
     json_path: str | None,
 ) -> None:
     """Measure a fleet against its targets."""
     try:
+        results = [json.loads(path.read_text()) for path in sources]
         settings = FleetSettings(
             devices=devices,
             devices_per_channel=devices_per_channel,
@@ -80,25 +94,12 @@ def main(
             shape=shape,
             seed=seed,
         )
-        result = Fleet(settings).run()
+        results = results or [Fleet(settings).run()]
     except PocketRecError as error:
         raise click.ClickException(str(error)) from error
-
-    def draw(console: Console) -> None:
-        rows = tuple(
-            (
-                _WHAT[name],
-                "yes" if entry["is_met"] else "MISSED",
-                f"{entry['wanted']:g}",
-                f"{entry['measured']:.3f}",
-            )
-            for name, entry in result["targets"].items()
-        )
-        columns = ("what", "met", "at most", "measured")
-        Sheet(title="Targets", note="", columns=columns, rows=rows).draw(console)
-        console.print(f"delivered {result['delivered']} of {result['expected']} plans")
-
-    emit(result, render=draw, json_path=json_path)
+    if report is not None:
+        write_page(report, page(results))
+    emit(results[0], render=lambda console: draw(console, results[0]), json_path=json_path)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pocketrec.registration import registration_message
 from pocketrec.signing import PublicKey, SigningKey
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
-from pocketrec_quantization.plan import decode_plan, split_signature
+from pocketrec_quantization.plan import SIGNATURE_BYTES, decode_plan
 
 __all__ = ["FleetDevice", "make_fleet", "percentiles"]
 
@@ -110,9 +110,8 @@ class FleetDevice:
 
     def _accept(self, container: bytes) -> None:
         """Verify a plan as a device does."""
-        signed, signature = split_signature(container)
         try:
-            self.director.verify(signed, signature or b"")
+            self.director.verify(container[:-SIGNATURE_BYTES], container[-SIGNATURE_BYTES:])
             plan = decode_plan(container)
         except ArtifactError:
             self.n_refused += 1

@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,18 +24,20 @@ import grpc
 
 from benchmarks.environment import ROOT, read_environment, version_of
 from benchmarks.fleet_devices import FleetDevice, make_fleet, percentiles
+from benchmarks.plan_writes import plan_writes_per_s
 from benchmarks.planning_samples import make_sensitivity, make_users, seeded_planner
 from benchmarks.processes import cpu_seconds
 from benchmarks.seeded_bundle import write_seeded_bundle
 from benchmarks.shapes import Shape
 from pocketrec.errors import BackendError, ConfigError, PocketRecError
-from pocketrec_cloud.delivery.artifacts import FolderArtifacts
-from pocketrec_cloud.delivery.keys import KeyFolder, Role
-from pocketrec_cloud.delivery.layout import DATABASE_FILE
-from pocketrec_cloud.delivery.publishing import publish_bundle
+from pocketrec_cloud.delivery.publishing.artifacts import FolderArtifacts
+from pocketrec_cloud.delivery.publishing.bundles import publish_bundle
+from pocketrec_cloud.delivery.publishing.keys import KeyFolder, Role
+from pocketrec_cloud.delivery.publishing.layout import DATABASE_FILE
+from pocketrec_cloud.delivery.publishing.repository import create_repository
+from pocketrec_cloud.delivery.publishing.storage import Storage
 from pocketrec_cloud.delivery.records import AdminRecord, AdminRole
-from pocketrec_cloud.delivery.repository import create_repository
-from pocketrec_cloud.delivery.storage import Storage
+from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.opening import open_store
 from pocketrec_proto.v1 import admin_service_pb2 as admin_pb
 from pocketrec_proto.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -111,6 +114,8 @@ class Fleet:
             work = Path(folder)
             bundle = self._prepare(work)
             figures = asyncio.run(self._measure(work, bundle))
+            with closing(self._open_database(work)) as database:
+                figures["plan_writes_per_s"] = plan_writes_per_s(database)
         versions = {name: version_of(name) for name in _LIBRARIES}
         shown = asdict(settings) | {"database": settings.database.partition(":")[0] or "sqlite"}
         return {
@@ -129,6 +134,9 @@ class Fleet:
             },
         }
 
+    def _open_database(self, work: Path) -> DeliveryStore:
+        return open_store(self._settings.database or work / "store" / DATABASE_FILE)
+
     def _prepare(self, work: Path) -> BundleFolder:
         """Write a bundle, a store that has it, its planner, and an admin."""
         settings, shape = self._settings, Shape.parse(self._settings.shape)
@@ -139,7 +147,7 @@ class Fleet:
         ).to_bytes()
         KeyFolder(keys).create()
         (work / "store").mkdir()
-        database = open_store(settings.database or work / "store" / DATABASE_FILE)
+        database = self._open_database(work)
         storage = Storage(artifacts=FolderArtifacts(work / "store"), database=database)
         create_repository(storage, keys)
         publish_bundle(storage, keys, bundle, make_sensitivity(layers), planner=planner)
@@ -325,6 +333,8 @@ class _Server:
         for pid in reversed(self._pids()):
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def memory_bytes(self) -> int:
         """Return the resident memory of all its processes."""

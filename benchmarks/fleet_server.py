@@ -11,11 +11,11 @@ import json
 import sys
 from pathlib import Path
 
-from pocketrec_cloud.delivery.limits import Limits
 from pocketrec_cloud.delivery.push.hub import WatchSettings
-from pocketrec_cloud.delivery.server import serve
-from pocketrec_cloud.delivery.server_config import AdminListener, Listening, ServerConfig
-from pocketrec_cloud.delivery.workers import serve_with_workers
+from pocketrec_cloud.delivery.serving.config import AdminListener, Listening, ServerConfig
+from pocketrec_cloud.delivery.serving.limits import Limits
+from pocketrec_cloud.delivery.serving.server import serve
+from pocketrec_cloud.delivery.serving.workers import serve_with_workers
 
 __all__ = ["main"]
 

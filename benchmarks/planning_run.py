@@ -27,10 +27,10 @@ from benchmarks.processes import start_worker
 from benchmarks.seeded_bundle import write_seeded_bundle
 from benchmarks.shapes import Shape
 from pocketrec.errors import BackendError, ConfigError
-from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.publishing import publish_bundle
-from pocketrec_cloud.delivery.repository import create_repository
-from pocketrec_cloud.delivery.storage import open_storage
+from pocketrec_cloud.delivery.publishing.bundles import publish_bundle
+from pocketrec_cloud.delivery.publishing.keys import KeyFolder
+from pocketrec_cloud.delivery.publishing.repository import create_repository
+from pocketrec_cloud.delivery.publishing.storage import open_storage
 from pocketrec_cloud.planning.engines import LocalEngine, RayEngine
 from pocketrec_cloud.planning.fleet import FleetJob, plan_fleet
 from pocketrec_cloud.planning.user_embeddings import write_user_embeddings

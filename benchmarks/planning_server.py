@@ -10,8 +10,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from pocketrec_cloud.delivery.limits import Limits
-from pocketrec_cloud.delivery.server import ServerConfig, serve
+from pocketrec_cloud.delivery.serving.limits import Limits
+from pocketrec_cloud.delivery.serving.server import ServerConfig, serve
 
 __all__ = ["main"]
 
@@ -25,7 +25,11 @@ def main(words: list[str]) -> None:
         words: The folders of store and keys.
     """
     store, keys = (Path(word) for word in words)
-    limits = Limits(plans_per_minute=_UNLIMITED, registrations_per_minute=_UNLIMITED)
+    limits = Limits(
+        calls_per_minute=_UNLIMITED,
+        plans_per_minute=_UNLIMITED,
+        registrations_per_minute=_UNLIMITED,
+    )
     config = ServerConfig(store=store, keys=keys, limits=limits)
     asyncio.run(serve(config, announce=lambda at: print(at.address, flush=True)))
 

@@ -118,8 +118,7 @@ async def _ask(job: dict[str, Any]) -> dict[str, Any]:
         for _ in range(min(job["clients"], _MAX_CHANNELS))
     ]
     stubs = [DeviceServiceStub(channel) for channel in channels]
-    token = (await stubs[0].Register(pb.RegisterRequest())).token
-    metadata = (("authorization", f"Bearer {token}"),)
+    metadata = (("authorization", f"Bearer {await _register(stubs[0])}"),)
     rng = np.random.default_rng(job["seed"])
     latencies: list[float] = []
     busy = _Busy(job["server_pid"])
@@ -161,6 +160,23 @@ async def _ask(job: dict[str, Any]) -> dict[str, Any]:
         "up_bytes": sizes["up"],
         "down_bytes": sizes["down"],
     }
+
+
+async def _register(stub: Any) -> str:
+    """Return the token of a new device; ``stub`` is one of ``DeviceService``."""
+    from pocketrec.registration import registration_message
+    from pocketrec.signing import SigningKey
+    from pocketrec_proto.v1 import device_service_pb2 as pb
+
+    key = SigningKey.generate()
+    public_key = key.public.raw
+    given = await stub.GetChallenge(pb.GetChallengeRequest(public_key=public_key))
+    request = pb.RegisterRequest(
+        public_key=public_key,
+        challenge=given.challenge,
+        signature=key.sign(registration_message(public_key, given.challenge)),
+    )
+    return str((await stub.Register(request)).token)
 
 
 class _Busy:

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pocketrec_device.reporting import Reporter, UpdateAttempt
+from pocketrec_device.reporting import UpdateAttempt, following
 from pocketrec_device.sync import Embed, PlanWish, synchronise
 from pocketrec_device.transport import ServiceClient
 
@@ -71,9 +70,7 @@ def sync_over(
     with (
         store.writing(),
         ServiceClient(link.target, tls=link.tls, deadline_s=link.deadline_s) as client,
-        nullcontext()
-        if latencies is None
-        else Reporter(store, latencies).following(client, attempt),
+        following(store, client, attempt, latencies),
     ):
         return synchronise(
             store,

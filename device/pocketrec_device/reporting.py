@@ -2,8 +2,8 @@
 """What a device tells its server of how an update went, if the app has opted in.
 
 A report has digests and versions, the name of an error, and counts of how long calls took: no item,
-no pseudonym, no message. It is sent after a sync, through the same connection, and never makes a
-sync fail.
+no pseudonym, no message. It is sent after a sync, or a plan that was pushed, through the same
+connection, and never makes either fail.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pocketrec_device.store import Store
     from pocketrec_device.transport import ServiceClient
 
-__all__ = ["Reporter", "StatusReport", "UpdateAttempt", "UpdateOutcome", "outcome_of"]
+__all__ = ["StatusReport", "UpdateAttempt", "UpdateOutcome", "following", "outcome_of"]
 
 _LOG = logging.getLogger(__name__)
 _TEMPORARY = (ServiceUnavailableError, DeadlineError, StoreLockedError)
@@ -103,49 +103,53 @@ def outcome_of(
     return UpdateOutcome.RUNNING, ""
 
 
-class Reporter:
-    """Reports about the syncs of one store.
+@contextmanager
+def following(
+    store: Store, client: ServiceClient, attempt: UpdateAttempt, latencies: LatencyCounter | None
+) -> Iterator[None]:
+    """Report how the update inside the ``with`` block went, once it is over.
 
     Args:
         store: Says what runs.
-        latencies: How long calls took since the last report.
-    """
+        client: A connection; authenticated when the block is over.
+        attempt: What the update is about; it may be filled in meanwhile.
+        latencies: How long calls took since the last report; None = the app has not opted in,
+            and nothing is reported.
 
-    def __init__(self, store: Store, latencies: LatencyCounter) -> None:
+    Raises:
+        PocketRecError: The update failed with it.
+        OSError: Likewise.
+    """
+    if latencies is None:
+        yield
+        return
+    before, reporter = store.load(), _Reporter(store, client, latencies)
+    try:
+        yield
+    except (PocketRecError, OSError) as exc:
+        if attempt.bundle and not isinstance(exc, _TEMPORARY):
+            is_unhealthy = isinstance(exc, HealthCheckError)
+            outcome = UpdateOutcome.UNHEALTHY if is_unhealthy else UpdateOutcome.FAILED
+            reporter.send(outcome, attempt.bundle, type(exc).__name__)
+        raise
+    outcome, attempted = outcome_of(before, store.load(), attempt)
+    reporter.send(outcome, attempted)
+
+
+class _Reporter:
+    """Sends reports, and never fails."""
+
+    def __init__(self, store: Store, client: ServiceClient, latencies: LatencyCounter) -> None:
         self._store = store
+        self._client = client
         self._latencies = latencies
 
-    @contextmanager
-    def following(self, client: ServiceClient, attempt: UpdateAttempt) -> Iterator[None]:
-        """Report how the sync inside the ``with`` block went, once it is over.
-
-        Args:
-            client: The connection of the sync; authenticated in the course of it.
-            attempt: What the sync fills in.
-
-        Raises:
-            PocketRecError: The sync failed with it.
-            OSError: Likewise.
-        """
-        before = self._store.load()
-        try:
-            yield
-        except (PocketRecError, OSError) as exc:
-            if attempt.bundle and not isinstance(exc, _TEMPORARY):
-                is_unhealthy = isinstance(exc, HealthCheckError)
-                outcome = UpdateOutcome.UNHEALTHY if is_unhealthy else UpdateOutcome.FAILED
-                self._send(client, outcome, attempt.bundle, type(exc).__name__)
-            raise
-        outcome, attempted = outcome_of(before, self._store.load(), attempt)
-        self._send(client, outcome, attempted)
-
-    def _send(
-        self, client: ServiceClient, outcome: UpdateOutcome, attempted: str, error: str = ""
-    ) -> None:
+    def send(self, outcome: UpdateOutcome, attempted: str, error: str = "") -> None:
+        """Tell the server; a report that is lost is logged, and its counts are kept."""
         counts = self._latencies.take()
         try:
             state = self._store.load()
-            client.report_status(
+            self._client.report_status(
                 StatusReport(
                     model_name=state.model,
                     bundle="" if state.current is None else state.current.bundle,

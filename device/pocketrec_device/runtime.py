@@ -318,6 +318,7 @@ class Runtime(RankingCalls):
             clock=self._clock,
             turn=self._turn,
             sync=self.sync,
+            latencies=self._latencies,
         )
         return start_watching(device, target, options)
 

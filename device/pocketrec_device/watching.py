@@ -34,6 +34,7 @@ from pocketrec_device.online import Link
 from pocketrec_device.plan_slot import PlanSlot
 from pocketrec_device.published import fetch_director_keys
 from pocketrec_device.registration import forget_token, registered
+from pocketrec_device.reporting import UpdateAttempt, following
 from pocketrec_device.sync import PlanWish
 from pocketrec_device.transport import ServiceClient
 from pocketrec_device.tuf_client import TrustedTargets
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from pocketrec.signing import PublicKey
     from pocketrec_device.engine import Engine, EngineSettings
     from pocketrec_device.install import Guard
+    from pocketrec_device.latency_counter import LatencyCounter
     from pocketrec_device.plan_feed import FeedEvent
     from pocketrec_device.store import Store
     from pocketrec_device.sync import Embed
@@ -95,6 +97,7 @@ class WatchedDevice:
         clock: Unix seconds.
         turn: Held while the store is written, so that a runtime's own calls wait.
         sync: ``Runtime.sync``.
+        latencies: How long calls took since the last report; None = nothing is reported.
     """
 
     store: Store
@@ -106,6 +109,7 @@ class WatchedDevice:
     clock: Callable[[], float]
     turn: threading.Lock
     sync: Callable[..., object]
+    latencies: LatencyCounter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,12 +288,13 @@ class PlanWatcher:
     def _install(self, data: bytes, client: ServiceClient) -> None:
         """Install a plan that came, or count why not."""
         try:
-            try:
-                is_new = self._accept(data)
-            except IntegrityError:  # perhaps the director has another key now
-                with self._writing():
-                    self._load_keys(client)
-                is_new = self._accept(data)
+            with following(
+                self._device.store,
+                client,
+                UpdateAttempt(bundle=self._bundle()),
+                self._device.latencies,
+            ):
+                is_new = self._accept_by_newest_keys(data, client)
         except (PocketRecError, OSError) as exc:
             if isinstance(exc, StoreError):
                 raise  # it may be accepted once the store can be written
@@ -300,6 +305,14 @@ class PlanWatcher:
             self._note(n_plans=self._status.n_plans + 1)
         else:
             self._note(n_known=self._status.n_known + 1)
+
+    def _accept_by_newest_keys(self, data: bytes, client: ServiceClient) -> bool:
+        try:
+            return self._accept(data)
+        except IntegrityError:  # perhaps the director has another key now
+            with self._writing():
+                self._load_keys(client)
+            return self._accept(data)
 
     def _accept(self, data: bytes) -> bool:
         """Verify a plan and let it run; False when it, or a newer one, is installed already."""

@@ -7,11 +7,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.publishing import publish_bundle
-from pocketrec_cloud.delivery.repository import create_repository
-from pocketrec_cloud.delivery.server import ServerConfig
-from pocketrec_cloud.delivery.storage import open_storage
+from pocketrec_cloud.delivery.publishing.bundles import publish_bundle
+from pocketrec_cloud.delivery.publishing.keys import KeyFolder
+from pocketrec_cloud.delivery.publishing.repository import create_repository
+from pocketrec_cloud.delivery.publishing.storage import open_storage
+from pocketrec_cloud.delivery.serving.server import ServerConfig
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_device import Runtime
 from pocketrec_quantization.bundle import BundleFolder

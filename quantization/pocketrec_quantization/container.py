@@ -30,6 +30,7 @@ __all__ = [
     "PlanSizes",
     "open_container",
     "plan_sizes",
+    "plan_version",
     "split_signature",
     "write_container",
     "write_message",
@@ -164,6 +165,18 @@ def plan_sizes(data: bytes) -> PlanSizes:
         IncompatibleArtifactError: The format's major version or the architecture is unknown.
     """
     return open_container(data).sizes
+
+
+def plan_version(data: bytes) -> int:
+    """Return the version that a container's header names; nothing behind the header is read.
+
+    Raises:
+        MalformedArtifactError: The bytes do not start like a plan container.
+        IncompatibleArtifactError: The format's major version is unknown.
+    """
+    header, _ = _read_header(data)
+    version: int = header.version
+    return version
 
 
 def split_signature(data: bytes) -> tuple[bytes, bytes | None]:

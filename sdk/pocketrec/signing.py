@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ed25519 keys: who signs plans, and how a device checks them.
+"""Ed25519 keys: who signs plans, how a device checks them, and who a device is.
 
 A public key travels as its 32 raw bytes and is named by its **key id**, the first 8
 bytes of the SHA-256 of those bytes. A private key rests on disk as unencrypted PKCS#8
@@ -75,7 +75,7 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """The half of a key pair that signs; keep it off devices.
+    """The half of a key pair that signs; a device holds none but its own.
 
     Args:
         seed: 32 bytes, the Ed25519 private key; never shown by ``repr``.

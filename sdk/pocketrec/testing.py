@@ -7,6 +7,7 @@
         runtime = pocketrec_device.Runtime.create(folder, model="demo", root=cloud.root)
         runtime.sync(cloud.target)
         cloud.publish("build-2/bundle")
+        cloud.push("--all", "--average-bits", "2.5")
         cloud.restart(chaos="corrupt=0.5")
 
 Store, keys and signatures are real ones, in a temporary folder; the server is a process of its
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -65,6 +67,7 @@ class CloudSimulator:
         self._serve_options = tuple(serve_options)
         self._server: subprocess.Popen[str] | None = None
         self._target = ""
+        self._admin = ""
 
     def __enter__(self) -> Self:
         """Start."""
@@ -129,6 +132,11 @@ class CloudSimulator:
         try:
             self._log_file.touch()
             self.run("keys", "init", *self._folders)
+            admin = self.run(
+                *("admins", "add", "simulator", "--role", "operator", "--store", str(self.store))
+            )
+            self._token_file.touch(mode=0o600)
+            self._token_file.write_text(admin["token"], encoding="utf-8")
             if self._bundle is not None:
                 self.publish(self._bundle)
             self._serve()
@@ -170,6 +178,32 @@ class CloudSimulator:
             options += ["--planner", str(personal)]
         return self.run("bundle", "publish", str(folder), *self._folders, *options)
 
+    def push(self, *words: str) -> dict[str, Any]:
+        """Let plans be like this from now on, as ``pocketrec push`` does.
+
+        Args:
+            words: Whom for, and what, such as "--user", "ann", "--average-bits", "2.5".
+
+        Returns:
+            What ``push --json`` says, such as ``n_watching``.
+
+        Raises:
+            ConfigError: The words are wrong, or the simulator was never started.
+            ServiceUnavailableError: The push failed; the message says why.
+        """
+        return self.admin("push", *words)
+
+    def admin(self, *words: str) -> dict[str, Any]:
+        """Run a command that calls the server as an operator, such as "rollout", "start", ....
+
+        Raises:
+            ConfigError: The words are wrong, or the simulator was never started.
+            ServiceUnavailableError: The command failed; the message says why.
+        """
+        if not self._admin:
+            raise ConfigError("the simulator has not been started; use it in a with block")
+        return self.run(*words, "--server", self._admin, "--token-file", str(self._token_file))
+
     def stop(self) -> None:
         """End the server as an operator would: calls in flight are finished."""
         if self._server is not None:
@@ -204,7 +238,7 @@ class CloudSimulator:
     def close(self) -> None:
         """Stop, and throw store and keys away."""
         self.kill()
-        self._target = ""
+        self._target = self._admin = ""
         if self.folder != Path():
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -235,9 +269,14 @@ class CloudSimulator:
     def _log_file(self) -> Path:
         return self.folder / "server.log"
 
+    @property
+    def _token_file(self) -> Path:
+        return self.folder / "admin.token"
+
     def _serve(self, port: str = "0") -> None:
         """Start the server's process, and wait until it answers."""
-        words = ["serve", *self._folders, "--port", port, *self._serve_options]
+        words = ["serve", *self._folders, "--port", port, "--admin-port", "0", "--json", "-"]
+        words += self._serve_options
         if "--registrations-per-minute" not in self._serve_options:
             words += ["--registrations-per-minute", str(_REGISTRATIONS_PER_MINUTE)]
         if self._chaos:
@@ -251,12 +290,13 @@ class CloudSimulator:
                 stderr=log,
                 text=True,
             )
-        line = self._server.stdout.readline() if self._server.stdout is not None else ""
-        if not line:
+        said = "".join(iter(partial(_line, self._server), "}\n")) + "}"
+        if not said.startswith("{"):
             code = self._server.wait()
             self._forget_server()
             _fail(words, code, self._log_file.read_bytes()[start:].decode())
-        self._target = line.split()[-1]
+        listening = json.loads(said)
+        self._target, self._admin = listening["address"], listening["admin_address"]
 
     def _forget_server(self) -> None:
         """Wait for the process that was told to end."""
@@ -265,6 +305,12 @@ class CloudSimulator:
             if self._server.stdout is not None:
                 self._server.stdout.close()
             self._server = None
+
+
+def _line(server: subprocess.Popen[str]) -> str:
+    """Return the next line a server prints, and what ends its message once it has ended."""
+    line = server.stdout.readline() if server.stdout is not None else ""
+    return line or "}\n"
 
 
 def _environment() -> dict[str, str]:

@@ -18,11 +18,11 @@ from tests.device.sessions import SETTINGS, fresh
 from tests.device.unharmed import HISTORY
 
 from pocketrec.files import SYSTEM_DISK, Disk
-from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.publishing import publish_bundle
-from pocketrec_cloud.delivery.repository import create_repository
-from pocketrec_cloud.delivery.server import ServerConfig
-from pocketrec_cloud.delivery.storage import Storage, open_storage
+from pocketrec_cloud.delivery.publishing.bundles import publish_bundle
+from pocketrec_cloud.delivery.publishing.keys import KeyFolder
+from pocketrec_cloud.delivery.publishing.repository import create_repository
+from pocketrec_cloud.delivery.publishing.storage import Storage, open_storage
+from pocketrec_cloud.delivery.serving.server import ServerConfig
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_cloud.onnx_graphs import write_graphs
 from pocketrec_device.engine import Engine, build_engine

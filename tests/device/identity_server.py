@@ -14,7 +14,7 @@ from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.identity.registration import get_challenge, register
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.identity.sessions import admit, find_session
-from pocketrec_cloud.delivery.limits import Limits
+from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 from pocketrec_proto.v1 import device_service_pb2 as pb
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from pocketrec.errors import RejectedError
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.artifacts import ArtifactStore, open_artifacts
-from pocketrec_cloud.delivery.layout import metadata_name, target_name
-from pocketrec_cloud.delivery.publication import read_publication
-from pocketrec_cloud.delivery.server import ServerConfig
+from pocketrec_cloud.delivery.publishing.artifacts import ArtifactStore, open_artifacts
+from pocketrec_cloud.delivery.publishing.layout import metadata_name, target_name
+from pocketrec_cloud.delivery.publishing.publication import read_publication
+from pocketrec_cloud.delivery.serving.server import ServerConfig
 from pocketrec_device.transport import PlanRequest, Registration
 from pocketrec_proto.v1.device_service_pb2 import DeviceProfile
 from pocketrec_quantization.plan import Plan, encode_plan

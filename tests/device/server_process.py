@@ -38,7 +38,7 @@ def server_process(deployment: Deployment) -> Iterator[ServerProcess]:
         [
             sys.executable,
             "-c",
-            "from pocketrec_cloud.delivery.serve_cli import serve; serve()",
+            "from pocketrec_cloud.delivery.serving.cli import serve; serve()",
             *folders,
             "--port",
             "0",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,13 @@ from tests.device.rollouts import Rollouts
 from tests.device.unharmed import HISTORY, ranking_of
 
 from pocketrec.errors import HealthCheckError, RollbackError, StoreError
-from pocketrec_cloud.delivery.records import Outcome, RolloutState
+from pocketrec_cloud.delivery.records import (
+    AudienceKind,
+    DeviceStatusRecord,
+    OrderRecord,
+    Outcome,
+    RolloutState,
+)
 from pocketrec_device import Runtime
 from pocketrec_device.settings import EngineSettings
 from pocketrec_device.store import Store
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     from pocketrec_quantization.item_table import ItemTable
 
 MakeBundle = Callable[..., BundleFolder]
+ReportsOf = Callable[[Runtime], DeviceStatusRecord]
 
 
 @pytest.fixture
@@ -52,6 +60,37 @@ def reporting(tmp_path: Path, deployment: Deployment, middle: ManInTheMiddle) ->
     device.sync(middle.target)
     device.observe_many(HISTORY)
     return device
+
+
+@pytest.fixture
+def reports(deployment: Deployment) -> ReportsOf:
+    """Returns what a device reported last."""
+
+    def last(device: Runtime) -> DeviceStatusRecord:
+        device_id = device.status().device_id
+        with deployment.storage() as storage:
+            return storage.database.find_statuses([device_id], "demo")[device_id]
+
+    return last
+
+
+def push(deployment: Deployment) -> None:
+    """Order plans of two bits for everybody."""
+    order = OrderRecord(
+        sequence=0,
+        request_id="push",
+        audience=AudienceKind.EVERYBODY,
+        audience_value="",
+        model_digest=b"",
+        planner="uniform-2",
+        average_bits=2.0,
+        codes=b"",
+        created_at_s=1,
+        expires_at_s=0,
+        admin="ada",
+    )
+    with deployment.storage() as storage:
+        storage.database.add_order(order)
 
 
 def broken_vectors(bundle: BundleFolder) -> bytes:
@@ -358,6 +397,28 @@ class TestReports:
         assert b"somebody" not in message.SerializeToString()
         reporting.sync(middle.target, subject="somebody")
         assert not middle.requests("ReportStatus")[-1].HasField("rerank_latency")
+
+    def test_a_pushed_plan(
+        self, tmp_path: Path, deployment: Deployment, reports: ReportsOf
+    ) -> None:
+        """A plan that comes by the stream is told as installed, like one of a sync."""
+        store = Store(tmp_path / "watching")
+        store.create("demo", deployment.root)
+        device = Runtime(store, EngineSettings(backend="numpy"), report_status=True)
+        with deployment.serve() as target:
+            device.sync(target)
+            before = reports(device)
+            push(deployment)
+            with device.watch(target):
+                never = threading.Event()
+                for _ in range(400):  # a store is asked for news every two seconds
+                    if reports(device) != before:
+                        break
+                    never.wait(0.05)
+
+        after = reports(device)
+        assert after.outcome is Outcome.INSTALLED
+        assert after.plan_version > before.plan_version
 
     def test_a_lost_report(self, reporting: Runtime, middle: ManInTheMiddle) -> None:
         """A report that is lost makes no sync fail, and its counts are told the next time."""

@@ -10,12 +10,12 @@ import pytest
 
 from pocketrec.errors import ArtifactError, RejectedError
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.artifacts import ArtifactStore, FolderArtifacts
-from pocketrec_cloud.delivery.keys import KeyFolder, Role
-from pocketrec_cloud.delivery.layout import metadata_name, target_name
-from pocketrec_cloud.delivery.repository import create_repository, renew_repository
-from pocketrec_cloud.delivery.rotation import rotate_key
-from pocketrec_cloud.delivery.storage import Storage
+from pocketrec_cloud.delivery.publishing.artifacts import ArtifactStore, FolderArtifacts
+from pocketrec_cloud.delivery.publishing.keys import KeyFolder, Role
+from pocketrec_cloud.delivery.publishing.layout import metadata_name, target_name
+from pocketrec_cloud.delivery.publishing.repository import create_repository, renew_repository
+from pocketrec_cloud.delivery.publishing.rotation import rotate_key
+from pocketrec_cloud.delivery.publishing.storage import Storage
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 from pocketrec_device.tuf_client import TrustedTargets
 from pocketrec_device.updater import accept_content, read_director_keys

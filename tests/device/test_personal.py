@@ -15,8 +15,8 @@ from tests.device.man_in_the_middle import ManInTheMiddle
 
 from pocketrec.errors import HealthCheckError, IncompatibleArtifactError, RejectedError
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.artifacts import open_artifacts
-from pocketrec_cloud.delivery.layout import target_name
+from pocketrec_cloud.delivery.publishing.artifacts import open_artifacts
+from pocketrec_cloud.delivery.publishing.layout import target_name
 from pocketrec_cloud.onnx_graphs import write_extract_graph
 from pocketrec_device import Runtime
 from pocketrec_device.refresh import Reason, RefreshPolicy

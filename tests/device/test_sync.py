@@ -26,10 +26,10 @@ from pocketrec.errors import (
     StoreError,
     StoreLockedError,
 )
-from pocketrec_cloud.delivery.repository import renew_repository
-from pocketrec_cloud.delivery.server import ServerConfig, TlsFiles
+from pocketrec_cloud.delivery.publishing.repository import renew_repository
+from pocketrec_cloud.delivery.serving.server import ServerConfig, TlsFiles
 from pocketrec_cloud.delivery.testing import serve_in_thread
-from pocketrec_device import Runtime, Tls
+from pocketrec_device import DeviceFacts, Runtime, Tls
 from pocketrec_device.store import Store
 from pocketrec_quantization.bundle import BundleFolder
 
@@ -260,6 +260,30 @@ class TestRegistration:
 
             assert device._store.load().server == other
             assert device._store.load().token != first
+
+    def test_happens_once_while_the_token_lives(
+        self, middle: ManInTheMiddle, make_device: MakeDevice
+    ) -> None:
+        """A restarted app goes on with the token and the key in its store."""
+        for _ in range(2):
+            make_device().sync(middle.target)
+
+        assert len(middle.requests("Register")) == 1
+
+    def test_tells_what_the_app_declares(
+        self, middle: ManInTheMiddle, deployment: Deployment, tmp_path: Path
+    ) -> None:
+        """Facts are told as they are now, once."""
+        for version in ("2.0", "2.0", "2.1"):
+            facts = DeviceFacts(app_version=version, locale="de-AT", tags=("beta",))
+            device = Runtime.create(
+                tmp_path / "told", model="demo", root=deployment.root, backend="numpy", facts=facts
+            )
+            device.sync(middle.target)
+
+        told = [request.profile for request in middle.requests("Register")]
+        assert [profile.app_version for profile in told] == ["2.0", "2.1"]
+        assert (told[0].locale, list(told[0].tags)) == ("de-AT", ["beta"])
 
     def test_tells_nothing_about_the_user(
         self, middle: ManInTheMiddle, make_device: MakeDevice

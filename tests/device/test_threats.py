@@ -27,12 +27,14 @@ from pocketrec.errors import (
     HealthCheckError,
     IncompatibleArtifactError,
     IntegrityError,
+    RejectedError,
     RollbackError,
     ServiceUnavailableError,
 )
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.repository import create_repository
+from pocketrec_cloud.delivery.publishing.repository import create_repository
 from pocketrec_device import Runtime
+from pocketrec_device.registration import forget_token
 from pocketrec_quantization.bundle import CARD, FROZEN, VECTORS, BundleFolder
 from pocketrec_quantization.plan import Plan, encode_plan
 from pocketrec_quantization.vectors import TestVectors
@@ -65,6 +67,48 @@ class Director:
 def director(deployment: Deployment) -> Director:
     """The director whose key the device trusts."""
     return Director(SigningKey.load(deployment.config.keys / "online" / "director.pem"))
+
+
+class TestIdentity:
+    def test_revoked_device(
+        self, device: Runtime, middle: ManInTheMiddle, deployment: Deployment
+    ) -> None:
+        """The server's operator shut this device out: it gets nothing new."""
+        with deployment.storage() as storage:
+            storage.database.revoke_device(device.status().device_id, int(time.time()))
+        with deployment.serve() as restarted:
+            middle.upstream = restarted
+            with unharmed(device, RejectedError, "this device was revoked") as caught:
+                device.sync(middle.target)
+
+        assert caught.value.code == "PERMISSION_DENIED"
+
+    def test_answer_of_another_registration(self, device: Runtime, middle: ManInTheMiddle) -> None:
+        """A challenge that somebody put in the way proves nothing to the server."""
+
+        def swap(_: pb.GetChallengeRequest, answer: pb.GetChallengeResponse) -> None:
+            answer.challenge = answer.challenge[:-1] + bytes([answer.challenge[-1] ^ 1])
+
+        middle.meddle["GetChallenge"] = swap
+        store = device._store
+        with store.writing():
+            forget_token(store)
+        with unharmed(device, RejectedError, "expected a challenge") as caught:
+            device.sync(middle.target)
+
+        assert caught.value.code == "UNAUTHENTICATED"
+
+    def test_server_that_gives_no_time(self, device: Runtime, middle: ManInTheMiddle) -> None:
+        """A token without a life is good for the sync it was given for."""
+        middle.meddle["Register"] = lambda _, answer: setattr(answer, "lifetime_s", 0)
+        store = device._store
+        with store.writing():
+            forget_token(store)
+
+        device.sync(middle.target)
+        device.sync(middle.target)
+
+        assert len(middle.requests("Register")) == 3
 
 
 class TestNetwork:
@@ -326,7 +370,7 @@ class TestBundle:
         self, device: Runtime, tmp_path: Path, make_bundle: MakeBundle, deployment: Deployment
     ) -> None:
         """Another deployment's server has other keys."""
-        from pocketrec_cloud.delivery.keys import KeyFolder
+        from pocketrec_cloud.delivery.publishing.keys import KeyFolder
 
         stranger = replace(deployment, folder=tmp_path / "stranger")
         KeyFolder(stranger.config.keys).create()

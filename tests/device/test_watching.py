@@ -54,7 +54,7 @@ def until(watcher: PlanWatcher, is_reached: Callable[[WatchStatus], bool]) -> Wa
 
 def brisk_server(deployment: Deployment, *, port: int = 0) -> AbstractContextManager[str]:
     """Serve without long pauses."""
-    watch = WatchSettings(targets_spread_s=0.01, pause_s=0.01)
+    watch = WatchSettings(targets_delay_s=1.0, targets_spread_s=0.01, pause_s=0.01)
     return serve_in_thread(replace(deployment.config, port=port, watch=watch))
 
 
@@ -129,30 +129,31 @@ class TestPush:
         assert (status.sequence, status.n_plans) == (sequence, 0)
 
     def test_sync_obeys_what_was_pushed(
-        self, deployment: Deployment, make_device: Callable[..., Runtime], target: str
+        self, deployment: Deployment, make_device: Callable[..., Runtime]
     ) -> None:
         """Who does not watch gets the plan with the next sync, and keeps it."""
         device = make_device()
-        device.sync(target, subject="ann")
         push(deployment)
-
-        first, second = (device.sync(target, subject="ann") for _ in range(2))
+        with brisk_server(deployment) as target:
+            first, second = (device.sync(target, subject="ann") for _ in range(2))
 
         assert planner_of(device) == "uniform-4"
         assert (first.is_plan_new, second.is_plan_new) == (True, False)
 
     def test_smaller_wish_of_the_device_counts(
-        self, deployment: Deployment, make_device: Callable[..., Runtime], target: str
+        self, deployment: Deployment, make_device: Callable[..., Runtime]
     ) -> None:
         """Bits that an app asks for are a budget, which no order exceeds."""
-        device = make_device()
-        push(deployment, planner="", average_bits=8.0)
+        small, large = make_device("small"), make_device("large")
+        push(deployment, planner="", average_bits=6.0)
+        with brisk_server(deployment) as target:
+            small.sync(target, subject="ann", average_bits=2.5)
+            large.sync(target, subject="bob")
 
-        device.sync(target, subject="ann", average_bits=2.5)
-        current = device.status().current
-
-        assert current is not None
-        assert current.effective_bits < 8
+        sizes = [device.status().current for device in (small, large)]
+        assert sizes[0] is not None
+        assert sizes[1] is not None
+        assert sizes[0].effective_bits < sizes[1].effective_bits
 
 
 class TestTrouble:

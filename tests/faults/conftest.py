@@ -22,7 +22,7 @@ from tests.faults.servers import Site
 from tests.postgres import PostgresServer, serve_postgres
 
 from pocketrec_cloud.delivery.admin.registry import add_admin
-from pocketrec_cloud.delivery.layout import DATABASE_FILE
+from pocketrec_cloud.delivery.publishing.layout import DATABASE_FILE
 from pocketrec_cloud.delivery.records import AdminRole
 from pocketrec_cloud.delivery.stores.opening import open_store
 from pocketrec_quantization.bundle import BundleFolder

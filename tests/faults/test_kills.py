@@ -21,7 +21,7 @@ from tests.faults.watchers import next_plan, planner_of, until, watch
 
 from pocketrec.errors import ServiceError, ServiceUnavailableError
 from pocketrec_cloud.delivery.admin.client import AdminClient, AdminEndpoint
-from pocketrec_cloud.delivery.remote_publishing import RemotePublisher
+from pocketrec_cloud.delivery.publishing.remote import RemotePublisher
 from pocketrec_device import Runtime
 from pocketrec_proto.v1 import admin_service_pb2 as admin_pb
 from pocketrec_proto.v1 import device_service_pb2 as pb

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ ANSWERS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.UNAUTHENTICATED,
 }
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
 OPEN = {"GetChallenge", "Register"}  # the two calls that need no token
 
 
@@ -221,9 +222,57 @@ class TestAnyMessage:
         @FULL
         @given(messages)
         def send(sent: list[bytes]) -> None:
-            assert target.send(method, sent, bearer(token)) <= ANSWERS
+            endings = target.send(method, sent, bearer(token))
+            assert endings <= ANSWERS
+            assert method.name != "Register" or grpc.StatusCode.OK not in endings
 
         before = target.n_messages
         send()
         assert target.n_messages - before >= N_MESSAGES // (2 * len(METHODS))
         target.site.check()
+
+
+class TestStranger:
+    def test_gets_nothing_without_a_token(self, site: Site, bundle: BundleFolder) -> None:
+        """Good messages and bad ones alike: whoever says nothing of themselves is refused."""
+        known = samples(site, bundle, site.folder)
+        allowed = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+        with stranger(site) as target:
+            for method in METHODS:
+                if method.name in OPEN:
+                    continue
+                good = known.get(method.name, method.request()).SerializeToString()
+                for metadata in (
+                    [],
+                    bearer(""),
+                    bearer("x" * 2000),
+                    [("authorization", "Basic x")],
+                ):
+                    assert target.send(method, [good], metadata) <= allowed, method.name
+                assert target.send(method, [b"\xff"], []) <= {*allowed, INVALID}, method.name
+
+        site.check()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+class TestOversized:
+    def test_is_refused_before_it_is_read(self, target: Target, method: Method) -> None:
+        """More than the listener takes at once is nobody's message, token or not."""
+        n_bytes = (6 * 2**20 if method in ADMIN else 2**16) + 1
+        token = target.site.token if method in ADMIN else target.device.token
+
+        endings = target.send(method, [bytes(n_bytes)], bearer(token))
+
+        assert endings == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        target.site.check()
+
+
+@contextmanager
+def stranger(site: Site) -> Iterator[Target]:
+    """Lend connections to a server."""
+    with (
+        grpc.insecure_channel(site.target) as channel,
+        grpc.insecure_channel(site.admin_target) as admin_channel,
+    ):
+        yield Target(site, channel, admin_channel, site.register())

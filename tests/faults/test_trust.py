@@ -16,7 +16,7 @@ from tests.faults.servers import DEADLINE_S, Site, bearer
 from tests.faults.watchers import watch
 
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.keys import KeyFolder
+from pocketrec_cloud.delivery.publishing.keys import KeyFolder
 from pocketrec_proto.v1 import admin_service_pb2 as admin_pb
 from pocketrec_proto.v1 import device_service_pb2 as pb
 

@@ -68,6 +68,31 @@ class TestCloudSimulator:
         assert report.bundle_version == 2
         assert "CHAOS IS ON (drop=1" in cloud.log
 
+    def test_push(self, cloud: CloudSimulator, device: Runtime) -> None:
+        """A pushed plan comes with the next sync, and only for whom it was pushed."""
+        device.sync(cloud.target, subject="ann", deadline_s=DEADLINE_S)
+
+        cloud.push("--user", "ann", "--planner", "uniform-8")
+        report = device.sync(cloud.target, subject="ann", deadline_s=DEADLINE_S)
+        other = device.sync(cloud.target, subject="bob", deadline_s=DEADLINE_S)
+
+        assert report.is_plan_new
+        assert other.is_plan_new
+        current = device.status().current
+        assert current is not None
+        assert current.planner == "global"
+
+    def test_log_holds_no_secret(
+        self, cloud: CloudSimulator, device: Runtime, tmp_path: Path
+    ) -> None:
+        """Neither the subject nor the device's token gets into the server's log."""
+        device.sync(cloud.target, subject="pseudonym-of-ann", deadline_s=DEADLINE_S)
+
+        token = device._store.load().token
+        assert "GetPlan: OK" in cloud.log
+        assert token not in cloud.log
+        assert "pseudonym-of-ann" not in cloud.log
+
     def test_crash(self, cloud: CloudSimulator, device: Runtime) -> None:
         """A killed server is down, and back with all that it stored after a restart."""
         device.sync(cloud.target, deadline_s=DEADLINE_S)

@@ -19,7 +19,7 @@ import yaml
 from dockerfile_parse import DockerfileParser
 
 from pocketrec_cloud.delivery.operations.metrics import Metrics
-from pocketrec_cloud.delivery.serve_cli import serve
+from pocketrec_cloud.delivery.serving.cli import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

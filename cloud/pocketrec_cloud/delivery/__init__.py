@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delivery: publish signed bundles, sign personal plans, and hand both to devices.
+"""Delivery: publish signed bundles, sign personal plans, and bring both to devices.
 
-The write side is ``repository`` (TUF metadata over content-addressed files), the read
-side ``publication``; ``director`` makes plans; ``handlers`` answer requests and know no
-socket; ``servicer`` and ``server`` put them behind gRPC. Everything lies in one folder,
-described in ``layout``.
+``publishing`` writes and reads the repository, ``plans`` makes plans, ``push`` says what they
+should be like and who hears of it, ``rollouts`` which bundle a device runs, ``identity`` who a
+device is, ``admin`` what people may do, ``stores`` where it is remembered, ``operations`` what
+an operator sees; ``serving`` puts them behind gRPC.
 """
 
 from __future__ import annotations

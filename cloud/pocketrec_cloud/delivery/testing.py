@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from pocketrec_cloud.delivery.server import DeliveryServer, Listening, ServerConfig
+from pocketrec_cloud.delivery.serving.server import DeliveryServer, Listening, ServerConfig
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 
 __all__ = ["running_server", "serve_in_thread"]

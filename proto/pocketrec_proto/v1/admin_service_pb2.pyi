@@ -210,7 +210,7 @@ class Audience(_message.Message):
     subject: _builtins.str
     """One user, by pseudonym."""
     cohort: _builtins.str
-    """A rule on what devices declare, e.g. "os = Android and ram >= 4GiB" (docs/rollouts.md)."""
+    """A rule on what devices declare, e.g. "os = Android and ram >= 4GiB" (docs/cohorts.md)."""
     @_builtins.property
     def everybody(self) -> Global___Everybody:
         """Every device."""

@@ -19,17 +19,17 @@ from tests.cloud.delivery.folders import StoreFolder
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from pocketrec_cloud.delivery.artifacts import ArtifactStore, FolderArtifacts
-from pocketrec_cloud.delivery.composition import build_parts
-from pocketrec_cloud.delivery.handlers import DeliveryService
-from pocketrec_cloud.delivery.keys import KeyFolder
-from pocketrec_cloud.delivery.layout import metadata_name, target_name
-from pocketrec_cloud.delivery.publication import read_publication
-from pocketrec_cloud.delivery.publishing import publish_bundle
+from pocketrec_cloud.delivery.publishing.artifacts import ArtifactStore, FolderArtifacts
+from pocketrec_cloud.delivery.publishing.bundles import publish_bundle
+from pocketrec_cloud.delivery.publishing.keys import KeyFolder
+from pocketrec_cloud.delivery.publishing.layout import metadata_name, target_name
+from pocketrec_cloud.delivery.publishing.publication import read_publication
+from pocketrec_cloud.delivery.publishing.repository import create_repository
+from pocketrec_cloud.delivery.publishing.storage import Storage
 from pocketrec_cloud.delivery.records import ModelRecord
-from pocketrec_cloud.delivery.repository import create_repository
-from pocketrec_cloud.delivery.server_config import ServerConfig
-from pocketrec_cloud.delivery.storage import Storage
+from pocketrec_cloud.delivery.serving.composition import build_parts
+from pocketrec_cloud.delivery.serving.config import ServerConfig
+from pocketrec_cloud.delivery.serving.handlers import DeliveryService
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 from pocketrec_cloud.delivery.testing import serve_in_thread

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pocketrec.errors import StoreError
-from pocketrec_cloud.delivery.artifacts import ArtifactStore, Stamp
+from pocketrec_cloud.delivery.publishing.artifacts import ArtifactStore, Stamp
+from pocketrec_cloud.delivery.publishing.storage import Storage
 from pocketrec_cloud.delivery.records import ModelRecord
-from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 
 __all__ = ["Fault", "faulty"]

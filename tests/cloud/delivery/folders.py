@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketrec_cloud.delivery.layout import (
+from pocketrec_cloud.delivery.publishing.layout import (
     DATABASE_FILE,
     METADATA_FOLDER,
     TIMESTAMP,

@@ -17,17 +17,17 @@ from pocketrec.errors import (
     RollbackError,
     StoreError,
 )
-from pocketrec_cloud.delivery.keys_cli import keys_init, keys_renew, keys_rotate
-from pocketrec_cloud.delivery.publication import read_publication
-from pocketrec_cloud.delivery.publishing_cli import (
+from pocketrec_cloud.delivery.publishing.cli import (
     bundle_promote,
     bundle_publish,
     bundle_withdraw,
 )
+from pocketrec_cloud.delivery.publishing.keys_cli import keys_init, keys_renew, keys_rotate
+from pocketrec_cloud.delivery.publishing.publication import read_publication
+from pocketrec_cloud.delivery.publishing.targets import ModelLine, find_line
 from pocketrec_cloud.delivery.records import AdminRecord, AdminRole
-from pocketrec_cloud.delivery.serve_cli import serve
-from pocketrec_cloud.delivery.server_config import AdminListener
-from pocketrec_cloud.delivery.targets import ModelLine, find_line
+from pocketrec_cloud.delivery.serving.cli import serve
+from pocketrec_cloud.delivery.serving.config import AdminListener
 from pocketrec_cloud.delivery.testing import running_server
 from pocketrec_quantization.testing import (
     tiny_personal_planner,

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -283,3 +284,17 @@ class TestRefusals:
         except ConfigError:
             return
         assert Cohort.parse(str(cohort)) == cohort
+
+
+class TestDocumentation:
+    def test_rules_and_complaint_are_real(self) -> None:
+        """docs/cohorts.md shows rules that are read, and a message that is given."""
+        page = (Path(__file__).parents[3] / "docs" / "cohorts.md").read_text("utf-8")
+        rules = [line.strip() for line in page.splitlines() if line.startswith("    ")]
+
+        assert len(rules) == 3
+        assert all(not Cohort.parse(rule).is_everybody for rule in rules)
+        assert set(FACTS) == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+        with pytest.raises(ConfigError) as refusal:
+            Cohort.parse("ram > 4GB")
+        assert str(refusal.value) in page

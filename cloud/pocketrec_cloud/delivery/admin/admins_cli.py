@@ -17,7 +17,7 @@ from rich.table import Table
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError
 from pocketrec_cloud.delivery.admin.registry import add_admin, remove_admin
-from pocketrec_cloud.delivery.layout import DATABASE_FILE
+from pocketrec_cloud.delivery.publishing.layout import DATABASE_FILE
 from pocketrec_cloud.delivery.records import AdminRecord, AdminRole
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.opening import open_store

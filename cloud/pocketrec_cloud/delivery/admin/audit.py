@@ -6,7 +6,7 @@ from __future__ import annotations
 from pocketrec_cloud.delivery.admin.paging import page_size_of
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
 from pocketrec_cloud.delivery.records import AuditRecord
-from pocketrec_cloud.delivery.refusals import blaming_the_caller
+from pocketrec_cloud.delivery.serving.refusals import blaming_the_caller
 from pocketrec_proto.v1 import admin_service_pb2 as pb
 from pocketrec_quantization.checks import check_integer
 

@@ -14,9 +14,9 @@ from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.admin.certificates import AdminCertificates
 from pocketrec_cloud.delivery.admin.service import AdminIdentity
 from pocketrec_cloud.delivery.identity.sessions import bearer_sha256
-from pocketrec_cloud.delivery.rate_limit import RateLimiter, peer_key
+from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter, peer_key
+from pocketrec_cloud.delivery.serving.translation import Context
 from pocketrec_cloud.delivery.store_protocols import AdminStore
-from pocketrec_cloud.delivery.translation import Context
 
 __all__ = ["FAILURES_PER_MINUTE", "AdminAuthenticator"]
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from pocketrec.errors import RejectedError
-from pocketrec_cloud.delivery.acceptance import accept_bundle, accept_change
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService, write_audit
-from pocketrec_cloud.delivery.inbox import Inbox
-from pocketrec_cloud.delivery.publication import latest_root, read_publication
-from pocketrec_cloud.delivery.targets import find_line
+from pocketrec_cloud.delivery.publishing.acceptance import accept_bundle, accept_change
+from pocketrec_cloud.delivery.publishing.inbox import Inbox
+from pocketrec_cloud.delivery.publishing.publication import latest_root, read_publication
+from pocketrec_cloud.delivery.publishing.targets import find_line
 from pocketrec_proto.v1 import admin_service_pb2 as pb
 
 __all__ = ["get_publication", "publish_bundle", "receive"]

@@ -6,9 +6,9 @@ from __future__ import annotations
 from pocketrec.errors import ConfigError, MalformedArtifactError, RejectedError
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService, write_audit
 from pocketrec_cloud.delivery.cohorts import Cohort
-from pocketrec_cloud.delivery.drafting import draft_from_codes
-from pocketrec_cloud.delivery.plan_requests import blaming_the_caller
-from pocketrec_cloud.delivery.plan_rules import PlanSettings
+from pocketrec_cloud.delivery.plans.drafting import draft_from_codes
+from pocketrec_cloud.delivery.plans.requests import blaming_the_caller
+from pocketrec_cloud.delivery.plans.rules import PlanSettings
 from pocketrec_cloud.delivery.push.orders import settings_of
 from pocketrec_cloud.delivery.records import AudienceKind, OrderRecord
 from pocketrec_proto.v1 import admin_service_pb2 as pb

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pocketrec.errors import ConfigError, RejectedError, StoreError
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService, write_audit
 from pocketrec_cloud.delivery.cohorts import Cohort
-from pocketrec_cloud.delivery.plan_requests import blaming_the_caller
+from pocketrec_cloud.delivery.plans.requests import blaming_the_caller
 from pocketrec_cloud.delivery.records import RolloutRecord, RolloutState
 from pocketrec_cloud.delivery.rollouts import engine
 from pocketrec_cloud.delivery.rollouts.buckets import N_BUCKETS

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from pocketrec_cloud.delivery.acceptance import PublishingDesk
+from pocketrec_cloud.delivery.publishing.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.records import AdminRole, AuditRecord
 from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk

@@ -10,9 +10,9 @@ from typing import Self, TypeAlias
 
 from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.identity.challenges import Challenger
-from pocketrec_cloud.delivery.limits import Limits
-from pocketrec_cloud.delivery.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.records import DeviceSession
+from pocketrec_cloud.delivery.serving.limits import Limits
+from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.store_protocols import DeviceStore
 
 __all__ = ["IdentityService", "RecallSession"]
@@ -64,12 +64,13 @@ class IdentityService:
             limits: What devices may send.
             clock: Unix seconds.
         """
+        n_challenges = max(limits.challenges_per_minute, 2 * limits.registrations_per_minute)
         return cls(
             store=store,
             recall_session=recall_session,
             challenger=Challenger(key),
             limits=limits,
-            challenges=RateLimiter(limits.challenges_per_minute, time.monotonic),
+            challenges=RateLimiter(n_challenges, time.monotonic),
             registrations=RateLimiter(limits.registrations_per_minute, time.monotonic),
             calls=RateLimiter(limits.calls_per_minute, time.monotonic),
             clock=clock,

@@ -11,11 +11,11 @@ from tuf.api.metadata import Metadata, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from pocketrec.errors import ExpiredArtifactError, MalformedArtifactError
-from pocketrec_cloud.delivery.keys import Role
 from pocketrec_cloud.delivery.operations.metrics import Metrics
+from pocketrec_cloud.delivery.publishing.keys import Role
+from pocketrec_cloud.delivery.publishing.tuf_editor import LIFETIMES
 from pocketrec_cloud.delivery.records import RolloutState
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
-from pocketrec_cloud.delivery.tuf_editor import LIFETIMES
 
 __all__ = ["dependency_checks"]
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 import grpc
 
 from pocketrec_cloud.delivery.operations.wrapping import Handler, wrap_handler
-from pocketrec_cloud.delivery.translation import Context
+from pocketrec_cloud.delivery.serving.translation import Context
 
 __all__ = ["Call", "CallObserver", "Ending", "ObservingInterceptor", "is_ours"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from pocketrec_cloud.delivery.translation import Context
+from pocketrec_cloud.delivery.serving.translation import Context
 
 __all__ = ["AroundAnswer", "AroundStream", "Handler", "wrap_handler"]
 

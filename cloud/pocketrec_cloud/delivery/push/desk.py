@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pocketrec_cloud.delivery.models import ModelCatalogue
+from pocketrec_cloud.delivery.plans.models import ModelCatalogue
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.records import OrderRecord
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from pocketrec.errors import ConfigError, RejectedError
-from pocketrec_cloud.delivery.drafting import PlanRequest
+from pocketrec_cloud.delivery.plans.drafting import PlanRequest
 from pocketrec_cloud.delivery.push.order_keeper import News
 from pocketrec_cloud.delivery.push.orders import concerns
 from pocketrec_cloud.delivery.records import AudienceKind, DeviceRecord, OrderRecord
@@ -34,6 +34,8 @@ class WatchSettings:
         write_timeout_s: How long a device may take to read one message.
         plan_check_s: Within this time after it began, and again and again, a stream's plan
             is looked at: it is issued anew past half its life.
+        targets_delay_s: From the record of a publication until the first device is told:
+            its metadata is written last.
         targets_spread_s: The devices of a fleet are told within this time to sync.
         session_check_s: A token that was taken back ends its stream within this time.
         pause_s: When the server stops, devices are asked to wait up to this long.
@@ -46,6 +48,7 @@ class WatchSettings:
     heartbeat_s: float = 30.0
     write_timeout_s: float = 20.0
     plan_check_s: float = 600.0
+    targets_delay_s: float = 5.0
     targets_spread_s: float = 60.0
     session_check_s: float = 15.0
     pause_s: float = 10.0
@@ -200,7 +203,7 @@ class WatchHub:
                 watcher.mark("session", self.spread(self.settings.session_check_s))
 
     def _tell_of_targets(self, watcher: Watcher, changes: frozenset[Change]) -> None:
-        after_s = self.spread(self.settings.targets_spread_s)
+        after_s = self.settings.targets_delay_s + self.spread(self.settings.targets_spread_s)
         if watcher.follows_targets:
             watcher.mark("targets", after_s)
         if Change.ROLLOUTS in changes:  # it may be one of plan settings

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pocketrec.errors import PocketRecError
-from pocketrec_cloud.delivery.plan_rules import PlanSettings
+from pocketrec_cloud.delivery.plans.rules import PlanSettings
 from pocketrec_cloud.delivery.push.orders import OrderBook, settings_of
 from pocketrec_cloud.delivery.records import DeviceRecord, OrderRecord
 from pocketrec_cloud.delivery.store_protocols import Change, DeliveryStore

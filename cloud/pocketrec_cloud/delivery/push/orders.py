@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from pocketrec_cloud.delivery.cohorts import Cohort
-from pocketrec_cloud.delivery.plan_rules import PlanSettings
+from pocketrec_cloud.delivery.plans.rules import PlanSettings
 from pocketrec_cloud.delivery.records import AudienceKind, DeviceRecord, OrderRecord
 
 __all__ = ["FindDevice", "OrderBook", "concerns", "settings_of"]

@@ -14,12 +14,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from pocketrec.errors import RejectedError, ServiceUnavailableError, StoreError
-from pocketrec_cloud.delivery.drafting import PlanRequest
+from pocketrec_cloud.delivery.plans.drafting import PlanRequest
 from pocketrec_cloud.delivery.push.hub import Watcher, WatchHub
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.records import DeviceRecord, DeviceSession
 from pocketrec_proto.v1 import device_service_pb2 as pb
-from pocketrec_quantization.plan import decode_plan
+from pocketrec_quantization.container import plan_version
 
 __all__ = ["PlanStream", "WatchParts"]
 
@@ -168,6 +168,6 @@ class PlanStream:
         watcher.mark("plan", check_s)
         is_newer, self._sequence = sequence != self._sequence, sequence
         if plan:
-            watcher.installed(decode_plan(plan).version)
+            watcher.installed(plan_version(plan))
             return [pb.WatchPlansResponse(plan=plan)]
         return [pb.WatchPlansResponse(heartbeat=pb.Heartbeat())] if is_newer else []

@@ -13,11 +13,11 @@ from types import MappingProxyType
 
 from pocketrec.errors import ConfigError
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.publication import PublicationCache
+from pocketrec_cloud.delivery.publishing.publication import PublicationCache
+from pocketrec_cloud.delivery.publishing.targets import manifest_target
 from pocketrec_cloud.delivery.records import DeviceRecord
 from pocketrec_cloud.delivery.rollouts.line import ModelLine, choose
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
-from pocketrec_cloud.delivery.targets import manifest_target
 from pocketrec_quantization.assignment import Assignment, encode_assignment
 
 __all__ = ["DEFAULT_LIFETIME_S", "Assigner"]

@@ -7,7 +7,7 @@ import re
 from itertools import pairwise
 
 from pocketrec.errors import ConfigError, RejectedError
-from pocketrec_cloud.delivery.plan_requests import blaming_the_caller
+from pocketrec_cloud.delivery.plans.requests import blaming_the_caller
 from pocketrec_cloud.delivery.records import (
     DeviceRecord,
     DeviceStatusRecord,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from pocketrec_cloud.delivery.plan_rules import PlanSettings
+from pocketrec_cloud.delivery.plans.rules import PlanSettings
 from pocketrec_cloud.delivery.records import DeviceRecord, RolloutRecord, RolloutState
 from pocketrec_cloud.delivery.rollouts.line import begun_stage
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore

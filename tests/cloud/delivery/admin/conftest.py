@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from pocketrec.signing import SigningKey
-from pocketrec_cloud.delivery.acceptance import PublishingDesk
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
-from pocketrec_cloud.delivery.artifacts import open_artifacts
-from pocketrec_cloud.delivery.models import ModelCatalogue
-from pocketrec_cloud.delivery.publication import PublicationCache
+from pocketrec_cloud.delivery.plans.models import ModelCatalogue
+from pocketrec_cloud.delivery.publishing.acceptance import PublishingDesk
+from pocketrec_cloud.delivery.publishing.artifacts import open_artifacts
+from pocketrec_cloud.delivery.publishing.publication import PublicationCache
+from pocketrec_cloud.delivery.publishing.storage import Storage
 from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.records import AdminRecord, AdminRole, DeviceRecord
 from pocketrec_cloud.delivery.rollouts.desk import make_desk
-from pocketrec_cloud.delivery.storage import Storage
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 
 

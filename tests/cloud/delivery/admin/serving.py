@@ -22,7 +22,7 @@ from pocketrec_cloud.delivery.admin.authentication import AdminAuthenticator
 from pocketrec_cloud.delivery.admin.certificates import AdminCertificates
 from pocketrec_cloud.delivery.admin.service import AdminService
 from pocketrec_cloud.delivery.admin.servicer import AdminServicer
-from pocketrec_cloud.delivery.rate_limit import RateLimiter
+from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_proto.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 
 __all__ = ["Authority", "Identity", "serve_admins"]
@@ -99,7 +99,7 @@ def serve_admins(
                 failures=failures,
             )
             server = grpc.aio.server()
-            servicer = AdminServicer(service, authenticator, executor)  # type: ignore[abstract]
+            servicer = AdminServicer(service, authenticator, executor)
             add_AdminServiceServicer_to_server(servicer, server)
             if credentials is None:
                 port = server.add_insecure_port("127.0.0.1:0")

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from pocketrec.errors import ConfigError, StoreError
 from pocketrec_cloud.delivery.admin.admins_cli import admins_add, admins_list, admins_remove
 from pocketrec_cloud.delivery.admin.registry import COMMAND_LINE
-from pocketrec_cloud.delivery.layout import DATABASE_FILE
+from pocketrec_cloud.delivery.publishing.layout import DATABASE_FILE
 from pocketrec_cloud.delivery.records import AdminRole
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.opening import open_store

@@ -27,13 +27,13 @@ from pocketrec.errors import (
     ServiceUnavailableError,
 )
 from pocketrec_cloud.delivery.admin.client import AdminClient, AdminEndpoint
-from pocketrec_cloud.delivery.keys import KeyFolder, Role
-from pocketrec_cloud.delivery.publication import read_publication
+from pocketrec_cloud.delivery.publishing.keys import KeyFolder, Role
+from pocketrec_cloud.delivery.publishing.publication import read_publication
+from pocketrec_cloud.delivery.publishing.remote import RemotePublisher
+from pocketrec_cloud.delivery.publishing.repository import to_datetime
+from pocketrec_cloud.delivery.publishing.targets import find_line, list_bundle
+from pocketrec_cloud.delivery.publishing.tuf_editor import sign_next
 from pocketrec_cloud.delivery.records import AdminRole
-from pocketrec_cloud.delivery.remote_publishing import RemotePublisher
-from pocketrec_cloud.delivery.repository import to_datetime
-from pocketrec_cloud.delivery.targets import find_line, list_bundle
-from pocketrec_cloud.delivery.tuf_editor import sign_next
 from pocketrec_proto.v1 import admin_service_pb2 as pb
 from pocketrec_quantization.bundle import CARD, ITEMS, BundleFolder, decode_manifest
 from pocketrec_quantization.bundle import encode_manifest as encode
@@ -165,7 +165,7 @@ class TestRemotePublisher:
 
     def test_file_of_many_pieces_arrives(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is larger than a piece is put together again."""
-        monkeypatch.setattr("pocketrec_cloud.delivery.remote_publishing.MAX_PIECE_BYTES", 100_000)
+        monkeypatch.setattr("pocketrec_cloud.delivery.publishing.remote.MAX_PIECE_BYTES", 100_000)
 
         site.publish(site.server.bundle(version=2))
 

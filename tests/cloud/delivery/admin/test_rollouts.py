@@ -18,7 +18,7 @@ from pocketrec_cloud.delivery.admin.rollouts import (
     start_rollout,
 )
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
-from pocketrec_cloud.delivery.publication import PublicationCache
+from pocketrec_cloud.delivery.publishing.publication import PublicationCache
 from pocketrec_cloud.delivery.records import ModelRecord, Outcome, RolloutState
 from pocketrec_cloud.delivery.rollouts.desk import make_desk
 from pocketrec_cloud.delivery.rollouts.judge import judge_all

@@ -14,8 +14,8 @@ from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.identity.registration import get_challenge, register
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.identity.sessions import find_session
-from pocketrec_cloud.delivery.limits import Limits
-from pocketrec_cloud.delivery.rate_limit import RateLimiter
+from pocketrec_cloud.delivery.serving.limits import Limits
+from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_proto.v1 import device_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -55,6 +55,18 @@ class TestGetChallenge:
             get_challenge(identity, pb.GetChallengeRequest(public_key=bytes(n_bytes)), "peer")
 
         assert refusal.value.code == "INVALID_ARGUMENT"
+
+    def test_there_are_enough_for_every_registration(self, store: MemoryStore) -> None:
+        """Who allows more registrations need not think of challenges."""
+        service = IdentityService.of(
+            store,
+            SigningKey.generate(),
+            recall_session=lambda _: None,
+            limits=Limits(challenges_per_minute=1, registrations_per_minute=100),
+            clock=lambda: 0.0,
+        )
+
+        assert all(challenge_for(service) for _ in range(100))
 
     def test_flood_from_one_address_is_refused(self, identity: IdentityService) -> None:
         """One address asks for so many a minute; others are not affected."""

@@ -13,8 +13,8 @@ from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.identity.registration import get_challenge, register
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.identity.sessions import admit, find_session, recall_session
-from pocketrec_cloud.delivery.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.records import DeviceSession
+from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_proto.v1 import device_service_pb2 as pb
 
 if TYPE_CHECKING:

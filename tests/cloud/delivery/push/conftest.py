@@ -16,7 +16,7 @@ from tests.cloud.delivery.devices import Device, register_device
 
 from pocketrec_cloud.delivery.push.hub import WatchSettings
 from pocketrec_cloud.delivery.records import AdminRecord, AdminRole, AudienceKind, OrderRecord
-from pocketrec_cloud.delivery.server_config import AdminListener, Listening, ServerConfig
+from pocketrec_cloud.delivery.serving.config import AdminListener, Listening, ServerConfig
 from pocketrec_cloud.delivery.testing import running_server
 from pocketrec_proto.v1 import admin_service_pb2 as admin_pb
 from pocketrec_proto.v1 import device_service_pb2 as pb

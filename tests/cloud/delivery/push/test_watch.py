@@ -171,7 +171,7 @@ class TestNews:
         self, make_party: Callable[..., Party], deployment: Deployment
     ) -> None:
         """Whoever named a model line hears that another bundle may be due."""
-        party = make_party(targets_spread_s=0.01)
+        party = make_party(targets_delay_s=0.01, targets_spread_s=0.01)
         stream = party.watch(party.device(), model_name="demo")
         next(stream)
 

@@ -7,8 +7,8 @@ import pytest
 from tests.cloud.delivery.conftest import Deployment
 
 from pocketrec.signing import PublicKey
-from pocketrec_cloud.delivery.keys import KeyFolder, Role
-from pocketrec_cloud.delivery.publication import PublicationCache
+from pocketrec_cloud.delivery.publishing.keys import KeyFolder, Role
+from pocketrec_cloud.delivery.publishing.publication import PublicationCache
 from pocketrec_cloud.delivery.records import ModelRecord
 from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk, make_desk
 

@@ -9,7 +9,7 @@ from tests.cloud.delivery.rollouts.records import NOW_S, make_device, make_rollo
 
 from pocketrec.errors import ConfigError
 from pocketrec.signing import PublicKey, SigningKey
-from pocketrec_cloud.delivery.publication import PublicationCache
+from pocketrec_cloud.delivery.publishing.publication import PublicationCache
 from pocketrec_cloud.delivery.records import ModelRecord, RolloutState
 from pocketrec_cloud.delivery.rollouts.assigner import Assigner
 from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk

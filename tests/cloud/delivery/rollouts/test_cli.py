@@ -17,11 +17,11 @@ from tests.cloud.delivery.rollouts.fleet import TOKEN, admin_record
 from tests.cloud.delivery.rollouts.records import make_rollout
 
 from pocketrec.errors import ConfigError, RejectedError
-from pocketrec_cloud.delivery.composition import build_parts
 from pocketrec_cloud.delivery.records import ModelRecord, Outcome, RolloutState
 from pocketrec_cloud.delivery.rollouts import cli
 from pocketrec_cloud.delivery.rollouts.judge import judge_all
-from pocketrec_cloud.delivery.server import ServerConfig
+from pocketrec_cloud.delivery.serving.composition import build_parts
+from pocketrec_cloud.delivery.serving.server import ServerConfig
 
 Run = Callable[..., Result]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tests.cloud.delivery.rollouts.records import make_device, make_rollout
 
-from pocketrec_cloud.delivery.plan_rules import PlanSettings
+from pocketrec_cloud.delivery.plans.rules import PlanSettings
 from pocketrec_cloud.delivery.records import ModelRecord, RolloutRecord, RolloutState
 from pocketrec_cloud.delivery.rollouts.buckets import bucket_of
 from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
