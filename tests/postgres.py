@@ -172,13 +172,23 @@ def _create_cluster(server: PostgresServer) -> None:
 
 
 def _run(user: str | None, *command: str | Path) -> None:
-    """Run a program to its end; its output shows only when it fails."""
+    """Run a program to its end; its output shows only when it fails.
+
+    Another program becomes the other user: would Python do so, it had to fork, which gRPC's
+    threads do not always survive.
+    """
+    as_user: list[str] = []
+    if user is not None:
+        known = pwd.getpwnam(user)
+        as_user = [
+            "setpriv",
+            f"--reuid={known.pw_uid}",
+            f"--regid={known.pw_gid}",
+            "--clear-groups",
+        ]
     with tempfile.TemporaryFile() as output:  # no pipe: the server would hold it open
         done = subprocess.run(
-            [str(part) for part in command],
-            user=user,
-            group=None if user is None else pwd.getpwnam(user).pw_gid,
-            extra_groups=None if user is None else [],
+            [*as_user, *(str(part) for part in command)],
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -22,6 +22,7 @@ _ANSWERS: dict[str, type[Message]] = {
     "GetTargets": pb.GetTargetsResponse,
     "GetPlan": pb.GetPlanResponse,
     "ReportStatus": pb.ReportStatusResponse,
+    "WatchPlans": pb.WatchPlansResponse,
 }
 _REQUESTS: dict[str, type[Message]] = {
     "GetChallenge": pb.GetChallengeRequest,
@@ -31,6 +32,7 @@ _REQUESTS: dict[str, type[Message]] = {
     "GetTargets": pb.GetTargetsRequest,
     "GetPlan": pb.GetPlanRequest,
     "ReportStatus": pb.ReportStatusRequest,
+    "WatchPlans": pb.WatchPlansRequest,
 }
 
 
@@ -43,6 +45,7 @@ class ManInTheMiddle(grpc.GenericRpcHandler):
         calls: Every request seen, as (method, message).
         meddle: Method name to a function (request, answer) that may change the answer in
             place, or raise ``TimeoutError`` to end the call as if its deadline had passed.
+        reorder: Method name to what makes another stream of a stream of answers.
         unknown: Methods that it says are not implemented.
     """
 
@@ -50,6 +53,7 @@ class ManInTheMiddle(grpc.GenericRpcHandler):
         self.upstream = upstream
         self.calls: list[tuple[str, Any]] = []
         self.meddle: dict[str, Callable[[Any, Any], None]] = {}
+        self.reorder: dict[str, Callable[[Iterator[Any]], Iterator[Any]]] = {}
         self.unknown: set[str] = set()
         self._server = grpc.server(ThreadPoolExecutor(4))
         self._server.add_generic_rpc_handlers((self,))
@@ -77,7 +81,7 @@ class ManInTheMiddle(grpc.GenericRpcHandler):
         def answer(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
             yield from self._pass_on(path, request, context)
 
-        if path.endswith("FetchChunk"):
+        if path.endswith(("FetchChunk", "WatchPlans")):
             return grpc.unary_stream_rpc_method_handler(answer)
         return grpc.unary_unary_rpc_method_handler(lambda *call: next(answer(*call)))
 
@@ -90,9 +94,11 @@ class ManInTheMiddle(grpc.GenericRpcHandler):
         metadata = [entry for entry in context.invocation_metadata() if entry[0] == "authorization"]
         with grpc.insecure_channel(self.upstream) as channel:
             try:
-                raw: bytes
-                for raw in channel.unary_stream(path)(request, metadata=metadata, timeout=20):
-                    answer = _ANSWERS[method].FromString(raw)
+                stream: Iterator[bytes] = channel.unary_stream(path)(
+                    request, metadata=metadata, timeout=20
+                )
+                answers: Iterator[Any] = map(_ANSWERS[method].FromString, stream)
+                for answer in self.reorder.get(method, iter)(answers):
                     if method in self.meddle:
                         self.meddle[method](message, answer)
                     yield answer.SerializeToString()

@@ -161,8 +161,12 @@ def list_rollouts(
     """Return the rollouts of a model line, or of all, the oldest first.
 
     Raises:
+        RejectedError: The model line's name is none.
         StoreError: The database fails.
     """
+    if request.model_name:
+        with blaming_the_caller():
+            check_name(request.model_name, field="model_name")
     rollouts = service.store.list_rollouts(request.model_name)
     return pb.ListRolloutsResponse(rollouts=[_message(service, rollout) for rollout in rollouts])
 
@@ -187,6 +191,8 @@ def _change(
 
 
 def _find(service: AdminService, rollout_id: str) -> RolloutRecord:
+    with blaming_the_caller():
+        check_text(rollout_id, field="rollout_id", maximum=_MAX_ID_CHARS)
     rollout = service.store.find_rollout(rollout_id)
     if rollout is None:
         raise RejectedError(f"there is no rollout {rollout_id[:64]!r}", code="NOT_FOUND")

@@ -8,6 +8,7 @@ paths or keys: it is logged here, and only the public text leaves the process.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,6 +31,8 @@ class ErrorSpec:
 _DAMAGED = ErrorSpec(StatusCode.DATA_LOSS, "a published file is damaged on the server")
 _UNUSABLE = ErrorSpec(StatusCode.FAILED_PRECONDITION, "the published model cannot be used")
 _BUSY = ErrorSpec(StatusCode.UNAVAILABLE, "the server's storage does not answer; try again later")
+# A disk that is full or failing; whatever else the system refuses is our mistake.
+_STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _FAILED = "the server failed; its log says why"
 _INTERNAL = ErrorSpec(StatusCode.INTERNAL, _FAILED)
 
@@ -89,4 +92,6 @@ def describe_error(error: BaseException) -> tuple[StatusCode, str]:
         if cls in CATALOGUE:
             spec = CATALOGUE[cls]
             return spec.status, str(error) if spec.public_message is None else spec.public_message
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
+        return _BUSY.status, str(_BUSY.public_message)
     return StatusCode.INTERNAL, _FAILED

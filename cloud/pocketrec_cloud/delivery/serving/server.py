@@ -54,6 +54,7 @@ from pocketrec_cloud.delivery.serving.config import (
     TlsFiles,
     address_of,
 )
+from pocketrec_cloud.delivery.serving.decoding import DecodingInterceptor
 from pocketrec_cloud.delivery.serving.servicer import DeviceServicer
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_proto.v1 import device_service_pb2
@@ -223,7 +224,7 @@ class DeliveryServer:
         refused = ("grpc.server.max_pending_requests_hard_limit", 2 * most)
         shared = ("grpc.so_reuseport", is_shared)
         return grpc.aio.server(
-            interceptors=[*self._operations.interceptors(), limit],
+            interceptors=[*self._operations.interceptors(), limit, DecodingInterceptor()],
             options=[*_CHANNEL_OPTIONS, *options, waiting, refused, shared],
             maximum_concurrent_rpcs=most,
         )

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.serving.error_catalogue import describe_error
 
 __all__ = ["Context", "translated"]
@@ -34,7 +35,9 @@ async def translated(context: Context, rpc: str) -> AsyncIterator[None]:
         raise  # ended already, further in
     except Exception as exc:  # noqa: BLE001  the boundary: only the catalogue's text goes out
         status, message = describe_error(exc)
-        level = logging.ERROR if status in _OUR_FAULT else logging.INFO
+        is_ours = status in _OUR_FAULT and not isinstance(exc, RejectedError)
+        is_ours |= status is grpc.StatusCode.INTERNAL
+        level = logging.ERROR if is_ours else logging.INFO
         if rpc == "GetMetadata" and status is grpc.StatusCode.NOT_FOUND:
             level = logging.DEBUG  # how a TUF client learns that there is no newer root
         _LOG.log(level, "%s: %s: %s", rpc, status.name, exc, exc_info=level == logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,8 @@ def test_infeasible_budget_tells_the_caller_the_sizes() -> None:
         (errors.StoreError(SECRET), StatusCode.UNAVAILABLE),
         (errors.IntegrityError(SECRET), StatusCode.DATA_LOSS),
         (errors.ConfigError(SECRET), StatusCode.INTERNAL),
+        (OSError(errno.ENOSPC, SECRET), StatusCode.UNAVAILABLE),
+        (FileNotFoundError(errno.ENOENT, SECRET), StatusCode.INTERNAL),
         (OSError(SECRET), StatusCode.INTERNAL),
         (KeyError(SECRET), StatusCode.INTERNAL),
     ],

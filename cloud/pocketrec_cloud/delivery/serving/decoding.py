@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refuses messages that are no protobuf of their call, which gRPC would take for our failure."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from pocketrec.errors import RejectedError
+from pocketrec_cloud.delivery.operations.observing import is_ours
+from pocketrec_cloud.delivery.operations.wrapping import Handler, wrap_handler
+from pocketrec_cloud.delivery.serving.translation import Context, translated
+
+__all__ = ["DecodingInterceptor"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Undecodable:
+    """Stands for a message until somebody can refuse it."""
+
+
+class DecodingInterceptor(grpc.aio.ServerInterceptor):
+    """Ends calls of our services with INVALID_ARGUMENT when a message cannot be decoded.
+
+    It has to be the innermost interceptor.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the handler of a call that never fails to decode."""
+        handler, path = await continuation(handler_call_details), handler_call_details.method
+        if handler is None or not is_ours(path) or handler.request_deserializer is None:
+            return handler
+        method = path.rpartition("/")[2]
+        safe: Handler = handler._replace(  # type: ignore[attr-defined]  # a named tuple
+            request_deserializer=partial(_decode, handler.request_deserializer)
+        )
+        return wrap_handler(safe, answer=partial(_answer, method), stream=partial(_stream, method))
+
+
+def _decode(deserialize: Callable[[bytes], Any], content: bytes) -> Any:
+    try:
+        return deserialize(content)
+    except DecodeError:
+        return _Undecodable()
+
+
+async def _answer(
+    method: str,
+    behaviour: Callable[[Any, Context], Awaitable[Any]],
+    request: Any,
+    context: Context,
+) -> Any:
+    if isinstance(request, AsyncIterator):
+        return await behaviour(_decoded(request), context)
+    async with translated(context, method):
+        _check(request)
+    return await behaviour(request, context)
+
+
+async def _stream(
+    method: str,
+    behaviour: Callable[[Any, Context], AsyncIterator[Any]],
+    request: Any,
+    context: Context,
+) -> AsyncIterator[Any]:
+    async with translated(context, method):
+        _check(request)
+    async with aclosing(cast("Any", behaviour(request, context))) as messages:
+        async for message in messages:
+            yield message
+
+
+async def _decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Yield the messages of a stream; the behaviour translates what this raises."""
+    async for request in requests:
+        _check(request)
+        yield request
+
+
+def _check(request: Any) -> None:
+    if isinstance(request, _Undecodable):
+        raise RejectedError("expected a message of this call", code="INVALID_ARGUMENT")
