@@ -49,7 +49,7 @@ _DEFAULT = FleetSettings()
     show_default=True,
 )
 @click.option("--workers", type=click.IntRange(1), default=_DEFAULT.workers, show_default=True)
-@click.option("--database", default="", metavar="URL", help="Default: SQLite.")
+@click.option("--database", default="", metavar="URL", help="An empty one; default: SQLite.")
 @click.option("--shape", default=_DEFAULT.shape, show_default=True, help="D x L x blocks.")
 @click.option("--seed", type=int, default=_DEFAULT.seed, show_default=True)
 @click.option(
