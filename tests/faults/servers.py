@@ -94,18 +94,16 @@ class Site:
         self.target, self.admin_target = json.loads(line).values()
 
     def kill(self) -> None:
-        """End it at once, in the middle of whatever it does."""
-        assert self.process is not None
-        self.process.kill()
-        self.wait()
+        """End it at once, in the middle of whatever it does; fit for any thread."""
+        process = self.process
+        assert process is not None
+        process.kill()
+        _bury(process)
 
     def wait(self) -> int:
         """Wait for its end, and return how it ended."""
         assert self.process is not None
-        assert self.process.stdout is not None
-        code = self.process.wait(DEADLINE_S)
-        self.process.stdout.close()
-        return code
+        return _bury(self.process)
 
     def stop(self) -> None:
         """End it in good order."""
@@ -163,6 +161,14 @@ class Site:
         )
         with self.admin() as stub:
             return stub.PushPlan(request, metadata=bearer(self.token), timeout=DEADLINE_S)
+
+
+def _bury(process: subprocess.Popen[str]) -> int:
+    """Wait for a process's end, and return how it ended."""
+    assert process.stdout is not None
+    code = process.wait(DEADLINE_S)
+    process.stdout.close()
+    return code
 
 
 def bearer(token: str) -> list[tuple[str, str]]:
