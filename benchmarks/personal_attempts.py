@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was tried to make plans personal: each with what was expected before it was run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ATTEMPTS", "Attempt"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt.
+
+    Attributes:
+        group: Of ``SETUPS``.
+        hypothesis: Why it should help.
+        prediction: What was expected, written before the first run.
+        shared: The shared plan of equal resident bytes that it has to beat.
+    """
+
+    group: str
+    hypothesis: str
+    prediction: str
+    shared: str
+
+
+ATTEMPTS = (
+    Attempt(
+        group="personal",
+        hypothesis=(
+            "A wide frozen pool holds more than any one user needs: which quarter of it is "
+            "switched on can be theirs."
+        ),
+        prediction=(
+            "own > shuffled by 2 to 4 % of NDCG@10 on MovieLens, nothing on Beauty and Yelp, whose "
+            "histories fit the window; level with the best global slice."
+        ),
+        shared="global",
+    ),
+    Attempt(
+        group="personal-slots",
+        hypothesis=(
+            "Half the slice for channels that everybody needs, so that the personal half costs "
+            "nobody the essentials."
+        ),
+        prediction="level with the global slice or above it by 1 %; own > shuffled by less.",
+        shared="global",
+    ),
+    Attempt(
+        group="personal-contrast",
+        hypothesis="A term that asks the router to tell whose future it is keeps it informed.",
+        prediction="own > shuffled by more than without the term; NDCG@10 of own within noise.",
+        shared="global",
+    ),
+    Attempt(
+        group="personal-four",
+        hypothesis="At the same bytes, half as many channels of 4 bits are worth more.",
+        prediction="below `personal`: width did not bind, channels do.",
+        shared="global-four",
+    ),
+    Attempt(
+        group="personal-trained",
+        hypothesis=(
+            "Channels that are trained under slices become specialists, as experts of a mixture "
+            "do; frozen ones were trained to work together."
+        ),
+        prediction=(
+            "the largest gap of all: own > shuffled by 5 % and more on MovieLens; above the "
+            "global slice trained the same way by 1 to 2 %."
+        ),
+        shared="global-trained",
+    ),
+    Attempt(
+        group="personal-slots-trained",
+        hypothesis="Both: shared channels for what is common, specialists beside them.",
+        prediction="the best slice; above `narrow-qat-2` by 1 to 2 % on MovieLens.",
+        shared="global-trained",
+    ),
+    Attempt(
+        group="offset",
+        hypothesis=(
+            "Rival: the same history as one generated vector per block, at a third of the bytes "
+            "of a plan. It shows what the history is worth at all."
+        ),
+        prediction="above every slice on MovieLens (+2 % over `narrow-2`), level on Beauty.",
+        shared="narrow-2",
+    ),
+    Attempt(
+        group="offset-trained",
+        hypothesis="The same with coded matrices trained on.",
+        prediction="above `narrow-qat-2` by 2 % on MovieLens, level on Beauty.",
+        shared="narrow-qat-2",
+    ),
+)
+"""In the order in which they were run."""
