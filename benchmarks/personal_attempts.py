@@ -92,5 +92,41 @@ ATTEMPTS = (
         prediction="above `narrow-qat-2` by 2 % on MovieLens, level on Beauty.",
         shared="narrow-qat-2",
     ),
+    Attempt(
+        group="personal-batch",
+        hypothesis=(
+            "Under running statistics the router shrank until all slices were the same (MovieLens-1M:"
+            " 1 % of channels differ). Standardised by the batch, with gradients, it cannot."
+        ),
+        prediction="20 % of channels differ; own > shuffled by 2 to 4 %; level with `global`.",
+        shared="global",
+    ),
+    Attempt(
+        group="personal-batch-trained",
+        hypothesis="The same with coded matrices trained on.",
+        prediction=(
+            "20 % of channels differ; own > shuffled by 4 % on MovieLens; level with "
+            "`global-trained`, as the router shrank by itself when it could."
+        ),
+        shared="global-trained",
+    ),
+    Attempt(
+        group="offset-slice-trained",
+        hypothesis=(
+            "The best shared slice and the vector of the rival: capacity from the one, what the "
+            "window does not hold from the other."
+        ),
+        prediction="2 % above `global-trained` on MovieLens-1M, level elsewhere.",
+        shared="global-trained",
+    ),
+    Attempt(
+        group="codes-slice-trained",
+        hypothesis=(
+            "The vector as 2 bits per number, read by learned steps: a plan of 32 bytes for bias "
+            "rows."
+        ),
+        prediction="half of what the float vector gains over `global-trained`.",
+        shared="global-trained",
+    ),
 )
 """In the order in which they were run."""

@@ -34,7 +34,7 @@ class Recipe:
     pretraining_epochs: int = 120
     epochs: int = 60
     evaluate_every: int = 4
-    patience: int = 4
+    patience: int = 6
     n_validation_users: int = 4_000
 
     def shortened(self, epochs: int) -> Recipe:
@@ -51,13 +51,17 @@ class Setup:
         kept: Channels of a pool that a plan switches on, as a share of D.
         bits: Of all resident coded weights; 0 = float32.
         plan: ``none``, ``global`` (one learned slice) or ``personal``.
-        rival: ``offset`` for one generated vector per user and block instead of a slice.
+        rival: ``offset`` for one generated vector per user and block, ``codes`` for the same in
+            2 bits per number; then the slice, if any, is the same for everybody.
         is_pool_trained: Whether coded matrices go on being trained, rounded on the way.
         shared: Channels of a slice that everybody has, as a share of the slice.
         contrast: Weight of the term that asks a plan to tell whose future it is.
         hidden: Width of the router.
         router_dropout: On its inputs and hidden units.
         noise: Standard deviation added to standardised scores while training.
+        is_batch_standardised: Whether scores are standardised by the batch while training, with
+            gradients, rather than by running statistics, under which a router may shrink to
+            nothing.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -74,9 +78,11 @@ class Setup:
     hidden: int = 64
     router_dropout: float = 0.2
     noise: float = 0.0
+    is_batch_standardised: bool = False
 
     def __post_init__(self) -> None:
-        if self.plan not in {"none", "global", "personal"} or self.rival not in {"", "offset"}:
+        is_known = self.plan in {"none", "global", "personal"}
+        if not is_known or self.rival not in {"", "offset", "codes"}:
             raise ConfigError(f"expected a known plan and rival, got {self}")
         if self.bits not in {0, 2, 4, 8} or not 0 <= self.shared <= 1 or self.kept <= 0:
             raise ConfigError(f"expected bits of 0, 2, 4 or 8 and shares within 0..1, got {self}")
@@ -98,6 +104,14 @@ SETUPS: Mapping[str, Setup] = {
     "global-four": Setup(kept=0.5, bits=4, plan="global"),
     "offset": Setup(multiplier=1, rival="offset", plan="none"),
     "offset-trained": Setup(multiplier=1, rival="offset", plan="none", is_pool_trained=True),
+    "personal-batch": Setup(is_batch_standardised=True),
+    "personal-batch-trained": Setup(is_batch_standardised=True, is_pool_trained=True),
+    "offset-slice-trained": Setup(
+        rival="offset", plan="global", is_pool_trained=True, router_dropout=0.5
+    ),
+    "codes-slice-trained": Setup(
+        rival="codes", plan="global", is_pool_trained=True, router_dropout=0.5
+    ),
 }
 """By name of the group. All from ``narrow-2`` on hold at most 2.95 bits per resident weight,
 and at most the bytes of a backbone without a pool at 2 bits."""

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
     from pocketrec_cloud.backbones.sasrec import SASRec
 
-__all__ = ["HALF_LIVES", "Router", "SlicedSASRec", "decayed_means", "quantized", "take_slice"]
+__all__ = [
+    "HALF_LIVES",
+    "Router",
+    "SlicedSASRec",
+    "decayed_means",
+    "quantized",
+    "take_slice",
+    "ternary",
+]
 
 HALF_LIVES = (8.0, 32.0, 128.0)
 """Of the means that a plan is made from, in events."""
@@ -104,6 +112,7 @@ class Router(nn.Module):
         dropout: On inputs and hidden units.
         is_standardised: Whether outputs are deviations from the population, in its standard
             deviations.
+        uses_batch: Whether the batch is the population while training, with gradients.
     """
 
     mean: Tensor
@@ -117,9 +126,11 @@ class Router(nn.Module):
         hidden: int,
         dropout: float,
         is_standardised: bool,
+        uses_batch: bool = False,
     ) -> None:
         super().__init__()
         self.shape, self.is_standardised = shape, is_standardised
+        self.uses_batch = uses_batch
         self.inner = nn.Sequential(
             nn.LayerNorm(n_inputs),
             nn.Dropout(dropout),
@@ -139,12 +150,15 @@ class Router(nn.Module):
         raw: Tensor = self.outer(self.inner(z))
         if not self.is_standardised:
             return raw.unflatten(1, self.shape)
-        if self.training:
+        mean, variance = self.mean, self.variance
+        if self.training and raw.shape[0] > 1:
+            own_variance, own_mean = torch.var_mean(raw, dim=0, correction=0)
             with torch.no_grad():
-                variance, mean = torch.var_mean(raw, dim=0, correction=0)
-                self.mean.lerp_(mean, _MOMENTUM)
-                self.variance.lerp_(variance, _MOMENTUM)
-        deviation = (raw - self.mean) * (self.variance + _EPSILON).rsqrt()
+                self.mean.lerp_(own_mean, _MOMENTUM)
+                self.variance.lerp_(own_variance, _MOMENTUM)
+            if self.uses_batch:
+                mean, variance = own_mean, own_variance
+        deviation = (raw - mean) * (variance + _EPSILON).rsqrt()
         return deviation.unflatten(1, self.shape)
 
     @torch.no_grad()
@@ -193,6 +207,12 @@ def take_slice(scores: Tensor, n_kept: int, temperature: float) -> Tensor:
     hard = torch.zeros_like(scores).scatter_(-1, best.indices[..., :n_kept], 1.0)
     soft = torch.sigmoid((scores - border) / temperature)
     return hard + (soft - soft.detach())
+
+
+def ternary(raw: Tensor) -> Tensor:
+    """Return codes -1, 0 and 1: hard, with soft gradients within -1..1; the same shape."""
+    soft = raw.clamp(-1, 1)
+    return torch.round(soft.detach()) + (soft - soft.detach())
 
 
 def quantized(weights: NDArray[np.float32], bits: int) -> NDArray[np.float32]:

@@ -8,7 +8,9 @@ random place, as the product's planners are trained.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -26,6 +28,7 @@ from benchmarks.personal_slices import (
     decayed_means,
     quantized,
     take_slice,
+    ternary,
 )
 from pocketrec_cloud.batches import bucket_by_length, pad
 from pocketrec_cloud.losses import sampled_softmax_loss
@@ -46,10 +49,13 @@ __all__ = ["Trained", "train_setup"]
 _PAST = 200
 _N_NEGATIVES = 512
 _LARGEST_GRADIENT = 5.0
-_LEARNING_RATE = 1e-3
+_LEARNING_RATE = 5e-4
+_ROUTER_LEARNING_RATE = 1e-3
+_AVERAGED_EPOCHS = 3
 _TEMPERATURE = (1.0, 0.3)
 _USERS_AT_ONCE = 512
 _CONTRAST_SHARPNESS = 10.0
+_FIRST_STEP = 0.2  # of the codes of offsets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,13 +81,15 @@ class Trained(nn.Module):
         dim, blocks = model.config.embedding_dim, self.sliced.n_blocks
         self.n_kept = min(self.sliced.width, max(1, round(setup.kept * dim)))
         self.shift = nn.Parameter(_standardised(self.sliced.importance().log()))
-        is_offset = setup.rival == "offset"
+        is_offset = bool(setup.rival)
+        self.steps = nn.Parameter(torch.full((blocks, dim), _FIRST_STEP))
         self.router = Router(
             len(HALF_LIVES) * dim,
             (blocks, dim if is_offset else self.sliced.width),
             hidden=setup.hidden,
             dropout=setup.router_dropout,
             is_standardised=not is_offset,
+            uses_batch=setup.is_batch_standardised,
         )
         self.future = nn.Linear(setup.hidden, dim)
         if setup.bits:
@@ -144,14 +152,17 @@ class Trained(nn.Module):
         everybody = torch.zeros_like(self.shift).scatter_(-1, order, 1e4)
         return own + everybody
 
+    def offsets(self, z: Tensor) -> Tensor | None:
+        """Return (B, n_blocks, D), each user's vectors; None where there are none."""
+        if not self.setup.rival:
+            return None
+        raw: Tensor = self.router(z)
+        return raw if self.setup.rival == "offset" else ternary(raw) * self.steps
+
     def apply_to(self, z: Tensor, temperature: float = 1.0) -> None:
         """Make the next batch compute as these users' devices would."""
-        if self.setup.rival:
-            self.sliced.use(None, self.router(z))
-        elif self.setup.plan == "none":
-            self.sliced.use(None)
-        else:
-            self.sliced.use(self.slices(z, temperature))
+        slices = None if self.setup.plan == "none" else self.slices(z, temperature)
+        self.sliced.use(slices, self.offsets(z))
 
     def loss(self, batch: _Batch, temperature: float) -> Tensor:
         """Return the mean loss of the events after the cuts, () float32."""
@@ -189,7 +200,9 @@ class Trained(nn.Module):
         self,
         histories: Sequence[NDArray[np.int32]],
         z: Tensor,
+        *,
         slices: NDArray[np.bool_] | None = None,
+        offsets: Tensor | None = None,
     ) -> Callable[[NDArray[np.int64]], Tensor]:
         """Return what scores the catalogue for rows of histories.
 
@@ -197,6 +210,7 @@ class Trained(nn.Module):
             histories: U histories, oldest event first.
             z: (U, n), whose plans or vectors to use.
             slices: (U, n_blocks, W) or (1, n_blocks, W), instead of those that z gives.
+            offsets: (U, n_blocks, D), likewise.
         """
         backbone = self.sliced.backbone
         window = backbone.config.window
@@ -205,11 +219,12 @@ class Trained(nn.Module):
         def score(rows: NDArray[np.int64]) -> Tensor:
             recent = [histories[row][-window:] for row in rows]
             lengths = torch.tensor([row.shape[0] for row in recent])
-            if slices is None:
-                self.apply_to(z[torch.from_numpy(rows)])
-            else:
+            self.apply_to(z[torch.from_numpy(rows)])
+            if slices is not None:
                 own = slices[rows] if len(slices) > 1 else np.repeat(slices, len(rows), axis=0)
-                self.sliced.use(torch.from_numpy(own.astype(np.float32)))
+                self.sliced.slices = torch.from_numpy(own.astype(np.float32))
+            if offsets is not None:
+                self.sliced.offsets = offsets[torch.from_numpy(rows)]
             states = backbone.last_states(pad(recent), lengths)
             return states @ backbone.item_embedding.weight.T
 
@@ -263,52 +278,105 @@ def train_setup(
     """
     torch.manual_seed(seed)
     trained = Trained(model, setup)
-    sequences = [row for row in split.train_sequences() if row.shape[0] >= 2]
-    parameters = [value for value in trained.parameters() if value.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=_LEARNING_RATE)
+    run = _Run(trained, [row for row in split.train_sequences() if row.shape[0] >= 2], recipe, seed)
     course = [{"epoch": 0, "loss": 0.0, "ndcg@10": _validate(trained, validation)}]
     best, best_state, waited = course[0]["ndcg@10"], copy.deepcopy(trained.state_dict()), 0
     for epoch in range(1, recipe.epochs + 1):
-        loss = _epoch(trained, optimizer, sequences, recipe, seed=seed, epoch=epoch)
+        loss = run.epoch(epoch)
         trained.refresh()
         if epoch % recipe.evaluate_every and epoch < recipe.epochs:
             continue
-        ndcg = _validate(trained, validation)
+        with run.averaged():
+            ndcg = _validate(trained, validation)
+            state = copy.deepcopy(trained.state_dict())
         course.append({"epoch": epoch, "loss": loss, "ndcg@10": ndcg})
         waited = 0 if ndcg > best else waited + 1
         if ndcg > best:
-            best, best_state = ndcg, copy.deepcopy(trained.state_dict())
+            best, best_state = ndcg, state
         if waited >= recipe.patience:
             break
     trained.load_state_dict(best_state)
     return trained.eval(), course
 
 
-def _epoch(
-    trained: Trained,
-    optimizer: torch.optim.Optimizer,
-    sequences: Sequence[NDArray[np.int32]],
-    recipe: Recipe,
-    *,
-    seed: int,
-    epoch: int,
-) -> float:
-    rng = np.random.default_rng([seed, epoch])
-    torch.manual_seed(int(rng.integers(2**62)))
-    trained.train()
-    first, last = _TEMPERATURE
-    temperature = first * (last / first) ** ((epoch - 1) / max(1, recipe.epochs - 1))
-    total, n_targets = 0.0, 0
-    for batch in _batches(sequences, trained.sliced.backbone.config.window, recipe, rng):
-        loss = trained.loss(batch, temperature)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), _LARGEST_GRADIENT)
-        optimizer.step()
-        n_real = int((batch.targets > 0).sum())
-        total += loss.item() * n_real
-        n_targets += n_real
-    return total / max(1, n_targets)
+class _Run:
+    """One training's moving parts: steps that grow smaller, and weights averaged over them.
+
+    Without the average, which epoch validates best is luck where users are few.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        sequences: Sequence[NDArray[np.int32]],
+        recipe: Recipe,
+        seed: int,
+    ) -> None:
+        self._trained, self._sequences = trained, sequences
+        self._recipe, self._seed = recipe, seed
+        own = {id(value) for value in (*trained.router.parameters(), trained.shift, trained.steps)}
+        self._parameters = [value for value in trained.parameters() if value.requires_grad]
+        router = [value for value in self._parameters if id(value) in own]
+        other = [value for value in self._parameters if id(value) not in own]
+        self._optimizer = torch.optim.Adam(
+            [
+                {"params": other, "first": _LEARNING_RATE},
+                {"params": router, "first": _ROUTER_LEARNING_RATE},
+            ],
+            lr=_LEARNING_RATE,
+        )
+        self._averages = [value.detach().clone() for value in self._parameters]
+        self._n_steps, self._per_epoch = 0, 1
+
+    def epoch(self, number: int) -> float:
+        """Pass over all users once, and return the mean loss."""
+        trained, recipe = self._trained, self._recipe
+        rng = np.random.default_rng([self._seed, number])
+        torch.manual_seed(int(rng.integers(2**62)))
+        trained.train()
+        done = (number - 1) / max(1, recipe.epochs)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["first"] * 0.5 * (1 + math.cos(math.pi * done))
+        first, last = _TEMPERATURE
+        temperature = first * (last / first) ** done
+        total, n_targets, n_batches = 0.0, 0, 0
+        window = trained.sliced.backbone.config.window
+        for batch in _batches(self._sequences, window, recipe, rng):
+            loss = trained.loss(batch, temperature)
+            self._optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(self._parameters, _LARGEST_GRADIENT)
+            self._optimizer.step()
+            self._average()
+            n_real = int((batch.targets > 0).sum())
+            total += loss.item() * n_real
+            n_targets += n_real
+            n_batches += 1
+        self._per_epoch = max(1, n_batches)
+        return total / max(1, n_targets)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averages in place of the weights for a while."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        self._n_steps += 1
+        horizon = min(_AVERAGED_EPOCHS * self._per_epoch, 1 + self._n_steps / 4)
+        torch._foreach_lerp_(self._averages, self._parameters, 1 / max(1.0, horizon))
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for average, value in zip(self._averages, self._parameters, strict=True):
+            kept = value.detach().clone()
+            value.copy_(average)
+            average.copy_(kept)
+        self._trained.refresh()
 
 
 def _batches(

@@ -147,6 +147,9 @@ def _methods(unit: Unit, model: SASRec, trained: Trained) -> Iterator[tuple[str,
     if unit.setup.rival:
         average = z.mean(0, keepdim=True).expand_as(z)
         yield f"{unit.group}:mean", contest.ranks(trained.scorer(contest.histories, average))
+        mixed = _mixed(trained, z, rng)
+        random = contest.ranks(trained.scorer(contest.histories, z, offsets=mixed))
+        yield f"{unit.group}:random", random
         return
     own = _own(trained, z)
     n_shared = round(unit.setup.shared * trained.n_kept)
@@ -158,7 +161,7 @@ def _methods(unit: Unit, model: SASRec, trained: Trained) -> Iterator[tuple[str,
     for name, slices in plans.items():
         yield (
             f"{unit.group}:{name}",
-            contest.ranks(trained.scorer(contest.histories, z, slices)),
+            contest.ranks(trained.scorer(contest.histories, z, slices=slices)),
         )
 
 
@@ -168,6 +171,15 @@ def _noise(
     """Return random scores; what everybody has stays above all."""
     noise = rng.random(shape, np.float32)
     return noise + 2 * (frequency >= 1) if n_shared else noise
+
+
+def _mixed(trained: Trained, z: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Return random vectors of the same mix: every number is some user's."""
+    with torch.no_grad():
+        offsets = trained.offsets(z)
+    if offsets is None:
+        raise ValueError("expected a setup with vectors")
+    return torch.from_numpy(rng.permuted(offsets.numpy(), axis=0))
 
 
 def _own(trained: Trained, z: torch.Tensor) -> NDArray[np.bool_]:
@@ -244,7 +256,9 @@ def _facts(unit: Unit, trained: Trained) -> dict[str, Any]:
         weights = 4 * n_weights
     whole = resident_layers(config.embedding_dim, config.n_blocks, trained.sliced.width)
     plan = 0
-    if setup.rival:
+    if setup.rival == "codes":
+        plan = packed_size(config.n_blocks * config.embedding_dim)
+    elif setup.rival:
         plan = config.n_blocks * (config.embedding_dim + 4)
     elif setup.plan != "none":
         plan = packed_size(total_channels(whole))
@@ -252,9 +266,7 @@ def _facts(unit: Unit, trained: Trained) -> dict[str, Any]:
     dense = sum(
         value.numel()
         for name, value in model.named_parameters()
-        if name != "item_embedding.weight"
-        and name not in coded
-        and "parametrizations" not in name
+        if name != "item_embedding.weight" and name not in coded and "parametrizations" not in name
     )
     items = config.n_items * (config.embedding_dim + 4 if setup.bits else 4 * config.embedding_dim)
     return {
