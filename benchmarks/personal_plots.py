@@ -92,7 +92,7 @@ def _differences(tests: Sequence[Mapping[str, Any]], folder: Path) -> str:
 
 
 def _error(test: Mapping[str, Any]) -> float:
-    return (test["high"] - test["low"]) / (2 * 1.96)
+    return float(test["high"] - test["low"]) / (2 * 1.96)
 
 
 def _frequencies(spreads: Sequence[Mapping[str, Any]], folder: Path) -> str:

@@ -123,8 +123,8 @@ DATASETS: Mapping[str, Recipe] = {
         name: Recipe(
             dropout=0.5,
             tokens_per_batch=2_048,
-            pretraining_epochs=60,
-            epochs=32,
+            pretraining_epochs=40,
+            epochs=16,
             patience=3,
         )
         for name in ("amazon-beauty", "amazon-cds", "yelp")

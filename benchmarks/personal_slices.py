@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pocketrec_cloud.backbones.sasrec import Block
 from pocketrec_quantization.quantizer import STORED_WIDTHS, freeze_matrix
 
 if TYPE_CHECKING:
@@ -52,9 +53,14 @@ class SlicedSASRec(nn.Module):
         self.backbone = copy.deepcopy(model)
         self.slices: Tensor | None = None
         self.offsets: Tensor | None = None
-        for number, block in enumerate(self.backbone.blocks):
+        for number, block in enumerate(self.blocks):
             block.ffn2.register_forward_pre_hook(self._gate(number, block))
             block.ffn2.register_forward_hook(self._shift(number))
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Its transformer blocks."""
+        return [block for block in self.backbone.blocks if isinstance(block, Block)]
 
     @property
     def n_blocks(self) -> int:
@@ -82,11 +88,11 @@ class SlicedSASRec(nn.Module):
             return torch.stack(
                 [
                     block.ffn1.weight.norm(dim=1) * block.ffn2.weight.norm(dim=0)
-                    for block in self.backbone.blocks
+                    for block in self.blocks
                 ]
             )
 
-    def _gate(self, number: int, block: Any) -> Any:
+    def _gate(self, number: int, block: Block) -> Any:
         def gate(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
             if self.slices is None:
                 return None
@@ -149,7 +155,7 @@ class Router(nn.Module):
         """Return (B, *shape) of (B, n_inputs)."""
         raw: Tensor = self.outer(self.inner(z))
         if not self.is_standardised:
-            return raw.unflatten(1, self.shape)
+            return raw.reshape(-1, *self.shape)
         mean, variance = self.mean, self.variance
         if self.training and raw.shape[0] > 1:
             own_variance, own_mean = torch.var_mean(raw, dim=0, correction=0)
@@ -159,7 +165,7 @@ class Router(nn.Module):
             if self.uses_batch:
                 mean, variance = own_mean, own_variance
         deviation = (raw - mean) * (variance + _EPSILON).rsqrt()
-        return deviation.unflatten(1, self.shape)
+        return deviation.reshape(-1, *self.shape)
 
     @torch.no_grad()
     def fit_population(self, z: Tensor) -> None:
