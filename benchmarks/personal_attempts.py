@@ -54,12 +54,6 @@ ATTEMPTS = (
         shared="global",
     ),
     Attempt(
-        group="personal-four",
-        hypothesis="At the same bytes, half as many channels of 4 bits are worth more.",
-        prediction="below `personal`: width did not bind, channels do.",
-        shared="global-four",
-    ),
-    Attempt(
         group="personal-trained",
         hypothesis=(
             "Channels that are trained under slices become specialists, as experts of a mixture "
@@ -95,8 +89,8 @@ ATTEMPTS = (
     Attempt(
         group="personal-batch",
         hypothesis=(
-            "Under running statistics the router shrank until slices were the same: 1 % of channels "
-            "differ on MovieLens-1M. Standardised by the batch, with gradients, it cannot."
+            "Under running statistics the router shrank until slices were the same (1 % of channels"
+            " differ on MovieLens-1M). Standardised by the batch, with gradients, it cannot."
         ),
         prediction="20 % of channels differ; own > shuffled by 2 to 4 %; level with `global`.",
         shared="global",

@@ -34,9 +34,9 @@ under the same recipe: the same batches, epochs at most, and rule to stop.
 
 *Resident* is what a device multiplies by while it ranks, scales included: with the rows of channels
 that are off, the columns that would read them are away too, since what such a channel leaves is
-a constant that goes into the next bias. All methods but the float ones hold at most 15,360 bytes
-of coded weights, which is what the backbone without a pool (`narrow`) holds at 2 bits, and at most
-2.95 bits per resident weight. Embeddings and norms come on top, the same for all.
+a constant that goes into the next bias. All methods but the float ones hold 15,360 bytes of coded
+weights, which is what the backbone without a pool (`narrow`) holds at 2 bits: 2.5 bits per resident
+weight. Embeddings and norms come on top, the same for all.
 
 | name | what it is |
 | --- | --- |

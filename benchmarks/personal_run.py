@@ -35,7 +35,6 @@ _SHARED = (
     "narrow-qat-2",
     "global",
     "global-trained",
-    "global-four",
 )
 
 
@@ -70,6 +69,11 @@ class PersonalSettings:
             raise ConfigError(f"expected data and seeds, got {self}")
 
     @property
+    def folder(self) -> Path:
+        """Where checkpoints and answers lie; those of trials are kept apart."""
+        return self.work / f"epochs-{self.max_epochs}" if self.max_epochs else self.work
+
+    @property
     def command(self) -> str:
         """How to run it, with files as ``folder/name``."""
         words = ["python", "-m", "benchmarks.personal"]
@@ -90,7 +94,7 @@ class PersonalSettings:
                 dataset=dataset_name(path),
                 seed=seed,
                 group=group,
-                work=str(self.work),
+                work=str(self.folder),
                 max_epochs=self.max_epochs,
             )
             for path in self.data
@@ -109,7 +113,7 @@ def run(settings: PersonalSettings, progress: Progress) -> dict[str, Any]:
     Returns:
         See ``collect``.
     """
-    answers = settings.work / _ANSWERS
+    answers = settings.folder / _ANSWERS
     answers.mkdir(parents=True, exist_ok=True)
     units = settings.units()
     waiting = [unit for unit in units if not (answers / f"{unit.name}.json").exists()]
@@ -121,14 +125,14 @@ def run(settings: PersonalSettings, progress: Progress) -> dict[str, Any]:
         answer = json.dumps({**run_unit(unit), "command": settings.command})
         write_atomically(answers / f"{unit.name}.json", answer.encode())
         progress.update(bar, advance=1)
-    return {**collect(settings.work), "left": len(waiting)}
+    return {**collect(settings.folder), "left": len(waiting)}
 
 
 def collect(work: Path) -> dict[str, Any]:
     """Return what all answers in a work folder say.
 
     Args:
-        work: See ``PersonalSettings``.
+        work: The folder of ``PersonalSettings``.
 
     Returns:
         ``records``, one per dataset, seed and method; ``paired``, tests of personal plans

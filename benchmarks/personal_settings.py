@@ -100,8 +100,6 @@ SETUPS: Mapping[str, Setup] = {
     "personal-slots": Setup(shared=0.5),
     "personal-slots-trained": Setup(shared=0.5, is_pool_trained=True),
     "personal-contrast": Setup(contrast=0.1),
-    "personal-four": Setup(kept=0.5, bits=4),
-    "global-four": Setup(kept=0.5, bits=4, plan="global"),
     "offset": Setup(multiplier=1, rival="offset", plan="none"),
     "offset-trained": Setup(multiplier=1, rival="offset", plan="none", is_pool_trained=True),
     "personal-batch": Setup(is_batch_standardised=True),
@@ -113,8 +111,8 @@ SETUPS: Mapping[str, Setup] = {
         rival="codes", plan="global", is_pool_trained=True, router_dropout=0.5
     ),
 }
-"""By name of the group. All from ``narrow-2`` on hold at most 2.95 bits per resident weight,
-and at most the bytes of a backbone without a pool at 2 bits."""
+"""By name of the group. All from ``narrow-2`` on hold 2.5 bits per resident weight, and the
+bytes of a backbone without a pool at 2 bits."""
 
 DATASETS: Mapping[str, Recipe] = {
     "ml-100k": Recipe(),
