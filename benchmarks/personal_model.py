@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -113,6 +113,25 @@ class Trained(nn.Module):
                 read = quantized(weight.detach().numpy(), self.setup.bits)
                 weight.data.copy_(torch.from_numpy(read.copy()))
                 weight.requires_grad = False
+
+    def keep_as(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a trained model that only differs in who tells users apart, and freeze it.
+
+        Args:
+            state: Of a ``Trained`` with the same backbone, slice and widths.
+        """
+        own = ("router.", "steps", "future.")
+        shared = {name: value for name, value in state.items() if not name.startswith(own)}
+        self.load_state_dict(shared, strict=False)
+        for name, value in self.named_parameters():
+            value.requires_grad = name.startswith(own)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch calls it so
+        """See ``nn.Module.train``: what is kept as it is has no dropout either."""
+        super().train(mode)
+        if self.setup.base:
+            self.sliced.eval()
+        return self
 
     def refresh(self) -> None:
         """Find the scales of weights that are trained anew."""

@@ -65,6 +65,10 @@ class PersonalSettings:
         unknown = set(self.groups) - set(SETUPS)
         if unknown or not self.groups:
             raise ConfigError(f"groups: expected some of {', '.join(SETUPS)}, got {self.groups}")
+        for group in self.groups:
+            base = SETUPS[group].base
+            if base and base not in self.groups[: self.groups.index(group)]:
+                raise ConfigError(f"groups: expected {base} before {group}, which keeps its model")
         if not self.data or self.seeds < 1:
             raise ConfigError(f"expected data and seeds, got {self}")
 

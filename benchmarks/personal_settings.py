@@ -62,6 +62,8 @@ class Setup:
         is_batch_standardised: Whether scores are standardised by the batch while training, with
             gradients, rather than by running statistics, under which a router may shrink to
             nothing.
+        base: A group whose trained model is kept as it is; only what tells users apart is then
+            trained. Empty = a float backbone, all of it trained.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -79,6 +81,7 @@ class Setup:
     router_dropout: float = 0.2
     noise: float = 0.0
     is_batch_standardised: bool = False
+    base: str = ""
 
     def __post_init__(self) -> None:
         is_known = self.plan in {"none", "global", "personal"}
@@ -109,6 +112,20 @@ SETUPS: Mapping[str, Setup] = {
     ),
     "codes-slice-trained": Setup(
         rival="codes", plan="global", is_pool_trained=True, router_dropout=0.5
+    ),
+    "offset-after": Setup(
+        rival="offset",
+        plan="global",
+        is_pool_trained=True,
+        router_dropout=0.5,
+        base="global-trained",
+    ),
+    "codes-after": Setup(
+        rival="codes",
+        plan="global",
+        is_pool_trained=True,
+        router_dropout=0.5,
+        base="global-trained",
     ),
 }
 """By name of the group. All from ``narrow-2`` on hold 2.5 bits per resident weight, and the

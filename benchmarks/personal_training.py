@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,7 @@ def train_setup(
     *,
     seed: int,
     validation: Contest,
+    base: Mapping[str, Tensor] | None = None,
 ) -> tuple[Trained, list[dict[str, float]]]:
     """Train a setup until validation NDCG@10 under one's own plan stops improving.
 
@@ -56,6 +57,7 @@ def train_setup(
         recipe: How long.
         seed: Of everything random.
         validation: Who is ranked for between epochs.
+        base: State of the trained model that a setup with a base keeps as it is.
 
     Returns:
         The best of all evaluations, that before the first epoch included, in evaluation
@@ -63,6 +65,8 @@ def train_setup(
     """
     torch.manual_seed(seed)
     trained = Trained(model, setup)
+    if base is not None:
+        trained.keep_as(base)
     run = _Run(trained, [row for row in split.train_sequences() if row.shape[0] >= 2], recipe, seed)
     course = [{"epoch": 0, "loss": 0.0, "ndcg@10": _validate(trained, validation)}]
     best, best_state, waited = course[0]["ndcg@10"], copy.deepcopy(trained.state_dict()), 0

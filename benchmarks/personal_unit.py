@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks.personal_measures import sizes, spread
 from benchmarks.personal_model import Trained
@@ -99,8 +100,19 @@ def run_unit(unit: Unit) -> dict[str, Any]:
     model = _pretrained(unit)
     validation = _contest(unit.data, "validation", unit.recipe.n_validation_users, unit.seed)
     trained, course = train_setup(
-        split, model, unit.setup, unit.recipe, seed=unit.seed, validation=validation
+        split,
+        model,
+        unit.setup,
+        unit.recipe,
+        seed=unit.seed,
+        validation=validation,
+        base=load_file(_kept(unit, unit.setup.base)) if unit.setup.base else None,
     )
+    if any(setup.base == unit.group for setup in SETUPS.values()):
+        save_file(
+            {name: value.contiguous() for name, value in trained.state_dict().items()},
+            _kept(unit, unit.group),
+        )
     found: dict[str, Any] = {"records": [], "ndcg": {}, "spread": [], "course": course}
     for method, ranks in _methods(unit, model, trained):
         found["records"].append(_record(unit, method, trained, ranks))
@@ -112,6 +124,11 @@ def run_unit(unit: Unit) -> dict[str, Any]:
             {**_identity(unit), "method": unit.group, **spread(_own(trained, z), z.numpy())}
         )
     return {**found, "unit": unit.name, "seconds": time.monotonic() - started}
+
+
+def _kept(unit: Unit, group: str) -> Path:
+    """Return where the trained model of a group lies, for those that keep it as it is."""
+    return Path(unit.work) / f"{unit.dataset}-{BACKBONE}-{unit.seed}-{group}.safetensors"
 
 
 def _methods(unit: Unit, model: SASRec, trained: Trained) -> Iterator[tuple[str, Ranks]]:
