@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ATTEMPTS", "Attempt"]
+__all__ = ["ATTEMPTS", "FINDINGS", "Attempt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,3 +142,7 @@ ATTEMPTS = (
     ),
 )
 """In the order in which they were run."""
+
+FINDINGS = """\
+Nothing yet."""
+"""What all of it means, in words."""

@@ -9,15 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.personal_attempts import ATTEMPTS, Attempt
+from benchmarks.personal_attempts import FINDINGS
 from benchmarks.personal_plots import draw_all
+from benchmarks.personal_targets import attempts_sheet, targets_sheet
 from benchmarks.planner_run import summary
 from benchmarks.sheets import Sheet
 
 __all__ = ["draw", "page", "plots", "sheets"]
 
-_FLOAT = "narrow-float"
-_ALPHA = 0.05
 _HEAD = """\
 # Personal slices: does a plan of one's own beat a shared one?
 
@@ -54,10 +53,6 @@ weight. Embeddings and norms come on top, the same for all.
 
 A slice is personal only if it beats `:shuffled`; it is worth its bytes only if it beats the best
 shared one."""
-_ATTEMPT_NOTE = """\
-Outcome: difference of NDCG@10 from a stranger's plan, and from the best shared plan of equal
-resident bytes trained the same way, in per cent of the latter; in bold where p < .05 (two-sided,
-paired by user, means over seeds first). Predictions were written before the first run."""
 _PAIRED_NOTE = """\
 Differences of NDCG@10, user by user, means over seeds first; 95 % intervals and p of a two-sided
 test over users. Above zero: the plan of one's own is better."""
@@ -65,12 +60,10 @@ _SPREAD_NOTE = """\
 `channels that differ`: share of pool channels in which two users' slices differ. `sd`: of a
 channel being on, over users. `correlation`: of the distance of two users' slices with the distance
 (1 - cosine) of what their slices were made from."""
-_TARGET_NOTE = """\
-(a) NDCG@10 of the personal plan as a share of `narrow-float`'s, to be 99 % or more. (b) It beats
-every shared plan and uniform quantization at equal resident bytes, p < .05. (c) It beats
-`:shuffled` and `:random`, p < .05. The attempt shown for a dataset is the one with the best
-**validation** NDCG@10, means over seeds, among those that were run with most seeds."""
-_SHARED = ("narrow-2", "narrow-qat-2", "global", "global-trained")
+_DEVICE_NOTE = """\
+ONNX Runtime, one thread, 20 events, 100 candidates, random weights; medians. `needed` is what the
+tables above call resident. Today a device leaves out the rows of channels that are off, but not the
+columns that read them, so a slice holds more than no pool does, and `fp32` holds everything."""
 
 
 def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
@@ -80,12 +73,14 @@ def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
         result: What ``personal_run.run`` returned.
     """
     if result["paired"]:
-        yield _attempts(result["paired"])
-        yield _targets(result)
+        yield attempts_sheet(result["paired"])
+        yield targets_sheet(result)
     for dataset in _datasets(result):
         yield _quality(dataset, [r for r in result["records"] if r["dataset"] == dataset])
     if result["paired"]:
         yield _paired(result["paired"])
+    if result.get("device"):
+        yield _device(result["device"])
     if result["spread"]:
         yield _spread(result["spread"])
 
@@ -114,15 +109,14 @@ def plots(result: Mapping[str, Any], folder: Path) -> list[str]:
     return draw_all(result, folder)
 
 
-def page(result: Mapping[str, Any], pictures: Sequence[str], verdict: str = "") -> str:
+def page(result: Mapping[str, Any], pictures: Sequence[str]) -> str:
     """Return the page, in Markdown.
 
     Args:
         result: What ``personal_run.run`` returned.
         pictures: Names of the plots beside it.
-        verdict: What all of it means, if that is known.
     """
-    lines = [_HEAD, "", *([verdict, ""] if verdict else [])]
+    lines = [_HEAD, "", "## What was found", "", FINDINGS, "", "## How to repeat it", ""]
     lines += ["```sh", *result["command"].split(" && "), "```", ""]
     for name in pictures:
         title = name.removesuffix(".png").removeprefix("personal-").replace("-", " ")
@@ -137,106 +131,6 @@ def page(result: Mapping[str, Any], pictures: Sequence[str], verdict: str = "") 
 
 def _datasets(result: Mapping[str, Any]) -> list[str]:
     return sorted({record["dataset"] for record in result["records"]})
-
-
-def _attempts(tests: Sequence[Mapping[str, Any]]) -> Sheet:
-    rows = []
-    for attempt in ATTEMPTS:
-        outcomes = [_outcome(attempt, tests, dataset) for dataset in _tested(attempt, tests)]
-        if outcomes:
-            rows.append(
-                (
-                    attempt.group,
-                    attempt.hypothesis,
-                    attempt.prediction,
-                    "; ".join(outcomes),
-                )
-            )
-    return Sheet(
-        title="What was tried",
-        columns=("attempt", "hypothesis", "prediction", "outcome"),
-        rows=tuple(rows),
-        n_text=4,
-        note=_ATTEMPT_NOTE,
-    )
-
-
-def _tested(attempt: Attempt, tests: Sequence[Mapping[str, Any]]) -> list[str]:
-    return sorted({test["dataset"] for test in tests if test["method"] == attempt.group})
-
-
-def _outcome(attempt: Attempt, tests: Sequence[Mapping[str, Any]], dataset: str) -> str:
-    parts = []
-    for label, rival in (
-        ("stranger", f"{attempt.group}:shuffled"),
-        (f"`{attempt.shared}`", attempt.shared),
-    ):
-        test = _find(tests, dataset, attempt.group, rival)
-        if test is not None:
-            text = f"{test['difference'] / test['other']:+.1%}"
-            parts.append(f"{label} {f'**{text}**' if test['p'] < _ALPHA else text}")
-    return f"{dataset}: {', '.join(parts)}"
-
-
-def _find(
-    tests: Sequence[Mapping[str, Any]], dataset: str, method: str, rival: str
-) -> Mapping[str, Any] | None:
-    for test in tests:
-        if (test["dataset"], test["method"], test["rival"]) == (dataset, method, rival):
-            return test
-    return None
-
-
-def _targets(result: Mapping[str, Any]) -> Sheet:
-    tests, rows = result["paired"], []
-    for dataset in _datasets(result):
-        method = _chosen(result, dataset)
-        if method is None:
-            continue
-        against_float = _find(tests, dataset, method, _FLOAT)
-        shared = [_find(tests, dataset, method, name) for name in _SHARED]
-        controls = [_find(tests, dataset, method, f"{method}:{name}") for name in _CONTROLS]
-        ratio = "–"
-        if against_float is not None:
-            ratio = f"{against_float['own'] / against_float['other']:.1%}"
-        n_seeds = against_float["n_seeds"] if against_float is not None else 0
-        rows.append((dataset, method, str(n_seeds), ratio, _cells(shared), _cells(controls)))
-    return Sheet(
-        title="The targets",
-        columns=("dataset", "attempt", "seeds", "(a) of float32", "(b) shared", "(c) controls"),
-        rows=tuple(rows),
-        n_text=2,
-        note=_TARGET_NOTE,
-    )
-
-
-_CONTROLS = ("shuffled", "random")
-
-
-def _cells(tests: Sequence[Mapping[str, Any] | None]) -> str:
-    return ", ".join(
-        f"{test['rival'].rpartition(':')[2]} {test['difference'] / test['other']:+.1%} "
-        f"(p = {test['p']:.2g})"
-        for test in tests
-        if test is not None
-    )
-
-
-def _chosen(result: Mapping[str, Any], dataset: str) -> str | None:
-    """Return the attempt that validates best, among those with most seeds."""
-    best: dict[str, dict[str, float]] = {}
-    for evaluation in result["sweeps"]:
-        unit, ndcg = evaluation["unit"], evaluation["ndcg@10"]
-        for attempt in ATTEMPTS:
-            seed = unit.removeprefix(f"{dataset}-sasrec-").removesuffix(f"-{attempt.group}")
-            if seed.isdigit():
-                own = best.setdefault(attempt.group, {})
-                own[seed] = max(own.get(seed, 0.0), ndcg)
-    if not best:
-        return None
-    most = max(len(own) for own in best.values())
-    means = {name: sum(own.values()) / most for name, own in best.items() if len(own) == most}
-    return max(means, key=means.__getitem__)
 
 
 def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
@@ -285,6 +179,27 @@ def _paired(tests: Sequence[Mapping[str, Any]]) -> Sheet:
         rows=rows,
         n_text=3,
         note=_PAIRED_NOTE,
+    )
+
+
+def _device(costs: Sequence[Mapping[str, Any]]) -> Sheet:
+    rows = tuple(
+        (
+            cost["case"],
+            cost["compute"],
+            f"{cost['folded_bytes']:,}",
+            f"{cost['resident_bytes']:,}",
+            f"{cost['rerank_us']:.0f}",
+            f"{cost['observe_us']:.0f}",
+        )
+        for cost in costs
+    )
+    columns = ("case", "kernels", "needed, B", "resident today, B", "rerank, us", "observe, us")
+    return Sheet(
+        title="What a slice costs on a device today",
+        columns=columns,
+        rows=rows,
+        note=_DEVICE_NOTE,
     )
 
 

@@ -24,7 +24,13 @@ pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
 if TYPE_CHECKING:
     from pocketrec_cloud.backbones.sasrec import SASRec
 
-GROUPS = ("narrow-float", "global-trained", "personal-batch-trained", "codes-slice-trained")
+GROUPS = (
+    "narrow-float",
+    "global-trained",
+    "personal-batch-trained",
+    "codes-slice-trained",
+    "offset-after",
+)
 
 
 @pytest.fixture
@@ -224,7 +230,11 @@ class TestSettings:
         options = {name for option in personal.main.params for name in option.opts}
         assert {word for word in settings.command.split() if word.startswith("--")} <= options
 
-    @pytest.mark.parametrize("wrong", [{"data": ()}, {"groups": ("magic",)}, {"seeds": 0}], ids=str)
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"data": ()}, {"groups": ("magic",)}, {"seeds": 0}, {"groups": ("offset-after",)}],
+        ids=str,
+    )
     def test_nonsense_is_refused(self, wrong: dict[str, Any]) -> None:
         """Before anything is trained."""
         with pytest.raises(ConfigError, match="expected"):
@@ -237,6 +247,56 @@ class TestSettings:
         """Whatever is wrong with it."""
         with pytest.raises(ConfigError, match="expected"):
             Setup(**wrong)
+
+
+class TestKeepAs:
+    def test_only_what_tells_users_apart_is_trained(self) -> None:
+        """And it starts with the model it keeps, whoever the user is."""
+        from benchmarks.personal_model import Trained
+
+        from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
+
+        shape = SASRecConfig(n_items=9, embedding_dim=8, window=5, ffn_multiplier=4)
+        backbone = SASRec(shape).eval()
+        base = Trained(backbone, SETUPS["global-trained"])
+        with torch.no_grad():
+            for value in base.parameters():
+                value.add_(0.1 * torch.randn_like(value))
+        base.refresh()
+        after = Trained(backbone, SETUPS["offset-after"])
+        after.keep_as(base.state_dict())
+        items = torch.tensor([[1, 2, 3]])
+        expected, found = (
+            model.eval().scorer([items[0].numpy()], torch.randn(1, 24))(np.array([0]))
+            for model in (base, after.train())
+        )
+
+        assert torch.equal(found, expected)
+        trained = {name for name, value in after.named_parameters() if value.requires_grad}
+        assert all(name.startswith(("router.", "steps", "future.")) for name in trained)
+
+
+class TestFoldedBytes:
+    def test_by_hand(self) -> None:
+        """Of a pool of 256 the columns of 64 are needed: as much as without a pool."""
+        from benchmarks.personal_device import SHAPE, _plan
+        from benchmarks.personal_measures import folded_bytes
+
+        from pocketrec_quantization.backbone import BackboneConfig, coded_layers
+        from pocketrec_quantization.testing import tiny_plan
+
+        config = BackboneConfig(
+            kind="sasrec",
+            embedding_dim=SHAPE.d,
+            n_blocks=SHAPE.blocks,
+            n_heads=2,
+            window=SHAPE.window,
+            ffn_multiplier=4,
+        )
+        plan = tiny_plan(tuple(coded_layers(config)), bytes(32))
+
+        assert folded_bytes(_plan(plan, 64)) == 15_360
+        assert folded_bytes(_plan(plan, 0)) == 15_360 + 2 * 192 * (64 * 2 // 8 + 4 + 64 * 2 // 8)
 
 
 class TestPairedTests:
@@ -281,7 +341,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(data: Path, tmp_path_factory: pytest.TempPathFactory) -> PersonalSettings:
-    """One seed of four groups."""
+    """One seed of five groups."""
     return PersonalSettings(
         data=(data,), groups=GROUPS, work=tmp_path_factory.mktemp("work"), max_epochs=1
     )
@@ -298,7 +358,7 @@ class TestRun:
         """One's own, a stranger's, a random one and the mean, in the records of ``planner``."""
         methods = {record["method"] for record in result["records"]}
 
-        for group in ("personal-batch-trained", "codes-slice-trained"):
+        for group in GROUPS[2:]:
             controls = {f"{group}:{name}" for name in ("shuffled", "random", "mean")}
             assert controls | {group} <= methods
         assert all(0 <= record["ndcg@10"] <= 1 for record in result["records"])
