@@ -28,6 +28,7 @@ from pocketrec.files import write_atomically
 __all__ = ["PersonalSettings", "collect", "paired_tests", "run"]
 
 _ANSWERS = "answers"
+_BEST_SHARED = "global-trained"
 _SHARED = (
     "narrow-float",
     "narrow-float-start",
@@ -165,7 +166,7 @@ def collect(work: Path) -> dict[str, Any]:
 
 
 def paired_tests(answers: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Compare personal plans with each rival, user by user.
+    """Compare personal plans, and the best shared one, with each rival, user by user.
 
     A user's difference is the mean over the seeds that have both; the test is whether its
     mean over users is zero.
@@ -186,9 +187,11 @@ def paired_tests(answers: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any
             key = (record["dataset"], record["backbone"])
             found[key][record["method"]][record["seed"]] = answer["ndcg"][record["method"]]
     for (dataset, backbone), methods in sorted(found.items()):
-        for method in sorted({name.partition(":")[0] for name in methods if ":" in name}):
+        own = {name.partition(":")[0] for name in methods if ":" in name}
+        for method in sorted(own | (methods.keys() & {_BEST_SHARED})):
             controls = [name for name in methods if name.startswith(f"{method}:")]
-            rivals = (*controls, *_SHARED, *_cousins(method, methods))
+            shared = [name for name in _SHARED if name != method]
+            rivals = (*controls, *shared, *_cousins(method, methods))
             for rival in dict.fromkeys(rivals):
                 seeds = sorted(methods[method].keys() & methods.get(rival, {}).keys())
                 if seeds:
@@ -207,7 +210,7 @@ def paired_tests(answers: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any
 
 def _cousins(method: str, methods: Mapping[str, object]) -> tuple[str, ...]:
     """Return the other ways to personalise, which a slice is compared with as well."""
-    if method.startswith("offset"):
+    if method.startswith("offset") or method == _BEST_SHARED:
         return ()
     others = {"offset", "offset-trained", "personal"} - {method}
     return tuple(name for name in methods if name in others)

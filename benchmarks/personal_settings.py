@@ -107,6 +107,13 @@ SETUPS: Mapping[str, Setup] = {
     "offset-trained": Setup(multiplier=1, rival="offset", plan="none", is_pool_trained=True),
     "personal-batch": Setup(is_batch_standardised=True),
     "personal-batch-trained": Setup(is_batch_standardised=True, is_pool_trained=True),
+    "personal-regular-trained": Setup(
+        is_batch_standardised=True,
+        is_pool_trained=True,
+        shared=0.5,
+        hidden=16,
+        router_dropout=0.5,
+    ),
     "offset-slice-trained": Setup(
         rival="offset", plan="global", is_pool_trained=True, router_dropout=0.5
     ),
