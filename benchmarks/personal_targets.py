@@ -18,7 +18,8 @@ _SHARED = ("narrow-2", "narrow-qat-2", "global", "global-trained")
 _ATTEMPT_NOTE = """\
 Outcome: difference of NDCG@10 from a stranger's plan, and from the best shared plan of equal
 resident bytes trained the same way, in per cent of the latter; in bold where p < .05 (two-sided,
-paired by user, means over seeds first). Predictions were written before the first run."""
+paired by user, means over seeds first). Predictions were written before an attempt's first
+run."""
 _TARGET_NOTE = """\
 (a) NDCG@10 of the personal plan as a share of `narrow-float`'s, to be 99 % or more. (b) It beats
 every shared plan and uniform quantization at equal resident bytes, p < .05. (c) It beats
