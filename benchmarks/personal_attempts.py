@@ -160,29 +160,31 @@ FINDINGS = """\
 **No personal plan beats the best shared one so far.** MovieLens-1M, one seed:
 
 * Personal slices are personal, and worth nothing that could be measured. Forced to differ
-  (`personal-batch-trained`, 27 % of channels), one's own beats a stranger's by 5.4 % (p = .0001) and
-  a random one by 9 %. But the channels used most, given to everybody (`:mean`), do as well (own
-  +0.3 %, p = .78), and so does a slice that was shared from the start (`global-trained`: own -0.9 %,
-  p = .40). Training loss is lower than that of all other slices, validation is not better.
-* Where it can, a router makes its slices equal: without gradients through the standardisation, 1 %
-  of channels differ between users after training.
-* A pool is worth having all the same. The best shared slice, trained under quantization, beats the
-  backbone without a pool at the same 2.5 bits and 15,360 bytes by 2.8 % (p = .02), and has 98.5 % of
-  float32.
+  (`personal-batch-trained`, 27 % of channels), one's own beats a stranger's by 5.4 % (p = .0001)
+  and a random one by 9 %. But the channels used most, given to everybody (`:mean`), do as well
+  (own +0.3 %, p = .78), and so does a slice that was shared from the start (`global-trained`: own
+  -0.9 %, p = .40). Training loss is lower than that of all other slices, validation is not
+  better.
+* Where it can, a router makes its slices equal: without gradients through the standardisation, 1
+  % of channels differ between users after training.
+* A pool is worth having all the same. The best shared slice, trained under quantization, beats
+  the backbone without a pool at the same 2.5 bits and 15,360 bytes by 2.8 % (p = .02), and has
+  98.5 % of float32.
 * The best that knows the user is the rival: a generated vector of 136 bytes beside that shared
-  slice, trained last (`offset-after`). It has 99.1 % of float32, and beats uniform quantization by
-  3.5 % (p = .004), a stranger's by 2.4 % (p = .002) and a random one by 1.6 % (p = .02): targets (a)
-  and (c), with up to 60 epochs more than its rivals had. It does not beat the shared slice alone
-  (+0.7 %, p = .25), nor the average vector (+0.9 %, p = .23): target (b) is missed.
-* Without a pool, that vector is 3.4 % above uniform quantization on test (p = .0008), and level with
-  it on validation: one seed is not enough to say what a history beyond the window is worth.
+  slice, trained last (`offset-after`). It has 99.1 % of float32, and beats uniform quantization
+  by 3.5 % (p = .004), a stranger's by 2.4 % (p = .002) and a random one by 1.6 % (p = .02):
+  targets (a) and (c), with up to 60 epochs more than its rivals had. It does not beat the shared
+  slice alone (+0.7 %, p = .25), nor the average vector (+0.9 %, p = .23): target (b) is missed.
+* Without a pool, that vector is 3.4 % above uniform quantization on test (p = .0008), and level
+  with it on validation: one seed is not enough to say what a history beyond the window is worth.
 
-MovieLens-100K tells nothing apart: its intervals are 10 % wide, and no attempt beat a stranger's plan.
-Of the predictions, the gap to strangers came true for `personal-batch-trained`; that slices, or
-vectors beside a slice, would pass the best shared slice did not come true anywhere.
+MovieLens-100K tells nothing apart: its intervals are 10 % wide, and no attempt beat a stranger's
+plan. Of the predictions, the gap to strangers came true for `personal-batch-trained`, and that
+`personal` would be level with `global`; that slices, or vectors beside a slice, would pass the
+best shared slice did not come true anywhere.
 
 Tried and dropped: weights that are not averaged (the epoch chosen was luck), a contrastive term
-(nothing on MovieLens-100K). Not run: Beauty, CDs, Yelp, Caser, a second seed of MovieLens-1M, mixed
-populations, low-rank adapters, `personal-regular-trained`, `codes-after`. Vectors count as int8 and
-were measured in float32."""
+(nothing on MovieLens-100K). Not run: Beauty, CDs, Yelp, Caser, a second seed of MovieLens-1M,
+mixed populations, low-rank adapters, `personal-regular-trained`, `codes-after`. Vectors count as
+int8 and were measured in float32."""
 """What all of it means, in words."""
