@@ -51,7 +51,12 @@ _CREATED_AT_S = 1_700_000_000
 
 
 def write_seeded_bundle(
-    folder: Path, shape: Shape, *, seed: int = 0, has_extractor: bool = False
+    folder: Path,
+    shape: Shape,
+    *,
+    seed: int = 0,
+    has_extractor: bool = False,
+    ffn_multiplier: int = 1,
 ) -> BundleFolder:
     """Write a bundle that devices accept; its default plan has random codes.
 
@@ -61,6 +66,7 @@ def write_seeded_bundle(
         seed: Of weights, items and the plan.
         has_extractor: Whether devices can make user embeddings, which a personal planner
             needs; its weights are as random.
+        ffn_multiplier: Width of the feed-forward layers as a multiple of D.
     """
     from pocketrec_cloud.onnx_graphs import write_graphs
 
@@ -71,7 +77,7 @@ def write_seeded_bundle(
         n_blocks=shape.blocks,
         n_heads=shape.n_heads,
         window=shape.window,
-        ffn_multiplier=1,
+        ffn_multiplier=ffn_multiplier,
     )
     rng = np.random.default_rng(seed)
     frozen = _frozen(config, rng)

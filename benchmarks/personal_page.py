@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows what ``personal`` measured: tables on a terminal, a page with plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.personal_attempts import FINDINGS
+from benchmarks.personal_plots import draw_all
+from benchmarks.personal_targets import attempts_sheet, targets_sheet
+from benchmarks.planner_run import summary
+from benchmarks.sheets import Sheet
+
+__all__ = ["draw", "page", "plots", "sheets"]
+
+_HEAD = """\
+# Personal slices: does a plan of one's own beat a shared one?
+
+A SASRec (D = 64, two blocks) whose feed-forward layers hold a **pool** of 256 channels each. A
+plan switches on a **slice** of 64; the others have tier 0: they compute nothing and need not be
+resident. The re-ranker reads the last 20 events; a plan is made from up to 200, as three decayed
+means of item embeddings (half-lives of 8, 32 and 128 events) through a small network, whose scores
+are standardised per channel against the population.
+
+NDCG@10 by full ranking of the test target among all items the user has not seen, ties broken at
+random. The epoch of every training was chosen on validation. A first round on MovieLens-100K, one
+seed, was thrown away: without averaged weights the chosen epoch was luck. No number was tuned after
+that. Every training starts from a float backbone that was stopped early on validation, and goes on
+under the same recipe: the same batches, epochs at most, and rule to stop.
+
+*Resident* is what a device multiplies by while it ranks, scales included: with the rows of channels
+that are off, the columns that would read them are away too, since what such a channel leaves is
+a constant that goes into the next bias. All methods but the float ones hold 15,360 bytes of coded
+weights, which is what the backbone without a pool (`narrow`) holds at 2 bits: 2.5 bits per resident
+weight. Embeddings and norms come on top, the same for all.
+
+| name | what it is |
+| --- | --- |
+| `narrow-float` | float32 without a pool, trained on like all others; `-start`: before that |
+| `wide-float` | float32 with the whole pool, which no method can hold in its bytes |
+| `narrow-2` | uniform 2 bits without a pool, coded matrices frozen, all else trained |
+| `narrow-qat-2` | the same, trained under quantization, coded matrices too |
+| `global`, `global-trained` | the best slice for everybody: learned, matrices frozen or trained |
+| `personal`... | a slice for each user, see the attempts |
+| `:shuffled` | the same trained model with a stranger's slice |
+| `:random`, `:mean` | with a random slice of the same size; with the channels used most |
+| `offset`... | the rival: one generated vector per user and block instead of a slice |
+| `offset-slice-trained` | that vector, and the best slice for everybody |
+| `codes-slice-trained` | the same in 2 bits per number: a plan for bias rows |
+
+A slice is personal only if it beats `:shuffled`; it is worth its bytes only if it beats the best
+shared one."""
+_PAIRED_NOTE = """\
+Differences of NDCG@10, user by user, means over seeds first; 95 % intervals and p of a two-sided
+test over users. Above zero: the plan of one's own is better."""
+_SPREAD_NOTE = """\
+`channels that differ`: share of pool channels in which two users' slices differ. `sd`: of a
+channel being on, over users. `correlation`: of the distance of two users' slices with the distance
+(1 - cosine) of what their slices were made from."""
+_DEVICE_NOTE = """\
+ONNX Runtime, one thread, 20 events, 100 candidates, random weights; medians. `needed` is what the
+tables above call resident. Today a device leaves out the rows of channels that are off, but not the
+columns that read them, so a slice holds more than no pool does, and `fp32` holds everything."""
+
+
+def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
+    """Yield the tables of a result.
+
+    Args:
+        result: What ``personal_run.run`` returned.
+    """
+    if result["paired"]:
+        yield attempts_sheet(result["paired"])
+        yield targets_sheet(result)
+    for dataset in _datasets(result):
+        yield _quality(dataset, [r for r in result["records"] if r["dataset"] == dataset])
+    if result["paired"]:
+        yield _paired(result["paired"])
+    if result.get("device"):
+        yield _device(result["device"])
+    if result["spread"]:
+        yield _spread(result["spread"])
+
+
+def draw(console: Console, result: Mapping[str, Any]) -> None:
+    """Draw the tables on a terminal.
+
+    Args:
+        console: Where to.
+        result: What ``personal_run.run`` returned.
+    """
+    for sheet in sheets(result):
+        sheet.draw(console)
+
+
+def plots(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """Draw the plots beside the page.
+
+    Args:
+        result: What ``personal_run.run`` returned.
+        folder: Where to.
+
+    Returns:
+        Names of the pictures, in order.
+    """
+    return draw_all(result, folder)
+
+
+def page(result: Mapping[str, Any], pictures: Sequence[str]) -> str:
+    """Return the page, in Markdown.
+
+    Args:
+        result: What ``personal_run.run`` returned.
+        pictures: Names of the plots beside it.
+    """
+    lines = [_HEAD, "", "## What was found", "", FINDINGS, "", "## How to repeat it", ""]
+    lines += ["```sh", *result["command"].split(" && "), "```", ""]
+    for name in pictures:
+        title = name.removesuffix(".png").removeprefix("personal-").replace("-", " ")
+        lines += [f"![{title}]({name})", ""]
+    for sheet in sheets(result):
+        lines += sheet.markdown()
+    environment = ", ".join(f"{key} {value}" for key, value in result["environment"].items())
+    hours = result["training_seconds"] / 3600
+    lines += [f"{hours:.1f} hours on one core. Collected {result['date']} with {environment}.", ""]
+    return "\n".join(lines)
+
+
+def _datasets(result: Mapping[str, Any]) -> list[str]:
+    return sorted({record["dataset"] for record in result["records"]})
+
+
+def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
+    rows = []
+    for method in sorted({record["method"] for record in records}):
+        own = [record for record in records if record["method"] == method]
+        ndcg, spread, n_seeds = summary(own, "ndcg@10")
+        rows.append(
+            (
+                method,
+                f"{summary(own, 'effective_bits')[0]:.2f}",
+                f"{ndcg:.4f} ± {spread:.4f}",
+                f"{summary(own, 'hr@10')[0]:.4f}",
+                f"{summary(own, 'ndcg@10_1:99')[0]:.4f}",
+                f"{own[0]['plan_bytes']:,}",
+                f"{own[0]['resident_bytes']:,}",
+                f"{own[0]['model_bytes'] / 1e3:,.0f}",
+                str(n_seeds),
+            )
+        )
+    columns = ("method", "effective bits", "NDCG@10", "HR@10", "NDCG@10, 1:99", "plan, B")
+    return Sheet(
+        title=f"{dataset}, sasrec, window {records[0]['window']}",
+        columns=(*columns, "resident, B", "model, kB", "seeds"),
+        rows=tuple(rows),
+        n_text=1,
+    )
+
+
+def _paired(tests: Sequence[Mapping[str, Any]]) -> Sheet:
+    rows = tuple(
+        (
+            test["dataset"],
+            test["method"],
+            test["rival"],
+            f"{test['difference']:+.4f}",
+            f"{test['low']:+.4f} to {test['high']:+.4f}",
+            f"{test['p']:.2g}",
+            str(test["n_seeds"]),
+        )
+        for test in tests
+    )
+    return Sheet(
+        title="Plans of one's own against each rival",
+        columns=("dataset", "method", "against", "difference", "95 % interval", "p", "seeds"),
+        rows=rows,
+        n_text=3,
+        note=_PAIRED_NOTE,
+    )
+
+
+def _device(costs: Sequence[Mapping[str, Any]]) -> Sheet:
+    rows = tuple(
+        (
+            cost["case"],
+            cost["compute"],
+            f"{cost['folded_bytes']:,}",
+            f"{cost['resident_bytes']:,}",
+            f"{cost['rerank_us']:.0f}",
+            f"{cost['observe_us']:.0f}",
+        )
+        for cost in costs
+    )
+    columns = ("case", "kernels", "needed, B", "resident today, B", "rerank, us", "observe, us")
+    return Sheet(
+        title="What a slice costs on a device today",
+        columns=columns,
+        rows=rows,
+        note=_DEVICE_NOTE,
+    )
+
+
+def _spread(spreads: Sequence[Mapping[str, Any]]) -> Sheet:
+    rows = []
+    for key in sorted({(spread["dataset"], spread["method"]) for spread in spreads}):
+        own = [spread for spread in spreads if (spread["dataset"], spread["method"]) == key]
+        rows.append(
+            (
+                *key,
+                f"{summary(own, 'channels_that_differ')[0]:.1%}",
+                f"{summary(own, 'width_std')[0]:.2f}",
+                f"{summary(own, 'distinct_plans')[0]:.1%}",
+                f"{summary(own, 'correlation')[0]:.2f}",
+            )
+        )
+    return Sheet(
+        title="How slices differ between users",
+        columns=("dataset", "method", "channels that differ", "sd", "distinct", "correlation"),
+        rows=tuple(rows),
+        note=_SPREAD_NOTE,
+    )

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs ``personal``: which units there are, one after the other, each once."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from benchmarks.environment import read_environment
+from benchmarks.personal_device import DEVICE_FILE
+from benchmarks.personal_settings import SETUPS
+from benchmarks.personal_unit import Unit, run_unit
+from benchmarks.planner_settings import dataset_name
+from pocketrec.errors import ConfigError
+from pocketrec.files import write_atomically
+
+__all__ = ["PersonalSettings", "collect", "paired_tests", "run"]
+
+_ANSWERS = "answers"
+_BEST_SHARED = "global-trained"
+_SHARED = (
+    "narrow-float",
+    "narrow-float-start",
+    "wide-float",
+    "narrow-2",
+    "narrow-qat-2",
+    "global",
+    "global-trained",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonalSettings:
+    """What to fill the table with.
+
+    Attributes:
+        data: Files of interactions; each is called after its folder.
+        groups: Of ``SETUPS``.
+        seeds: How many, from 0.
+        work: Folder for checkpoints and answers; the next run goes on there.
+        stop_after_s: No unit is begun after so many seconds; None = no limit.
+        max_epochs: Of every training, for trials; 0 = each recipe's.
+
+    Raises:
+        ConfigError: A group is unknown, or there is nothing to do.
+    """
+
+    data: tuple[Path, ...]
+    groups: tuple[str, ...] = tuple(SETUPS)
+    seeds: int = 1
+    work: Path = Path("work/personal")
+    stop_after_s: float | None = None
+    max_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = set(self.groups) - set(SETUPS)
+        if unknown or not self.groups:
+            raise ConfigError(f"groups: expected some of {', '.join(SETUPS)}, got {self.groups}")
+        for group in self.groups:
+            base = SETUPS[group].base
+            if base and base not in self.groups[: self.groups.index(group)]:
+                raise ConfigError(f"groups: expected {base} before {group}, which keeps its model")
+        if not self.data or self.seeds < 1:
+            raise ConfigError(f"expected data and seeds, got {self}")
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and answers lie; those of trials are kept apart."""
+        return self.work / f"epochs-{self.max_epochs}" if self.max_epochs else self.work
+
+    @property
+    def command(self) -> str:
+        """How to run it, with files as ``folder/name``."""
+        words = ["python", "-m", "benchmarks.personal"]
+        for path in self.data:
+            words += ["--data", f"{dataset_name(path)}/{path.name}"]
+        words += ["--seeds", str(self.seeds)]
+        if self.groups != tuple(SETUPS):
+            words += ["--groups", ",".join(self.groups)]
+        if self.max_epochs:
+            words += ["--max-epochs", str(self.max_epochs)]
+        return shlex.join(words)
+
+    def units(self) -> list[Unit]:
+        """Return all units; seed by seed, so that an interrupted table is even."""
+        return [
+            Unit(
+                data=str(path),
+                dataset=dataset_name(path),
+                seed=seed,
+                group=group,
+                work=str(self.folder),
+                max_epochs=self.max_epochs,
+            )
+            for path in self.data
+            for seed in range(self.seeds)
+            for group in self.groups
+        ]
+
+
+def run(settings: PersonalSettings, progress: Progress) -> dict[str, Any]:
+    """Do what has not been done, and return the table so far.
+
+    Args:
+        settings: What to fill it with.
+        progress: Where to show how far it is.
+
+    Returns:
+        See ``collect``.
+    """
+    answers = settings.folder / _ANSWERS
+    answers.mkdir(parents=True, exist_ok=True)
+    units = settings.units()
+    waiting = [unit for unit in units if not (answers / f"{unit.name}.json").exists()]
+    bar = progress.add_task("units", total=len(units), completed=len(units) - len(waiting))
+    started = time.monotonic()
+    while waiting and time.monotonic() - started < (settings.stop_after_s or math.inf):
+        unit = waiting.pop(0)
+        progress.update(bar, description=unit.name)
+        answer = json.dumps({**run_unit(unit), "command": settings.command})
+        write_atomically(answers / f"{unit.name}.json", answer.encode())
+        progress.update(bar, advance=1)
+    return {**collect(settings.folder), "left": len(waiting)}
+
+
+def collect(work: Path) -> dict[str, Any]:
+    """Return what all answers in a work folder say.
+
+    Args:
+        work: The folder of ``PersonalSettings``.
+
+    Returns:
+        ``records``, one per dataset, seed and method; ``paired``, tests of personal plans
+        against each rival; ``sweeps``, the course of every training; ``spread``;
+        ``device``, what ``personal_device`` measured.
+    """
+    device = work / DEVICE_FILE
+    paths = sorted((work / _ANSWERS).glob("*.json"))
+    answers = [json.loads(path.read_text()) for path in paths]
+    return {
+        "command": " && ".join(dict.fromkeys(answer["command"] for answer in answers)),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": read_environment(),
+        "records": [record for answer in answers for record in answer["records"]],
+        "paired": list(paired_tests(answers)),
+        "sweeps": [
+            {"unit": answer["unit"], **evaluation}
+            for answer in answers
+            for evaluation in answer["course"]
+        ],
+        "spread": [spread for answer in answers for spread in answer["spread"]],
+        "training_seconds": sum(answer["seconds"] for answer in answers),
+        "device": json.loads(device.read_text()) if device.exists() else [],
+    }
+
+
+def paired_tests(answers: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Compare personal plans, and the best shared one, with each rival, user by user.
+
+    A user's difference is the mean over the seeds that have both; the test is whether its
+    mean over users is zero.
+
+    Args:
+        answers: Of ``run_unit``.
+
+    Yields:
+        ``dataset``, ``backbone``, ``method``, ``rival``, ``n_seeds``, ``n_users``;
+        ``difference`` of NDCG@10, its 95 % interval ``low`` and ``high``, ``p``, and
+        ``own`` and ``other``, the two means.
+    """
+    found: dict[tuple[str, str], dict[str, dict[int, list[float]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for answer in answers:
+        for record in answer["records"]:
+            key = (record["dataset"], record["backbone"])
+            found[key][record["method"]][record["seed"]] = answer["ndcg"][record["method"]]
+    for (dataset, backbone), methods in sorted(found.items()):
+        own = {name.partition(":")[0] for name in methods if ":" in name}
+        for method in sorted(own | (methods.keys() & {_BEST_SHARED})):
+            controls = [name for name in methods if name.startswith(f"{method}:")]
+            shared = [name for name in _SHARED if name != method]
+            rivals = (*controls, *shared, *_cousins(method, methods))
+            for rival in dict.fromkeys(rivals):
+                seeds = sorted(methods[method].keys() & methods.get(rival, {}).keys())
+                if seeds:
+                    yield {
+                        "dataset": dataset,
+                        "backbone": backbone,
+                        "method": method,
+                        "rival": rival,
+                        "n_seeds": len(seeds),
+                        **_test(
+                            np.mean([methods[method][seed] for seed in seeds], axis=0),
+                            np.mean([methods[rival][seed] for seed in seeds], axis=0),
+                        ),
+                    }
+
+
+def _cousins(method: str, methods: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the other ways to personalise, which a slice is compared with as well."""
+    if method.startswith("offset") or method == _BEST_SHARED:
+        return ()
+    others = {"offset", "offset-trained", "personal"} - {method}
+    return tuple(name for name in methods if name in others)
+
+
+def _test(own: np.ndarray[Any, Any], rival: np.ndarray[Any, Any]) -> dict[str, float]:
+    differences = own - rival
+    mean, n_users = float(differences.mean()), differences.size
+    error = float(differences.std(ddof=1)) / math.sqrt(n_users)
+    z = abs(mean) / error if error else 0.0
+    return {
+        "n_users": n_users,
+        "own": float(own.mean()),
+        "other": float(rival.mean()),
+        "difference": mean,
+        "low": mean - 1.96 * error,
+        "high": mean + 1.96 * error,
+        "p": math.erfc(z / math.sqrt(2)),
+    }
