@@ -29,6 +29,7 @@ __all__ = ["SUITES", "CodebookSettings", "paired_tests", "run"]
 SUITES = ("lightgcn", "mf")
 _LIBRARIES = ("scipy", "scikit-network", "scikit-learn", "faiss-cpu", "numba")
 _OURS = (
+    "residual-trained",
     "k-means-trained",
     "k-means-quarter-trained",
     "ours-u-warm",

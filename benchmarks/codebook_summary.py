@@ -25,6 +25,7 @@ class Row:
         values: By metric, shares from 0 to 1.
         spreads: Standard deviation over seeds by metric; 0 with one seed.
         seeds: How many.
+        epochs: Of training; 0 where there was none.
         seconds: Of training.
         largest: Share of all users that the row with most users has.
     """
@@ -36,6 +37,7 @@ class Row:
     values: Mapping[str, float]
     spreads: Mapping[str, float]
     seeds: int
+    epochs: float
     seconds: float
     largest: float
 
@@ -109,6 +111,7 @@ def _row(method: str, bits: int, records: Sequence[Mapping[str, Any]]) -> Row:
         values={name: mean(name) for name in METRICS},
         spreads={name: _spread([record[name] for record in records]) for name in METRICS},
         seeds=len(records),
+        epochs=mean("epochs"),
         seconds=mean("seconds"),
         largest=statistics.fmean(_largest(record["sizes"]["users"]) for record in records),
     )

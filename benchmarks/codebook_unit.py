@@ -131,6 +131,7 @@ def run_unit(
             "bytes": design.users.embedding_bytes(bits) + design.items.embedding_bytes(bits),
             **_quality(unit, model, split, settings.work, bits),
             "epochs": n_epochs,
+            "max_epochs": settings.config.max_epochs,
             "seconds": seconds,
             "clustering_seconds": clustering_s,
             "sizes": {"users": _sizes(design.users.rows), "items": _sizes(design.items.rows)},

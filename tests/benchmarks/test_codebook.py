@@ -27,8 +27,8 @@ def record(method: str, bits: int, seed: int, n_bytes: int, recall: float) -> di
     """Return a record as in a result file."""
     metrics = {f"{name}@{k}": recall for name in ("recall", "ndcg") for k in (10, 20, 50)}
     names = {"suite": "lightgcn", "dataset": "d", "method": method, "seed": seed, "row_bits": bits}
-    facts = {"rows": 10, "bytes": n_bytes, "seconds": 1.0, "sizes": {"users": {"1": 6, "2": 2}}}
-    return names | facts | metrics
+    facts = {"rows": 10, "bytes": n_bytes, "sizes": {"users": {"1": 6, "2": 2}}}
+    return names | facts | metrics | {"epochs": 10, "seconds": 1.0}
 
 
 class TestClusters:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,16 +18,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TripletSampler", "bpr_loss"]
+__all__ = ["TripletSampler", "bpr_loss", "squared_norm"]
 
 
-def bpr_loss(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+def bpr_loss(vectors: Tensor, nodes: NDArray[np.int64]) -> Tensor:
     """Return the mean of -log sigmoid(positive score - negative score).
 
     Args:
-        users: (B, D) float32.
-        positives: (B, D) float32, items that these users met.
-        negatives: (B, D) float32, items that they did not.
+        vectors: (N, D) float32, contiguous.
+        nodes: (3, B) int64, rows of users, of items that they met, and of items that they did
+            not.
 
     Returns:
         () float32.
@@ -33,7 +35,76 @@ def bpr_loss(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
     Source:
         Rendle et al. 2009, section 4.1.
     """
-    return functional.softplus((users * (negatives - positives)).sum(-1)).mean()
+    gaps: Tensor = _Gaps.apply(vectors, nodes)  # type: ignore[no-untyped-call]
+    return functional.softplus(gaps).mean()
+
+
+def squared_norm(vectors: Tensor, nodes: NDArray[np.int64]) -> Tensor:
+    """Return the squared norm of the vectors of a batch, over its triplets.
+
+    Args:
+        vectors: (N, D) float32.
+        nodes: (3, B) int64; who occurs twice counts twice.
+
+    Returns:
+        () float32.
+    """
+    counts = np.bincount(nodes.ravel(), minlength=vectors.shape[0])
+    shares = torch.from_numpy((counts / nodes.shape[1]).astype(np.float32))
+    total: Tensor = vectors.square().sum(1) @ shares
+    return total
+
+
+class _Gaps(torch.autograd.Function):
+    """Negative minus positive scores, without a copy of the vectors of a batch."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, nodes: NDArray[np.int64]) -> Tensor:
+        ctx.nodes = nodes
+        ctx.save_for_backward(vectors)
+        return torch.from_numpy(_kernels()[0](vectors.detach().numpy(), nodes))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (vectors,) = ctx.saved_tensors
+        found = _kernels()[1](vectors.numpy(), ctx.nodes, gradients[0].contiguous().numpy())
+        return torch.from_numpy(found), None
+
+
+@cache
+def _kernels() -> tuple[Any, Any]:
+    """Compile them; the order of additions may be any."""
+    import numba
+
+    compiled = numba.njit(nogil=True, fastmath={"reassoc", "contract"})
+    return compiled(_gaps), compiled(_gradient)
+
+
+def _gaps(vectors: Any, nodes: Any) -> Any:
+    """Return u (n - p) for each triplet of rows (u, p, n)."""
+    found = np.empty(nodes.shape[1], vectors.dtype)
+    for place in range(nodes.shape[1]):
+        user, positive = vectors[nodes[0, place]], vectors[nodes[1, place]]
+        negative = vectors[nodes[2, place]]
+        total = vectors.dtype.type(0)
+        for column in range(vectors.shape[1]):
+            total += user[column] * (negative[column] - positive[column])
+        found[place] = total
+    return found
+
+
+def _gradient(vectors: Any, nodes: Any, outer: Any) -> Any:
+    """Return the gradient by the vectors, of that by the gaps."""
+    found = np.zeros_like(vectors)
+    for place in range(nodes.shape[1]):
+        user, positive, negative = nodes[0, place], nodes[1, place], nodes[2, place]
+        factor = outer[place]
+        for column in range(vectors.shape[1]):
+            step = factor * vectors[user, column]
+            found[user, column] += factor * (vectors[negative, column] - vectors[positive, column])
+            found[positive, column] -= step
+            found[negative, column] += step
+    return found
 
 
 class TripletSampler:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pocketrec.errors import ConfigError
-from pocketrec_cloud.collaborative.bpr import TripletSampler, bpr_loss
+from pocketrec_cloud.collaborative.bpr import TripletSampler, bpr_loss, squared_norm
 from pocketrec_cloud.collaborative.ranking import rank_relevant
 
 if TYPE_CHECKING:
@@ -157,16 +157,12 @@ def _one_epoch(
     losses = []
     for triplet in sampler.epoch(rng, config.batch_size):
         users, positives, negatives = triplet
-        nodes = np.concatenate([users, positives + model.n_users, negatives + model.n_users])
-        chosen = torch.from_numpy(nodes)
+        nodes = np.stack([users, positives + model.n_users, negatives + model.n_users])
         final, own = model()
-        # One selection for all three: its gradient is scattered once.
-        parts = final.index_select(0, chosen).view(3, users.size, -1)
-        loss = bpr_loss(*parts.unbind())
+        loss = bpr_loss(final, nodes)
         losses.append(float(loss.detach()))
         if config.decay:
-            norm = own.index_select(0, chosen).square().sum() / users.size
-            loss = loss + config.decay / 2 * norm
+            loss = loss + config.decay / 2 * squared_norm(own, nodes)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -9,32 +9,54 @@ import torch
 from tests.cloud.collaborative.graphs import blocks, matrix
 
 from pocketrec.errors import ConfigError
-from pocketrec_cloud.collaborative.bpr import TripletSampler, bpr_loss
+from pocketrec_cloud.collaborative.bpr import TripletSampler, bpr_loss, squared_norm
+
+_TRIPLET = np.array([[0], [1], [2]])
 
 
 class TestLoss:
     def test_equal_scores_cost_log_two(self) -> None:
         """A coin's toss."""
-        one = torch.ones(3, 2)
-
-        assert float(bpr_loss(one, one, one)) == pytest.approx(math.log(2))
+        assert float(bpr_loss(torch.ones(3, 2), _TRIPLET)) == pytest.approx(math.log(2))
 
     def test_gradient_of_the_user_is_the_difference_weighted(self) -> None:
         """d/du = -sigmoid(-(s+ - s-)) (p - n), divided by the batch."""
-        user = torch.tensor([[1.0, 2.0]], requires_grad=True)
-        positive, negative = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, -1.0]])
+        vectors = torch.tensor([[1.0, 2.0], [0.5, 0.0], [0.0, -1.0]], requires_grad=True)
 
-        torch.autograd.backward(bpr_loss(user, positive, negative))
+        torch.autograd.backward(bpr_loss(vectors, _TRIPLET))
 
         share = 1 / (1 + math.exp(0.5 + 2.0))
-        assert user.grad is not None
-        assert user.grad.numpy() == pytest.approx(-share * np.array([[0.5, 1.0]]))
+        assert vectors.grad is not None
+        assert vectors.grad[0].numpy() == pytest.approx(-share * np.array([0.5, 1.0]))
+
+    def test_gradient_is_that_of_the_formula(self) -> None:
+        """Also where a user, an item or a vector occurs more than once in a batch."""
+        nodes = np.random.default_rng(0).integers(0, 6, (3, 40))
+        vectors = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        users, positives, negatives = (vectors[torch.from_numpy(each)] for each in nodes)
+        gaps = (users * (negatives - positives)).sum(-1)
+        expected = torch.nn.functional.softplus(gaps).mean()
+
+        found = bpr_loss(vectors, nodes)
+
+        assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+        mine, theirs = (torch.autograd.grad(loss, vectors)[0] for loss in (found, expected))
+        assert torch.allclose(mine, theirs, atol=1e-6)
 
     def test_large_differences_stay_finite(self) -> None:
         """The loss of a badly wrong order is its difference."""
-        user, positive = torch.tensor([[100.0]]), torch.tensor([[-10.0]])
+        vectors = torch.tensor([[100.0], [-10.0], [10.0]])
 
-        assert float(bpr_loss(user, positive, -positive)) == pytest.approx(2000.0)
+        assert float(bpr_loss(vectors, _TRIPLET)) == pytest.approx(2000.0)
+
+
+class TestNorm:
+    def test_who_occurs_twice_counts_twice(self) -> None:
+        """It is the norm of a batch's vectors, over its triplets."""
+        vectors = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 4.0]])
+        nodes = np.array([[0, 0], [1, 1], [2, 1]])
+
+        assert float(squared_norm(vectors, nodes)) == pytest.approx((10 + 27 + 16) / 2)
 
 
 class TestSampler:

@@ -132,6 +132,13 @@ class TestCandidates:
         assert ("product", 8) in found
         assert {bits for _, bits, _ in candidates(budget(36 * 1_001), 4)} == {4}
 
+    def test_shared_rows_are_tried_where_there_are_fewer_than_items(self) -> None:
+        """With a row for each they are the plain ones, which are tried already."""
+        names = [{name for name, _, _ in candidates(budget(size * 1_001))} for size in (36, 16)]
+
+        assert "shared" not in names[0]
+        assert "shared" in names[1]
+
     def test_a_budget_for_none_is_refused(self) -> None:
         """With the least that would do for one."""
         with pytest.raises(InfeasibleBudgetError) as caught:
