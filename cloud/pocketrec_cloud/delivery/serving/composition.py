@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.admin.service import AdminService
@@ -113,16 +114,10 @@ def build_parts(
         clock=clock,
         rollouts=make_desk(store, publication, key, clock),
     )
-    admin = AdminService(
-        store=store,
-        clock=clock,
-        publishing=PublishingDesk(storage=storage, keys=config.keys),
-        pushes=PushDesk(
-            models=models, orders=orders, count_watching=lambda order: len(hub.concerned(order))
-        ),
-        rollouts=device.rollouts,
-        model_lines=lambda: _model_lines(publication),
+    pushes = PushDesk(
+        models=models, orders=orders, count_watching=lambda order: len(hub.concerned(order))
     )
+    admin = _admin_service(storage, device, pushes, keys=config.keys)
     return ServerParts(
         storage=storage,
         device=device,
@@ -130,6 +125,19 @@ def build_parts(
         orders=orders,
         hub=hub,
         find_session=watched.find_session,
+    )
+
+
+def _admin_service(
+    storage: Storage, device: DeliveryService, pushes: PushDesk, *, keys: Path
+) -> AdminService:
+    return AdminService(
+        store=storage.database,
+        clock=device.clock,
+        publishing=PublishingDesk(storage=storage, keys=keys),
+        pushes=pushes,
+        rollouts=device.rollouts,
+        model_lines=lambda: _model_lines(device.publication),
     )
 
 
