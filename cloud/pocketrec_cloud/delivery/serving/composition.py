@@ -26,7 +26,7 @@ from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.push.hub import WatchHub
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.records import DeviceSession
-from pocketrec_cloud.delivery.rollouts.desk import make_desk
+from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk, make_desk
 from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
 from pocketrec_cloud.delivery.serving.config import ServerConfig
 from pocketrec_cloud.delivery.serving.handlers import DeliveryService
@@ -101,19 +101,11 @@ def build_parts(
         rules=FirstRule([orders, RolloutRules(store)]),
         observe=metrics.plans_issued,
     )
-    device = DeliveryService(
-        artifacts=artifacts,
-        publication=publication,
-        store=store,
-        director=director,
-        limits=config.limits,
-        identity=IdentityService.of(
-            store, key, recall_session=store.recall_session, limits=config.limits, clock=clock
-        ),
-        plans=RateLimiter(config.limits.plans_per_minute, time.monotonic),
-        clock=clock,
-        rollouts=make_desk(store, publication, key, clock),
+    identity = IdentityService.of(
+        store, key, recall_session=store.recall_session, limits=config.limits, clock=clock
     )
+    desk = make_desk(store, publication, key, clock)
+    device = _device_service(publication, storage, director, identity, desk)
     pushes = PushDesk(
         models=models, orders=orders, count_watching=lambda order: len(hub.concerned(order))
     )
@@ -125,6 +117,27 @@ def build_parts(
         orders=orders,
         hub=hub,
         find_session=watched.find_session,
+    )
+
+
+def _device_service(
+    publication: PublicationCache,
+    storage: Storage,
+    director: Director,
+    identity: IdentityService,
+    rollouts: RolloutDesk,
+) -> DeliveryService:
+    limits = identity.limits
+    return DeliveryService(
+        artifacts=storage.artifacts,
+        publication=publication,
+        store=storage.database,
+        director=director,
+        limits=limits,
+        identity=identity,
+        plans=RateLimiter(limits.plans_per_minute, time.monotonic),
+        clock=identity.clock,
+        rollouts=rollouts,
     )
 
 
