@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pocketrec.errors import MissingExtraError
+from benchmarks.reports import prepare_plots
 
 __all__ = ["draw_all"]
 
@@ -33,12 +33,9 @@ def draw_all(result: Mapping[str, Any], folder: Path) -> list[str]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "plots need matplotlib: run `pip install 'pocketrec[plots]'`, or leave --report out"
-        ) from error
+    prepare_plots()
+    from matplotlib.figure import Figure
+
     drawn = [record for record in result["records"] if record["dataset"].startswith("power law")]
     if not drawn:
         return []

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.codebook_methods import METHODS
 from benchmarks.codebook_summary import Row, front, groups, summarise
-from pocketrec.errors import MissingExtraError
+from benchmarks.reports import prepare_plots
 
 __all__ = ["draw_all"]
 
@@ -47,13 +47,7 @@ def draw_all(result: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "plots need matplotlib: run `pip install 'pocketrec[plots]'`, or leave --report out"
-        ) from error
-    mpl.use("Agg")
+    prepare_plots()
     if not result["records"]:
         return []
     return [

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.codebook_sequence_methods import METHODS
+from benchmarks.reports import prepare_plots
 from benchmarks.sheets import Sheet
-from pocketrec.errors import MissingExtraError
 
 __all__ = ["STYLES", "draw", "page", "plot"]
 
@@ -189,13 +189,7 @@ def plot(result: Mapping[str, Any], folder: Path) -> str:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "plots need matplotlib: run `pip install 'pocketrec[plots]'`, or leave --report out"
-        ) from error
-    mpl.use("Agg")
+    prepare_plots()
     import matplotlib.pyplot as plt
 
     groups = _groups(result["records"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.personal_attempts import ATTEMPTS
-from pocketrec.errors import MissingExtraError
+from benchmarks.reports import prepare_plots
 
 __all__ = ["draw_all"]
 
@@ -33,13 +33,7 @@ def draw_all(result: Mapping[str, Any], folder: Path) -> list[str]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "plots need matplotlib: run `pip install 'pocketrec[plots]'`, or leave --report out"
-        ) from error
-    mpl.use("Agg")
+    prepare_plots()
     names = []
     if result["paired"]:
         names.append(_differences(result["paired"], folder))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.planner_run import summary
-from pocketrec.errors import MissingExtraError
+from benchmarks.reports import prepare_plots
 
 __all__ = ["draw_all"]
 
@@ -38,13 +38,7 @@ def draw_all(result: Mapping[str, Any], folder: Path) -> list[str]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "plots need matplotlib: run `pip install 'pocketrec[plots]'`, or leave --report out"
-        ) from error
-    mpl.use("Agg")
+    prepare_plots()
     names = []
     if result["records"]:
         names.append(_quality_against_bytes(result["records"], folder))

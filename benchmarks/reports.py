@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from pocketrec.errors import MissingExtraError
 from pocketrec.files import write_atomically
 
-__all__ = ["source_option", "write_page"]
+__all__ = ["prepare_plots", "source_option", "write_page"]
 
 source_option = click.option(
     "--from",
@@ -24,3 +25,18 @@ def write_page(path: Path, page: str) -> None:
     """Write a page, and the folder that it goes to."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page.encode())
+
+
+def prepare_plots() -> None:
+    """Let matplotlib draw into files, without a screen.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "plots need matplotlib: run `pip install 'pocketrec[plots]'`, or leave --report out"
+        ) from error
+    mpl.use("Agg")
