@@ -143,7 +143,7 @@ def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
             (
                 method,
                 f"{summary(own, 'effective_bits')[0]:.2f}",
-                f"{ndcg:.4f} ± {spread:.4f}",
+                f"{ndcg:.4f} ± {spread:.4f}" if n_seeds > 1 else f"{ndcg:.4f}",
                 f"{summary(own, 'hr@10')[0]:.4f}",
                 f"{summary(own, 'ndcg@10_1:99')[0]:.4f}",
                 f"{own[0]['plan_bytes']:,}",
