@@ -17,7 +17,7 @@ from pocketrec_device import Runtime
 if TYPE_CHECKING:
     from tests.postgres import PostgresServer
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 YEAR_S = 365 * 24 * 3600.0
 MINUTES_S = 600.0
@@ -55,7 +55,6 @@ class TestDevice:
 
 
 class TestServers:
-    @pytest.mark.slow
     def test_two_servers_with_different_clocks_agree(
         self, make_site: Callable[..., Site], postgres: PostgresServer
     ) -> None:

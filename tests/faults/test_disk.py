@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
     from pocketrec_quantization.bundle import BundleFolder
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 SIZE = "8m"
 

@@ -32,7 +32,7 @@ from pocketrec_quantization.planners import sensitivity_to_bytes
 if TYPE_CHECKING:
     from tests.device.conftest import Deployment
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 MakeBundle = Callable[..., BundleFolder]
 MakeDevice = Callable[..., Runtime]
@@ -42,10 +42,10 @@ DEATHS = [
     ("targets.json", True),
     (COUNTS, False),
     (COUNTS, True),
-    pytest.param("", True, marks=pytest.mark.slow),
-    pytest.param("targets.json", False, marks=pytest.mark.slow),
-    pytest.param("snapshot.json", False, marks=pytest.mark.slow),
-    pytest.param("snapshot.json", True, marks=pytest.mark.slow),
+    ("", True),
+    ("targets.json", False),
+    ("snapshot.json", False),
+    ("snapshot.json", True),
 ]
 N_WATCHERS = 20
 
@@ -207,7 +207,6 @@ class TestPush:
         assert {plan.subject for _, plan in received} == {f"user-{n}" for n in range(N_WATCHERS)}
         site.check()
 
-    @pytest.mark.slow
     def test_devices_install_what_was_pushed_while_the_server_was_down(
         self, make_site: Callable[..., Site], make_device: MakeDevice
     ) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from pocketrec_quantization.bundle import BundleFolder
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 IS_NIGHTLY = os.environ.get("POCKETREC_NIGHTLY") == "1"
 METHODS = (*DEVICE, *ADMIN)

@@ -26,7 +26,7 @@ from pocketrec_quantization.plan import decode_plan
 if TYPE_CHECKING:
     from tests.postgres import PostgresServer
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 Break = Callable[["PostgresServer"], None]
 N_WATCHERS = 5

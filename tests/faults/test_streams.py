@@ -14,7 +14,7 @@ from tests.faults.watchers import next_plan, plan_version_of, planner_of, until,
 from pocketrec_device import Runtime
 from pocketrec_proto.v1 import device_service_pb2 as pb
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 PUSHES = ("uniform-4", "uniform-8", "uniform-4", "uniform-8")
 # What a stream that nobody reads may cost the server.

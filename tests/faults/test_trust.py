@@ -23,7 +23,7 @@ from pocketrec_proto.v1 import device_service_pb2 as pb
 if TYPE_CHECKING:
     from tests.device.conftest import Deployment
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 
