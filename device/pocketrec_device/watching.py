@@ -436,7 +436,11 @@ def start_watching(device: WatchedDevice, target: str, options: WatchOptions) ->
     Raises:
         IncompatibleArtifactError: The backend runs the default plan only.
         ConfigError: An option is out of its range.
+        TypeError: There is no such option.
     """
+    unknown = options.keys() - WatchOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"watch: no such options: {', '.join(sorted(unknown))}")
     return PlanWatcher(
         Link(
             target=target,

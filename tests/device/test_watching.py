@@ -207,6 +207,8 @@ class TestTrouble:
             runtime.watch("nowhere")
         with pytest.raises(ConfigError, match="subject"):
             runtime.watch("127.0.0.1:9", subject="a\nb")
+        with pytest.raises(TypeError, match="tls_ca"):
+            runtime.watch("127.0.0.1:9", tls_ca="ca.crt")  # type: ignore[call-arg]
 
 
 class TestWatchMark:

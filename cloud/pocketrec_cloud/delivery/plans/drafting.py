@@ -2,7 +2,7 @@
 """Which codes a subject's plan should have now: planner, budget and users, many at once.
 
 Requests for the same model, planner and budget share one call of the planner. What is wrong
-with one of them is its own failure. What operators ordered (``plan_rules``) comes first.
+with one of them is its own failure. What operators ordered (``rules``) comes first.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class RemotePublisher:
         planner: bytes | None = None,
         is_candidate: bool = False,
     ) -> ModelRecord:
-        """Publish a bundle; see ``publishing.publish_bundle``.
+        """Publish a bundle; see ``bundles.publish_bundle``.
 
         Args:
             bundle: What devices get.
@@ -123,7 +123,7 @@ class RemotePublisher:
         return record
 
     def promote(self, model_name: str, digest: bytes) -> None:
-        """Make a candidate current; see ``publishing.promote_bundle``.
+        """Make a candidate current; see ``bundles.promote_bundle``.
 
         Args:
             model_name: Model line.
@@ -138,7 +138,7 @@ class RemotePublisher:
         self._change(model_name, digest, promote_listed)
 
     def withdraw(self, model_name: str, digest: bytes) -> None:
-        """Stop vouching for a bundle; see ``publishing.withdraw_bundle``.
+        """Stop vouching for a bundle; see ``bundles.withdraw_bundle``.
 
         Args:
             model_name: Model line.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def _read_plan(path: Path) -> Plan:
     if not data.lstrip().startswith(b"{"):
         return decode_plan(data)
     try:
-        return plan_from_json(json.loads(data))
+        document = json.loads(data)
+        return plan_from_json(document.get("plan", document))  # with what plan show adds, or bare
     except ValueError as exc:
         raise MalformedArtifactError(f"{str(path)!r} is no plan as JSON", field="plan") from exc
 
@@ -182,6 +184,12 @@ def _row(entry: pb.Push) -> dict[str, Any]:
     }
 
 
+def _moment(unix_s: int) -> str:
+    if not unix_s:
+        return "never"
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(sep=" ", timespec="seconds")
+
+
 def _draw(console: Console, rows: list[dict[str, Any]]) -> None:
     table = Table("push", "for", "plans", "model", "ends", "by")
     for row in rows:
@@ -192,7 +200,7 @@ def _draw(console: Console, rows: list[dict[str, Any]]) -> None:
             row["audience_value"] or row["audience"],
             ", ".join(filter(None, (row["planner"], bits, codes))),
             row["model_digest"].hex()[:12] or "all",
-            str(row["expires_at_s"] or "never"),
+            _moment(row["expires_at_s"]),
             row["admin"],
         )
     console.print(table)

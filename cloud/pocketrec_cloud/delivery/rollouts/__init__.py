@@ -3,7 +3,7 @@
 
 ``buckets`` says which stage a device belongs to, ``engine`` when a rollout goes on or stops,
 ``line`` what the rollouts of one model line mean for one device; all three are functions from
-values to values. ``assigner``, ``reports`` and ``judge`` bring them to the calls of devices and
+values to values. ``assigner``, ``calls`` and ``judge`` bring them to the calls of devices and
 to the store.
 """
 

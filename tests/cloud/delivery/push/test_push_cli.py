@@ -15,6 +15,7 @@ from tests.cloud.delivery.push.conftest import TOKEN, Party
 from pocketrec.errors import ConfigError
 from pocketrec_cloud.delivery.push.cli import push
 from pocketrec_quantization.bundle import DEFAULT_PLAN
+from pocketrec_quantization.cli import plan_show
 from pocketrec_quantization.plan import decode_plan
 from pocketrec_quantization.plan_json import plan_to_json
 
@@ -50,20 +51,24 @@ class TestPush:
         assert cancelled.exit_code == 0
         assert json.loads(after.output) == {"pushes": []}
 
-    @pytest.mark.parametrize("is_json", [False, True])
+    @pytest.mark.parametrize("form", ["container", "twin", "plan show"])
     def test_plan_from_a_file_is_pushed_code_by_code(
         self,
         run: Callable[..., Result],
         party: Party,
         bundle: BundleFolder,
         tmp_path: Path,
-        *,
-        is_json: bool,
+        form: str,
     ) -> None:
-        """A container and its JSON twin come to the same plan."""
+        """A container, its JSON twin, and what `plan show --json` writes come to the same plan."""
         data, file = bundle.read(DEFAULT_PLAN), tmp_path / "plan"
         plan = decode_plan(data)
-        file.write_bytes(json.dumps(plan_to_json(plan)).encode() if is_json else data)
+        file.write_bytes(data)
+        if form == "twin":
+            file.write_text(json.dumps(plan_to_json(plan)))
+        elif form == "plan show":
+            shown = CliRunner().invoke(plan_show, [str(file), "--json", "-"])
+            file.write_text(shown.output)
 
         result = run("--all", "--plan", str(file), "--model", party.model_digest.hex())
 
