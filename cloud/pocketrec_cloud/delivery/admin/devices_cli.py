@@ -10,7 +10,7 @@ from typing import Any
 import click
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from pocketrec.console import emit, json_option
@@ -19,6 +19,8 @@ from pocketrec_cloud.delivery.admin.options import server_options
 from pocketrec_proto.v1 import admin_service_pb2 as pb
 
 __all__ = ["audit", "devices_list", "devices_revoke"]
+
+_ID_CHARS = 32
 
 _PAGE = 1000
 _limit_option = click.option(
@@ -125,7 +127,7 @@ def _device_record(device: pb.DeviceEntry) -> dict[str, Any]:
 
 def _draw_devices(console: Console, devices: Sequence[pb.DeviceEntry]) -> None:
     table = Table(
-        "device",
+        Column("device", overflow="fold", min_width=_ID_CHARS),  # to be copied
         "os",
         "app",
         "GiB",

@@ -70,6 +70,12 @@ class TestDevices:
             "is_complete": True,
         }
 
+    def test_ids_can_be_copied(self, words: list[str], add_device: AddDevice) -> None:
+        """However narrow the terminal: `devices revoke` takes whole ids."""
+        device = add_device(7, locale="de", tags=("beta", "a tag of some length"))
+
+        assert device.device_id in run(devices_list, *words)
+
     def test_a_cohort_is_listed(self, words: list[str], add_device: AddDevice) -> None:
         """Only those that the rule holds for."""
         for number, name in enumerate(("iOS", "Android", "iOS")):
