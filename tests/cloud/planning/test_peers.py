@@ -93,7 +93,7 @@ def output_error(model: SASRec, other: SASRec, batches: list[Tensor]) -> float:
 
 
 @needs_library
-@pytest.mark.parametrize("method", ["rtn", "gptq"])
+@pytest.mark.parametrize("method", ["rtn", pytest.param("gptq", marks=pytest.mark.slow)])
 class TestEitherMethod:
     @pytest.mark.parametrize("bits", [2, 4, 8])
     def test_a_channel_has_no_more_values_than_codes(
@@ -192,6 +192,7 @@ class TestRoundToNearest:
 
 @needs_library
 class TestGptq:
+    @pytest.mark.slow
     def test_it_errs_less_on_what_it_has_seen_than_rounding(
         self, model: SASRec, calibration: list[Tensor], quantized: Quantized
     ) -> None:

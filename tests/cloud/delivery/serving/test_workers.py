@@ -67,6 +67,7 @@ def workers_of(process: subprocess.Popen[str]) -> set[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 class TestWorkers:
+    @pytest.mark.slow
     def test_workers_share_a_port_and_are_replaced(self, served: subprocess.Popen[str]) -> None:
         """Calls are answered, a worker that dies is started again, and SIGTERM ends all well."""
         addresses = addresses_of(served)
