@@ -63,9 +63,9 @@ def bundle_target(model_name: str, digest: bytes) -> str:
     return f"{model_name}/bundles/{digest.hex()}.pb"
 
 
-def part_target(sha256: bytes) -> str:
-    """Return the target path of a part."""
-    return f"parts/{sha256.hex()}"
+def part_target(sha256: str) -> str:
+    """Return the target path of a part, by the lower-case hex of its SHA-256."""
+    return f"parts/{sha256}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +278,7 @@ def _bundles(targets: Targets) -> dict[str, tuple[ListedBundle, ...]]:
                 length_bytes=target.length,
                 parts=MappingProxyType(
                     {
-                        sha256: targets.targets[f"parts/{sha256}"].length
+                        sha256: targets.targets[part_target(sha256)].length
                         for sha256 in target.custom["parts"]
                     }
                 ),
@@ -311,7 +311,7 @@ def _put_line(targets: Targets, line: ModelLine) -> None:
     for bundles in lines.values():
         for bundle in bundles:
             for sha256, length_bytes in bundle.parts.items():
-                path = f"parts/{sha256}"
+                path = part_target(sha256)
                 files[path] = _target(path, sha256, length_bytes)
     targets.targets = dict(sorted(files.items()))
     versions = targets.unrecognized_fields.get(_VERSIONS_FIELD, {})

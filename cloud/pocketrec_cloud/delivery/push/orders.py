@@ -44,11 +44,6 @@ class OrderBook:
     cohorts: tuple[OrderRecord, ...] = ()
     everybody: tuple[OrderRecord, ...] = ()
 
-    @property
-    def holds_cohorts(self) -> bool:
-        """Whether it takes facts about a device to say what holds for it."""
-        return bool(self.cohorts)
-
     def with_records(self, records: Iterable[OrderRecord], *, now_s: float) -> OrderBook:
         """Return a book that has more records, cancellations among them, and no expired order.
 

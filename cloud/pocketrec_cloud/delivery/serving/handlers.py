@@ -18,6 +18,7 @@ from pocketrec_cloud.delivery.plans.requests import read_plan_request
 from pocketrec_cloud.delivery.publishing.artifacts import ArtifactStore
 from pocketrec_cloud.delivery.publishing.layout import target_name
 from pocketrec_cloud.delivery.publishing.publication import PublicationCache, PublishedFile
+from pocketrec_cloud.delivery.publishing.targets import part_target
 from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
 from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
@@ -162,4 +163,4 @@ def _earlier_part(artifacts: ArtifactStore, sha256: str) -> PublishedFile | None
     length = artifacts.size_bytes(target_name(sha256))
     if length is None:
         return None
-    return PublishedFile(path=f"parts/{sha256}", sha256=sha256, length_bytes=length)
+    return PublishedFile(path=part_target(sha256), sha256=sha256, length_bytes=length)
