@@ -91,7 +91,11 @@ def _measure(bundle: BundleFolder, plan: Plan, compute: str, job: dict[str, Any]
     ids = [f"item-{number}" for number in range(1, 201)]
     runtime.observe_many(ids[: SHAPE.window])
     kept = [
-        {"name": layer.name, "stored": {str(bits): n for bits, n in layer.stored.items()}}
+        {
+            "name": layer.name,
+            "stored": {str(bits): n for bits, n in layer.stored.items()},
+            "n_elements": layer.n_elements,
+        }
         for layer in runtime.report()
     ]
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The architecture as data: which tensors a backbone has, and which of them are coded.
+"""The architecture as data: which tensors a backbone has, which are coded, who reads whom.
 
 A coded matrix W_l is (C_l, N_l) = (outputs, inputs) and stored at 8 bits; every other
 tensor stays float32. The order of :func:`coded_layers` is the order of a plan's codes.
@@ -11,12 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pocketrec.errors import ConfigError
 from pocketrec_quantization.checks import check_integer
 from pocketrec_quantization.layers import LayerShape, LayerTable
 from pocketrec_quantization.limits import MAX_LAYER_SIDE
 
-__all__ = ["BACKBONE_KINDS", "BackboneConfig", "coded_layers", "dense_shapes"]
+__all__ = [
+    "BACKBONE_KINDS",
+    "BackboneConfig",
+    "Feed",
+    "coded_layers",
+    "dense_shapes",
+    "layer_feeds",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,27 @@ class BackboneConfig:
         return range(1, self.max_height + 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Feed:
+    """A coded layer whose result nothing reads but another coded layer.
+
+    On the way each channel stays by itself: rows may be put side by side, the largest of
+    several may be taken, ReLU may follow. So a channel of 0 bits, which always gives its
+    bias, is a constant to the reader.
+
+    Args:
+        layer: Its name.
+        reader: Name of the layer that reads it.
+        columns: (C, R) intp: of the reader's matrix, those that each channel is read by.
+        is_rectified: Whether ReLU lies between.
+    """
+
+    layer: str
+    reader: str
+    columns: NDArray[np.intp]
+    is_rectified: bool
+
+
 def coded_layers(config: BackboneConfig) -> LayerTable:
     """Return the coded matrices of a backbone, in the order of its plans.
 
@@ -87,6 +118,11 @@ def coded_layers(config: BackboneConfig) -> LayerTable:
 def dense_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor of a backbone that is not coded."""
     return _KINDS[config.kind].dense(config)
+
+
+def layer_feeds(config: BackboneConfig) -> tuple[Feed, ...]:
+    """Return the layers of a backbone that only feed another one, in the order of its plans."""
+    return tuple(_KINDS[config.kind].feeds(config))
 
 
 def _check_sasrec(config: BackboneConfig) -> None:
@@ -145,6 +181,36 @@ def _dense_caser(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
     return {f"{layer.name}.bias": (layer.n_channels,) for layer in _coded_caser(config)}
 
 
+def _feeds_sasrec(config: BackboneConfig) -> list[Feed]:
+    columns = np.arange(config.ffn_dim)[:, None]
+    return [
+        Feed(
+            layer=f"blocks.{block}.ffn1",
+            reader=f"blocks.{block}.ffn2",
+            columns=columns,
+            is_rectified=True,
+        )
+        for block in range(config.n_blocks)
+    ]
+
+
+def _feeds_caser(config: BackboneConfig) -> list[Feed]:
+    """All filters feed the last layer: vertical ones once per column of the image, in front."""
+    n_vertical, n_filters = config.n_vertical, config.n_horizontal
+    n_flat = n_vertical * config.embedding_dim
+    feeds = [
+        Feed(
+            layer=f"horizontal.{height}",
+            reader="fc",
+            columns=n_flat + (height - 1) * n_filters + np.arange(n_filters)[:, None],
+            is_rectified=True,
+        )
+        for height in config.heights
+    ]
+    columns = np.arange(n_flat).reshape(-1, n_vertical).T
+    return [*feeds, Feed(layer="vertical", reader="fc", columns=columns, is_rectified=False)]
+
+
 class _Kind(NamedTuple):
     """What one kind of backbone consists of."""
 
@@ -152,6 +218,7 @@ class _Kind(NamedTuple):
     check: Callable[[BackboneConfig], None]
     coded: Callable[[BackboneConfig], list[LayerShape]]
     dense: Callable[[BackboneConfig], dict[str, tuple[int, ...]]]
+    feeds: Callable[[BackboneConfig], list[Feed]]
 
 
 _SHARED_SIZES = ("embedding_dim", "window")
@@ -162,12 +229,14 @@ _KINDS = {
         check=_check_sasrec,
         coded=_coded_sasrec,
         dense=_dense_sasrec,
+        feeds=_feeds_sasrec,
     ),
     "caser": _Kind(
         fields=frozenset({"max_height", "n_horizontal", "n_vertical"}),
         check=_check_caser,
         coded=_coded_caser,
         dense=_dense_caser,
+        feeds=_feeds_caser,
     ),
 }
 

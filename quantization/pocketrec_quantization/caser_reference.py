@@ -33,6 +33,8 @@ class CaserReference:
             biases under their own names.
         config: The architecture.
         observe: Told every value on the way; it must not change them.
+        widths: As ``weights_of`` takes them: given, pruned channels cost nothing, and are
+            not observed.
 
     Raises:
         ConfigError: A weight is missing or has another shape.
@@ -44,8 +46,9 @@ class CaserReference:
         config: BackboneConfig,
         *,
         observe: Observer = lambda _name, _value: None,
+        widths: NDArray[np.uint8] | None = None,
     ) -> None:
-        self._weights = weights_of(config, weights)
+        self._weights = weights_of(config, weights, widths)
         self._observe = observe
         self._config = config
 

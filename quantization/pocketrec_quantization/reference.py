@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import BackendError, ConfigError
 from pocketrec_quantization.attention_bias import prefill_bias, stack_relative_bias
-from pocketrec_quantization.backbone import BackboneConfig, coded_layers, dense_shapes
+from pocketrec_quantization.backbone import (
+    BackboneConfig,
+    coded_layers,
+    dense_shapes,
+    layer_feeds,
+)
+from pocketrec_quantization.folding import Folding
 from pocketrec_quantization.frozen import FrozenModel
 
 __all__ = [
@@ -69,25 +75,38 @@ class StepResult(NamedTuple):
 
 
 def weights_of(
-    config: BackboneConfig, weights: Mapping[str, NDArray[np.float32]]
+    config: BackboneConfig,
+    weights: Mapping[str, NDArray[np.float32]],
+    widths: NDArray[np.uint8] | None = None,
 ) -> dict[str, _Float64]:
     """Return every weight of an architecture in float64, by name.
 
     Args:
         config: The architecture.
         weights: Name to float32 array, coded matrices as ``"<layer>.weight"``.
+        widths: (C_total,) uint8, bits per channel, to leave out what pruned channels need
+            not compute (``folding``); None leaves nothing out.
 
     Raises:
         ConfigError: A weight is missing or has another shape.
     """
-    shapes = dense_shapes(config)
-    for layer in coded_layers(config):
+    layers, shapes = coded_layers(config), dense_shapes(config)
+    for layer in layers:
         shapes[f"{layer.name}.weight"] = (layer.n_channels, layer.n_elements)
     for name, shape in shapes.items():
         if name not in weights or weights[name].shape != shape:
             found = weights[name].shape if name in weights else "nothing"
             raise ConfigError(f"weight {name!r}: expected shape {shape}, got {found}")
-    return {name: weights[name].astype(np.float64) for name in shapes}
+    exact = {name: weights[name].astype(np.float64) for name in shapes}
+    if widths is None:
+        return exact
+    folding = Folding.of_layers(layer_feeds(config), layers, widths)
+    biases = {layer.name: exact[f"{layer.name}.bias"] for layer in layers}
+    for name in biases:
+        whole = exact[f"{name}.weight"]
+        exact[f"{name}.bias"] = folding.bias(name, whole, biases)
+        exact[f"{name}.weight"] = folding.cut(name, whole)
+    return exact
 
 
 def inner_products(
@@ -122,6 +141,8 @@ class ReferenceBackend:
             dense tensors under their own names.
         config: The architecture.
         observe: Told every value on the way; it must not change them.
+        widths: As ``weights_of`` takes them: given, pruned channels cost nothing, and are
+            not observed.
 
     Raises:
         ConfigError: A weight is missing or has another shape.
@@ -133,8 +154,9 @@ class ReferenceBackend:
         config: BackboneConfig,
         *,
         observe: Observer = lambda _name, _value: None,
+        widths: NDArray[np.uint8] | None = None,
     ) -> None:
-        self._weights = weights_of(config, weights)
+        self._weights = weights_of(config, weights, widths)
         self._observe = observe
         self._config = config
         self._relative_bias = stack_relative_bias(weights, config.n_blocks)

@@ -9,23 +9,26 @@ D embedding dim, H heads (docs/notation.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from pocketrec.errors import BackendError, MalformedArtifactError
 from pocketrec_quantization.attention_bias import stack_relative_bias
+from pocketrec_quantization.folding import Folding
 from pocketrec_quantization.layers import split_by_layer
 from pocketrec_quantization.levels import count_widths
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from pocketrec_device.attention_state import StateBuffers
     from pocketrec_device.session import SessionState
     from pocketrec_device.window_state import WindowBuffers
     from pocketrec_quantization.attention_bias import RingBias
+    from pocketrec_quantization.backbone import Feed
     from pocketrec_quantization.bundle import BackboneConfig
     from pocketrec_quantization.plan import Plan
 
@@ -39,7 +42,10 @@ __all__ = [
     "layer_reports",
     "read_relative_bias",
     "refuse_fallbacks",
+    "stored_channels",
 ]
+
+_FLOAT_BITS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,8 @@ class LayerReport:
         name: The layer, e.g. ``"blocks.0.q"``.
         requested: Output channels per width that the plan asks for, by bits.
         stored: Output channels per width that is kept in memory, by bits.
+        n_elements: Weights of each channel that are kept: those that read a channel which
+            is off may be left out.
         computed: Type of the weights in the arithmetic, e.g. ``"float32"``.
         kernel: What does the arithmetic.
     """
@@ -57,6 +65,7 @@ class LayerReport:
     name: str
     requested: Mapping[int, int]
     stored: Mapping[int, int]
+    n_elements: int
     computed: str
     kernel: str
 
@@ -199,19 +208,51 @@ def read_relative_bias(
     return bias
 
 
-def layer_reports(plan: Plan, *, computed: str, kernel: str) -> tuple[LayerReport, ...]:
-    """Return one report per layer of a plan, for a backend that keeps float32 everywhere."""
+def layer_reports(
+    plan: Plan, *, computed: str, kernel: str, feeds: Sequence[Feed] = ()
+) -> tuple[LayerReport, ...]:
+    """Return one report per layer of a plan, for a backend that keeps float32 everywhere.
+
+    Args:
+        plan: What was asked for.
+        computed: Type of the arithmetic.
+        kernel: What does it.
+        feeds: Layers whose pruned channels the backend leaves out.
+    """
     by_layer = split_by_layer(plan.widths, plan.layers)
+    folding = Folding.of_layers(feeds, plan.layers, plan.widths)
     return tuple(
         LayerReport(
             name=layer.name,
             requested=count_widths(by_layer[layer.name]),
-            stored={32: layer.n_channels},
+            stored=stored_channels(
+                by_layer[layer.name],
+                len(folding.rows.get(layer.name, range(layer.n_channels))),
+                lambda kept: {_FLOAT_BITS: len(kept)},
+            ),
+            n_elements=len(folding.columns.get(layer.name, range(layer.n_elements))),
             computed=computed,
             kernel=kernel,
         )
         for layer in plan.layers
     )
+
+
+def stored_channels(
+    widths: NDArray[np.uint8],
+    n_kept: int,
+    stored: Callable[[NDArray[np.uint8]], Mapping[int, int]],
+) -> dict[int, int]:
+    """Return how many of a layer's channels are kept at which bits; 0 = left out.
+
+    Args:
+        widths: (C,) uint8, what the plan asks for.
+        n_kept: Channels that are not left out.
+        stored: Tells it of channels that are not.
+    """
+    n_dropped = len(widths) - n_kept  # of 0 bits, all of them
+    found = dict(stored(np.sort(widths)[n_dropped:]))
+    return {0: n_dropped + found.pop(0, 0), **found} if n_dropped else found
 
 
 def refuse_fallbacks(backend_name: str, reports: Sequence[LayerReport]) -> None:

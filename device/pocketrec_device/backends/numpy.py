@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference as a backend: NumPy only, slow, and what the others are compared with."""
+"""The reference as a backend: NumPy only, slow, and what the others are compared with.
+
+Channels that are off cost nothing, unless somebody watches: then every value is computed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pocketrec_device.attention_state import AttentionState
 from pocketrec_device.backends.base import LayerReport, layer_reports, read_relative_bias
 from pocketrec_device.window_state import WindowState
 from pocketrec_quantization.attention_bias import RingBias
+from pocketrec_quantization.backbone import layer_feeds
 from pocketrec_quantization.bundle import BundleFolder
 from pocketrec_quantization.caser_reference import CaserReference
 from pocketrec_quantization.checks import reading
@@ -38,12 +42,17 @@ def build(
     return NumpyBackend(bundle, plan)
 
 
+def _nobody(_name: str, _value: NDArray[np.float64]) -> None:
+    """Take no notice."""
+
+
 class _NumpyKind:
     """What does not depend on the kind of backbone.
 
     Args:
         bundle: Where the frozen weights are.
         plan: Which width each channel gets.
+        observe: Told every value on the way; None is nobody.
 
     Raises:
         MalformedArtifactError: The weights are not those of the manifest's backbone.
@@ -54,27 +63,34 @@ class _NumpyKind:
     is_exact = True
     takes_histories = True
 
-    def __init__(self, bundle: BundleFolder, plan: Plan) -> None:
+    def __init__(self, bundle: BundleFolder, plan: Plan, observe: Observer | None = None) -> None:
         self._plan = plan
         self.backbone = bundle.manifest.backbone
+        self._widths = plan.widths if observe is None else None
+        self._observe = observe or _nobody
 
     def report(self) -> tuple[LayerReport, ...]:
         """See ``Backend.report``."""
-        return layer_reports(self._plan, computed="float32", kernel="numpy matmul, in float64")
+        return layer_reports(
+            self._plan,
+            computed="float32",
+            kernel="numpy matmul, in float64",
+            feeds=layer_feeds(self.backbone) if self._widths is not None else (),
+        )
 
 
 class NumpyBackend(_NumpyKind):
     """One SASRec under one plan, in NumPy; ``observe`` is told every value on the way."""
 
-    def __init__(
-        self, bundle: BundleFolder, plan: Plan, observe: Observer = lambda _name, _value: None
-    ) -> None:
-        super().__init__(bundle, plan)
+    def __init__(self, bundle: BundleFolder, plan: Plan, observe: Observer | None = None) -> None:
+        super().__init__(bundle, plan, observe)
         frozen = bundle.read_frozen()
         self.ring = RingBias(read_relative_bias(frozen.dense, self.backbone))
         weights = {**frozen.dense, **frozen.adapt(plan.widths)}
         with reading("manifest.backbone"):
-            self._reference = ReferenceBackend(weights, self.backbone, observe=observe)
+            self._reference = ReferenceBackend(
+                weights, self.backbone, observe=self._observe, widths=self._widths
+            )
 
     def new_state(self) -> AttentionState:
         """See ``Backend.new_state``."""
@@ -88,14 +104,14 @@ class NumpyBackend(_NumpyKind):
 class NumpyWindowBackend(_NumpyKind):
     """One Caser under one plan, in NumPy; ``observe`` is told every value on the way."""
 
-    def __init__(
-        self, bundle: BundleFolder, plan: Plan, observe: Observer = lambda _name, _value: None
-    ) -> None:
-        super().__init__(bundle, plan)
+    def __init__(self, bundle: BundleFolder, plan: Plan, observe: Observer | None = None) -> None:
+        super().__init__(bundle, plan, observe)
         frozen = bundle.read_frozen()
         weights = {**frozen.dense, **frozen.adapt(plan.widths)}
         with reading("manifest.backbone"):
-            self._reference = CaserReference(weights, self.backbone, observe=observe)
+            self._reference = CaserReference(
+                weights, self.backbone, observe=self._observe, widths=self._widths
+            )
 
     def new_state(self) -> WindowState:
         """See ``Backend.new_state``."""

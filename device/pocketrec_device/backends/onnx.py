@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pocketrec_device.attention_state import AttentionState
-from pocketrec_device.backends.base import LayerReport
+from pocketrec_device.backends.base import LayerReport, stored_channels
 from pocketrec_device.backends.onnx_program import Function, OnnxProgram
 from pocketrec_device.backends.onnx_states import OnnxAttention, OnnxWindow
 from pocketrec_device.lowering.channels import ChannelSource, FloatSource
@@ -165,17 +165,20 @@ class OnnxBackend(ABC):
         """See ``Backend.report``: what a step does, and prefill where it differs."""
         chosen = {name: self._kernels_by_layer(name) for name in self._functions}
         by_layer = split_by_layer(self._plan.widths, self._plan.layers)
+        left = _left_by_layer(self._functions["step"])
         reports = []
         for layer in self._plan.layers:
             step = chosen["step"][layer.name]
             prefill = chosen.get("full", chosen["step"])[layer.name]
             widths = by_layer[layer.name]
+            n_elements, n_kept = left[layer.name]
             also = "" if step == prefill else f"; a whole history: {_kernel_text(prefill)}"
             reports.append(
                 LayerReport(
                     name=layer.name,
                     requested=count_widths(widths),
-                    stored=KERNELS[step].stored(widths),
+                    stored=stored_channels(widths, n_kept or len(widths), KERNELS[step].stored),
+                    n_elements=n_elements,
                     computed=KERNELS[step].computed,
                     kernel=f"{_kernel_text(step)}{also}",
                 )
@@ -185,6 +188,16 @@ class OnnxBackend(ABC):
     def _kernels_by_layer(self, function: str) -> dict[str, str]:
         kernels = self._functions[function].lowered.kernels
         return {layer: kernel for name, kernel in kernels.items() for layer in stacked_layers(name)}
+
+
+def _left_by_layer(function: Function) -> dict[str, tuple[int, int]]:
+    """Return what is left of every layer: elements, and channels, 0 for all of them."""
+    return {
+        layer: (n_inputs, 0 if len(stacked) > 1 else n_outputs)
+        for name, (n_inputs, n_outputs) in function.sides.items()
+        for stacked in [stacked_layers(name)]
+        for layer in stacked
+    }
 
 
 _KERNEL_TEXTS = {

@@ -13,7 +13,7 @@ each plan.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pocketrec.errors import IncompatibleArtifactError, MalformedArtifactError
@@ -140,13 +140,13 @@ class OnnxProgram:
         lowered, session = self._shared.get(name, (None, None))
         if lowered is None or not lowered.fits(source):
             lowered, session = self._lower(name, source), None
-        tensors = lowered.tensors(source, made)
+        tensors, sides = lowered.tensors(source, made), lowered.kept_sides(source)
         if not self._is_swappable(name, lowered, tensors):
-            return Function(lowered, self.session(lowered.with_constants(tensors)), {})
+            return Function(lowered, self.session(lowered.with_constants(tensors)), {}, sides)
         if session is None:
             session = self.session(lowered.with_inputs())
             self._shared[name] = (lowered, session)
-        return Function(lowered, session, tensors)
+        return Function(lowered, session, tensors, sides)
 
     def values(self, tensors: Tensors) -> dict[str, Any]:
         """Return arrays as values that sessions can be bound to; their memory is shared."""
@@ -252,9 +252,17 @@ class Function:
         lowered: What the session computes.
         session: May be shared with other plans.
         tensors: The plan's values; empty where they are inside the session.
+        sides: Name of a product to what the plan leaves of it: inputs and channels.
     """
 
-    def __init__(self, lowered: LoweredGraph, session: Any, tensors: Tensors) -> None:
+    def __init__(
+        self,
+        lowered: LoweredGraph,
+        session: Any,
+        tensors: Tensors,
+        sides: Mapping[str, tuple[int, int]],
+    ) -> None:
         self.lowered = lowered
         self.session = session
         self.tensors = tensors
+        self.sides = sides

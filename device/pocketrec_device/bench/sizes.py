@@ -85,11 +85,12 @@ def resident_weight_bytes(layers: LayerTable, reports: Sequence[Mapping[str, Any
 
     Args:
         layers: The model's layers.
-        reports: ``layers`` of a measurement: channels by width, by layer.
+        reports: ``layers`` of a measurement: channels by width, by layer, and how many
+            elements of each are kept; all of them where it does not say.
     """
-    n_elements = {layer.name: layer.n_elements for layer in layers}
+    whole = {layer.name: layer.n_elements for layer in layers}
     return sum(
-        n_channels * _channel_bytes(n_elements[report["name"]], int(bits))
+        n_channels * _channel_bytes(report.get("n_elements", whole[report["name"]]), int(bits))
         for report in reports
         for bits, n_channels in report["stored"].items()
     )

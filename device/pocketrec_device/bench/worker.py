@@ -102,6 +102,7 @@ def _own(engine: Engine | None, job: dict[str, Any]) -> tuple[Scenario, dict[str
                 "name": report.name,
                 "requested": {str(bits): n for bits, n in report.requested.items()},
                 "stored": {str(bits): n for bits, n in report.stored.items()},
+                "n_elements": report.n_elements,
                 "computed": report.computed,
                 "kernel": report.kernel,
             }

@@ -152,7 +152,7 @@ class _VisibleGraph:
         lowered = function.lowered
         self._products = {product.output: product for product in lowered.products}
         self._n_channels = {layer.name: layer.n_channels for layer in plan.layers}
-        self._orders = self._orders_of(model, lowered.output_orders(source))
+        self._layouts = lowered.layouts(source)
         made_by = {out: each.op_type for each in model.graph.node for out in each.output}
         made_by |= {
             product.output: _OPERATORS[lowered.kernels[product.name]]
@@ -172,12 +172,15 @@ class _VisibleGraph:
         self.file = model.SerializeToString()
 
     def values(self, outputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float64]]:
-        """Return added outputs by the names of ``values``, channels in their own order."""
+        """Return added outputs by the names of ``values``, whole and in their own order."""
         values: dict[str, NDArray[np.float64]] = {}
         for added, value in outputs.items():
             name, rows = added.removesuffix(_COPY), as_rows(value)
-            if name in self._orders:
-                rows = rows[:, np.argsort(self._orders[name])]
+            if name in self._layouts:
+                layout = self._layouts[name]
+                whole = np.tile(layout.constants.astype(np.float64), (len(rows), 1))
+                whole[:, layout.places] = rows
+                rows = whole
             if name in self._products:
                 layers = stacked_layers(self._products[name].name)
                 ends = np.cumsum([self._n_channels[layer] for layer in layers])
@@ -192,17 +195,3 @@ class _VisibleGraph:
             return (output,)
         layers = stacked_layers(product.name)
         return (*layers, output) if output in _STATE else layers
-
-    def _orders_of(
-        self, model: OnnxModel, by_product: Mapping[str, NDArray[np.intp]]
-    ) -> dict[str, NDArray[np.intp]]:
-        """Return in which order channels come, by name of a product's result or its ReLU."""
-        orders = {
-            output: by_product[product.name]
-            for output, product in self._products.items()
-            if product.name in by_product
-        }
-        for each in model.graph.node:
-            if each.op_type == "Relu" and each.input[0] in orders:
-                orders[each.output[0]] = orders[each.input[0]]
-        return orders

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pocketrec_device.lowering.kernels import Product
     from pocketrec_quantization.frozen import FrozenModel
 
 __all__ = ["ChannelSource", "Channels", "FloatSource", "FrozenStore", "PlanSource"]
@@ -53,6 +54,15 @@ class ChannelSource(ABC):
     @abstractmethod
     def widths(self, name: str) -> NDArray[np.uint8]:
         """Return the width of every channel, (C,) uint8."""
+
+    def off(self, name: str) -> NDArray[np.bool_]:
+        """Return which channels have 0 bits, (C,) bool."""
+        is_off: NDArray[np.bool_] = self.widths(name) == 0
+        return is_off
+
+    def bias(self, product: Product) -> NDArray[np.float32]:
+        """Return what a product adds, (C,) float32."""
+        return product.bias_values
 
 
 class FrozenStore:
@@ -160,3 +170,7 @@ class FloatSource(ChannelSource):
             BackendError: Always.
         """
         raise BackendError(f"{name}: float weights have no widths; use compute='fp32'")
+
+    def off(self, name: str) -> NDArray[np.bool_]:
+        """See ``ChannelSource.off``: none are."""
+        return np.zeros(self.transposed(name).shape[1], np.bool_)

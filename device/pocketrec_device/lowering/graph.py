@@ -99,12 +99,15 @@ def constant(name: str, value: NDArray[np.generic]) -> OnnxTensor:
     )
 
 
-def declare(name: str, shape: Sequence[int], dtype: type[np.generic]) -> OnnxValueInfo:
-    """Return the declaration of an input or output."""
+def declare(name: str, shape: Sequence[int | str], dtype: type[np.generic]) -> OnnxValueInfo:
+    """Return the declaration of an input or output; a text is a size that varies."""
     declared = OnnxValueInfo(name=name)
     tensor = declared.type.tensor_type
     tensor.elem_type = _ELEMENT_TYPES[np.dtype(dtype)]
     tensor.shape.SetInParent()
     for size in shape:
-        tensor.shape.dim.add(dim_value=size)
+        if isinstance(size, str):
+            tensor.shape.dim.add(dim_param=size)
+        else:
+            tensor.shape.dim.add(dim_value=size)
     return declared

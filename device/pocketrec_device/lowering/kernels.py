@@ -14,6 +14,9 @@ channels of a product by width, multiplies once per group, and puts the groups s
 side; the permutation is folded into the next product, or undone by one Gather. How many
 channels have which width (the *slots*) is part of such a graph; which ones they are is data.
 
+Where one product alone reads another, channels that are off are left out of both
+(``folded``): sides and bias of these products depend on the plan, too.
+
 ``int8`` and ``packed`` also round the *inputs* to 8 bits, ``packed`` row by row, ``int8``
 all rows of a history at one scale: their results are close to float32, not equal. ``fp32``
 is exact but for the order of additions.
@@ -62,13 +65,15 @@ class Product:
     Args:
         name: Of the graph input that takes the weights, (N, C) float32.
         x: Name of the left side, (M, N).
-        bias: Name of the initializer, (C,).
+        bias: Name of the bias, (C,): a constant, or an input if it varies.
         output: Name of the result, (M, C).
         n_inputs: N.
         n_outputs: C.
-        bias_values: (C,) float32, what the initializer holds.
+        bias_values: (C,) float32, the bias while no channel is left out.
         reader: The product that alone reads the result, element by element or directly;
             empty if there is none.
+        has_varying_inputs: Whether plans leave out inputs.
+        has_varying_outputs: Whether plans leave out channels.
     """
 
     name: str
@@ -79,6 +84,20 @@ class Product:
     n_outputs: int
     bias_values: NDArray[np.float32]
     reader: str = ""
+    has_varying_inputs: bool = False
+    has_varying_outputs: bool = False
+
+    @property
+    def has_varying_bias(self) -> bool:
+        """Whether the bias depends on the plan."""
+        return self.has_varying_inputs or self.has_varying_outputs
+
+    @property
+    def sides(self) -> tuple[int | str, int | str]:
+        """N and C, or a name for a side that varies."""
+        n_inputs = f"{self.name}.inputs" if self.has_varying_inputs else self.n_inputs
+        n_outputs = f"{self.name}.channels" if self.has_varying_outputs else self.n_outputs
+        return n_inputs, n_outputs
 
     @property
     def is_order_free(self) -> bool:
@@ -107,6 +126,8 @@ class Kernel(ABC):
     """Type of the arithmetic, for reports."""
     is_exact: bool
     """Whether inputs stay float32."""
+    has_fixed_inputs: bool = False
+    """Whether a lowered product fits one number of inputs only, even where they vary."""
 
     def slots(self, product: Product, source: ChannelSource) -> Slots:
         """Return what of a plan the graph itself depends on: nothing, unless overridden."""
@@ -150,10 +171,9 @@ class Float32(Kernel):
         """See ``Kernel.lower``."""
         del slots
         inputs = [product.x, product.name, product.bias]
-        shape = (product.n_inputs, product.n_outputs)
         return Lowered(
             nodes=(node("Gemm", inputs, [product.output]),),
-            inputs=(declare(product.name, shape, np.float32),),
+            inputs=(declare(product.name, product.sides, np.float32), *_declared_bias(product)),
         )
 
     def tensors(
@@ -161,7 +181,9 @@ class Float32(Kernel):
     ) -> Tensors:
         """See ``Kernel.tensors``."""
         weights = source.transposed(product.name)
-        return {product.name: weights if input_order is None else weights[input_order]}
+        if input_order is not None:
+            weights = weights[input_order]
+        return {product.name: weights, **_varying_bias(product, source)}
 
     def stored(self, widths: NDArray[np.uint8]) -> dict[int, int]:
         """See ``Kernel.stored``."""
@@ -183,8 +205,9 @@ class Int8(Kernel):
         return Lowered(
             nodes=(node("DynamicQuantizeMatMul", inputs, [product.output], domain=CONTRIB),),
             inputs=(
-                declare(product.name, (product.n_inputs, product.n_outputs), np.int8),
-                declare(scales, (product.n_outputs,), np.float32),
+                declare(product.name, product.sides, np.int8),
+                declare(scales, product.sides[1:], np.float32),
+                *_declared_bias(product),
             ),
         )
 
@@ -197,6 +220,7 @@ class Int8(Kernel):
         return {
             product.name: codes if input_order is None else codes[input_order],
             f"{product.name}.scales": channels.scales,
+            **_varying_bias(product, source),
         }
 
     def stored(self, widths: NDArray[np.uint8]) -> dict[int, int]:
@@ -216,6 +240,7 @@ class Packed(Kernel):
     name = "packed"
     computed = "int2/int4/int8"
     is_exact = False
+    has_fixed_inputs = True
 
     def slots(self, product: Product, source: ChannelSource) -> Slots:
         """See ``Kernel.slots``: the count of channels per width."""
@@ -266,6 +291,7 @@ class Packed(Kernel):
         nodes.append(node("Gather", [grouped, order], [restored], axis=1))
         if has_pruned:
             nodes.append(node("Add", [unbiased, product.bias], [product.output]))
+            inputs.extend(_declared_bias(product))
         return Lowered(nodes=tuple(nodes), inputs=tuple(inputs))
 
     def tensors(
@@ -277,7 +303,8 @@ class Packed(Kernel):
         slots = tuple(count_widths(channels.widths).items())
         has_pruned = any(bits == 0 for bits, _ in slots)
         order = np.empty(product.n_outputs, np.int64)
-        tensors: Tensors = {}
+        bias = source.bias(product)
+        tensors: Tensors = _varying_bias(product, source) if has_pruned else {}
         start = 0
         for bits, n_channels in _stored_groups(slots):
             members = np.flatnonzero(channels.widths == bits)
@@ -292,7 +319,7 @@ class Packed(Kernel):
             repeated = np.repeat(scales[:, None], packed.shape[1], axis=1)
             tensors[f"{product.name}.scales{bits}"] = np.ascontiguousarray(repeated)
             if not has_pruned:
-                tensors[f"{product.name}.bias{bits}"] = product.bias_values[members]
+                tensors[f"{product.name}.bias{bits}"] = bias[members]
             start += n_channels
         if not self.stays_grouped(product, slots):
             tensors[f"{product.name}.order"] = order
@@ -307,6 +334,17 @@ class Packed(Kernel):
     def stored(self, widths: NDArray[np.uint8]) -> dict[int, int]:
         """See ``Kernel.stored``."""
         return count_widths(widths)
+
+
+def _declared_bias(product: Product) -> list[OnnxValueInfo]:
+    """Return the declaration of a bias, if it varies."""
+    if not product.has_varying_bias:
+        return []
+    return [declare(product.bias, product.sides[1:], np.float32)]
+
+
+def _varying_bias(product: Product, source: ChannelSource) -> Tensors:
+    return {product.bias: source.bias(product)} if product.has_varying_bias else {}
 
 
 def _block_size(n_inputs: int, bits: int) -> int:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from pocketrec.errors import IncompatibleArtifactError
+from pocketrec_device.lowering.folded import FoldedSource
 from pocketrec_device.lowering.graph import (
     constant,
     copy_of,
@@ -16,6 +18,7 @@ from pocketrec_device.lowering.graph import (
 )
 from pocketrec_device.lowering.kernels import KERNELS, Product
 from pocketrec_device.lowering.rewrites import chunk_causal_attention, share_cache
+from pocketrec_device.lowering.traces import Trace, Traces, free_flat_rows
 from pocketrec_quantization.graph_contract import stacked_layers
 from pocketrec_quantization.graph_file import parse_graph
 
@@ -25,13 +28,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pocketrec_device.lowering.channels import ChannelSource
-    from pocketrec_device.lowering.kernels import InputOrder, Slots, Tensors
+    from pocketrec_device.lowering.kernels import InputOrder, Kernel, Slots, Tensors
     from pocketrec_proto.v1.onnx_subset_pb2 import OnnxModel, OnnxNode, OnnxTensor
+    from pocketrec_quantization.backbone import Feed
 
-__all__ = ["LoweredGraph", "MadeTensors", "Template"]
+__all__ = ["Layout", "LoweredGraph", "MadeTensors", "Template"]
 
-MadeTensors: TypeAlias = "dict[tuple[str, str, bool], Tensors]"
-"""Values by kernel, product, and whether its inputs come in another order."""
+MadeTensors: TypeAlias = "dict[tuple[object, ...], Tensors]"
+"""Values by kernel, product, whether its inputs come in another order, and which sides vary."""
+
+_Needs: TypeAlias = "tuple[Slots, int]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layout:
+    """How a value whose channels were left out, or put in another order, is made whole.
+
+    Args:
+        places: (K,) intp, which column of the whole value each of its columns is.
+        constants: (n,) float32, what the whole value has in all other columns.
+    """
+
+    places: NDArray[np.intp]
+    constants: NDArray[np.float32]
 
 
 class Template:
@@ -43,7 +62,9 @@ class Template:
         bounds: Where a history is cut for attention; see ``chunk_bounds``.
 
     Attributes:
-        products: What is to be lowered, in the order of the graph.
+        products: What is to be lowered, in the order of the graph; whole.
+        feeds: Which of them only feed another one, under the products' names.
+        traces: Which channels are the columns of a value, by its name.
 
     Raises:
         MalformedArtifactError: The bytes are no ONNX file.
@@ -54,7 +75,12 @@ class Template:
         self._model = parse_graph(data, part)
         share_cache(self._model)
         chunk_causal_attention(self._model, bounds)
-        self.products = tuple(_products(self._model, part))
+        plain = _products(self._model, part)
+        traces = Traces(self._model, plain)
+        free_flat_rows(self._model, traces.by_value)
+        self.feeds: tuple[Feed, ...] = traces.feeds
+        self.products = tuple(_with_feeds(product, self.feeds) for product in plain)
+        self.traces: Mapping[str, Trace] = traces.by_value
 
     def lower(self, kernels: Mapping[str, str], source: ChannelSource) -> LoweredGraph:
         """Return the graph with a kernel for every product.
@@ -64,8 +90,9 @@ class Template:
             source: A plan; the graph fits all plans of the same slots.
         """
         model = copy_of(self._model)
-        by_output = {product.output: product for product in self.products}
-        slots: dict[str, Slots] = {}
+        folded = self.folded(source)
+        by_output = {product.output: folded.fitted(product) for product in self.products}
+        needs: dict[str, _Needs] = {}
         nodes: list[OnnxNode] = []
         del model.graph.input[:]
         model.graph.input.extend(
@@ -77,8 +104,8 @@ class Template:
                 nodes.append(each)
                 continue
             kernel = KERNELS[kernels[product.name]]
-            slots[product.name] = kernel.slots(product, source)
-            lowered = kernel.lower(product, slots[product.name])
+            needs[product.name] = _needs(kernel, product, folded)
+            lowered = kernel.lower(product, needs[product.name][0])
             nodes.extend(lowered.nodes)
             model.graph.input.extend(lowered.inputs)
         del model.graph.node[:]
@@ -86,35 +113,45 @@ class Template:
         _drop_unused_constants(model)
         require_contrib(model)
         chosen = {product.name: kernels[product.name] for product in self.products}
-        return LoweredGraph(model, self.products, chosen, slots)
+        return LoweredGraph(model, self, chosen, needs)
+
+    def folded(self, source: ChannelSource) -> FoldedSource:
+        """Return a plan's weights without those that would only compute constants.
+
+        Args:
+            source: The plan's weights.
+        """
+        return FoldedSource(source, self.products, self.feeds)
 
 
 class LoweredGraph:
     """A graph that ONNX Runtime can load; ``Template.lower`` makes it.
 
     Attributes:
-        products: What was lowered, in the order of the graph.
+        products: What was lowered, in the order of the graph; whole.
         kernels: Name of a product to name of its kernel.
-        slots: Name of a product to what of a plan its part of the graph depends on.
     """
 
     def __init__(
         self,
         model: OnnxModel,
-        products: Sequence[Product],
+        template: Template,
         kernels: Mapping[str, str],
-        slots: Mapping[str, Slots],
+        needs: Mapping[str, _Needs],
     ) -> None:
         self._model = model
-        self.products = products
+        self._template = template
+        self.products = template.products
         self.kernels = kernels
-        self.slots = slots
+        self._needs = needs
 
     def fits(self, source: ChannelSource) -> bool:
         """Whether a plan's weights can take the place of those the graph was made for."""
+        folded = self._template.folded(source)
         return all(
-            KERNELS[self.kernels[product.name]].slots(product, source) == self.slots[product.name]
-            for product in self.products
+            _needs(KERNELS[self.kernels[product.name]], product, folded)
+            == self._needs[product.name]
+            for product in map(folded.fitted, self.products)
         )
 
     def tensors(self, source: ChannelSource, made: MadeTensors | None = None) -> Tensors:
@@ -127,30 +164,47 @@ class LoweredGraph:
         made = {} if made is None else made
         tensors: Tensors = {}
         orders: dict[str, InputOrder] = {}
-        for product in self.products:
+        folded = self._template.folded(source)
+        for product in map(folded.fitted, self.products):
             kernel = KERNELS[self.kernels[product.name]]
             order = orders.get(product.name)
-            orders[product.reader] = kernel.output_order(product, source)
-            key = (kernel.name, product.name, order is not None)
+            orders[product.reader] = kernel.output_order(product, folded)
+            key = (kernel.name, product.name, order is not None, product.sides)
             if key not in made:
-                made[key] = kernel.tensors(product, source, order)
+                made[key] = kernel.tensors(product, folded, order)
             tensors |= made[key]
         return tensors
 
-    def output_orders(self, source: ChannelSource) -> dict[str, NDArray[np.intp]]:
-        """Return which channel comes at each place of a result, where not each at its own.
+    def kept_sides(self, source: ChannelSource) -> dict[str, tuple[int, int]]:
+        """Return what a plan leaves of every product, by name: inputs and channels.
+
+        Args:
+            source: The plan's weights.
+        """
+        folded = self._template.folded(source)
+        fitted = map(folded.fitted, self.products)
+        return {product.name: (product.n_inputs, product.n_outputs) for product in fitted}
+
+    def layouts(self, source: ChannelSource) -> dict[str, Layout]:
+        """Return how values are made whole, by name; only values that are not.
 
         Args:
             source: A plan's weights.
-
-        Returns:
-            Name of a product to (C,) integer.
         """
-        orders = {
-            product.name: KERNELS[self.kernels[product.name]].output_order(product, source)
+        folded = self._template.folded(source)
+        kept = [folded.kept(product) for product in self.products]
+        orders = [
+            KERNELS[self.kernels[product.name]].output_order(folded.fitted(product), folded)
             for product in self.products
-        }
-        return {name: order.astype(np.intp) for name, order in orders.items() if order is not None}
+        ]
+        layouts = {}
+        for value, trace in self._template.traces.items():
+            number = trace.products[0]
+            order = orders[number] if len(np.unique(trace.products)) == 1 else None
+            layout = _layout(trace, self.products, kept, order)
+            if not np.array_equal(layout.places, np.arange(trace.channels.size)):
+                layouts[value] = layout
+        return layouts
 
     def with_inputs(self) -> bytes:
         """Return the file with the plan's values as inputs: another plan needs no new session."""
@@ -164,6 +218,12 @@ class LoweredGraph:
         model.graph.input.extend(inputs)
         model.graph.initializer.extend(constant(name, value) for name, value in tensors.items())
         return model.SerializeToString()
+
+
+def _needs(kernel: Kernel, product: Product, source: ChannelSource) -> _Needs:
+    """Return what of a plan a product's part of the graph depends on: slots, and inputs."""
+    n_inputs = product.n_inputs if kernel.has_fixed_inputs else 0
+    return kernel.slots(product, source), n_inputs
 
 
 def _drop_unused_constants(model: OnnxModel) -> None:
@@ -204,7 +264,6 @@ def _products(model: OnnxModel, part: str) -> list[Product]:
             n_inputs=shapes[each.input[1]][0],
             n_outputs=shapes[each.input[1]][1],
             bias_values=np.frombuffer(constants[each.input[2]].raw_data, np.float32),
-            reader=_only_reader(model, each.output[0], found),
         )
         for each in found
     ]
@@ -215,18 +274,42 @@ def _is_bias(tensor: OnnxTensor | None, shape: Sequence[int]) -> bool:
     return tensor is not None and len(shape) == 2 and len(tensor.raw_data) == 4 * shape[1]
 
 
-def _only_reader(model: OnnxModel, value: str, products: Sequence[OnnxNode]) -> str:
-    """Return the name of the one product that reads a value, through Relu or directly."""
-    outputs = {each.name for each in model.graph.output}
-    readers = _readers(model, value)
-    if len(readers) == 1 and readers[0].op_type == "Relu" and value not in outputs:
-        value = readers[0].output[0]
-        readers = _readers(model, value)
-    for each in products:
-        if readers == [each] and each.input[0] == value and value not in outputs:
-            return each.input[1]
-    return ""
+def _with_feeds(product: Product, feeds: Sequence[Feed]) -> Product:
+    """Return a product with what the feeds of its graph say of it."""
+    own = [feed for feed in feeds if feed.layer == product.name]
+    is_reader = any(feed.reader == product.name for feed in feeds)
+    if not own and not is_reader:
+        return product
+    is_alone = sum(feed.reader == own[0].reader for feed in feeds) == 1 if own else False
+    in_order = np.arange(product.n_outputs)[:, None]
+    return replace(
+        product,
+        bias=f"{product.name}.folded_bias",
+        reader=own[0].reader if is_alone and np.array_equal(own[0].columns, in_order) else "",
+        has_varying_inputs=is_reader,
+        has_varying_outputs=bool(own),
+    )
 
 
-def _readers(model: OnnxModel, value: str) -> list[OnnxNode]:
-    return [each for each in model.graph.node if value in each.input]
+def _layout(
+    trace: Trace, products: Sequence[Product], kept: Sequence[NDArray[np.intp]], order: InputOrder
+) -> Layout:
+    """Return the layout of a value.
+
+    Args:
+        trace: Its columns.
+        products: Of the graph.
+        kept: The channels that are left of each.
+        order: Of the channels that are left, if the value has those of one product.
+    """
+    is_kept = np.zeros(trace.channels.size, np.bool_)
+    constants = np.zeros(trace.channels.size, np.float32)
+    for number in np.unique(trace.products):
+        at = trace.products == number
+        is_kept[at] = np.isin(trace.channels[at], kept[number])
+        constants[at] = products[number].bias_values[trace.channels[at]]
+    places = np.flatnonzero(is_kept)
+    return Layout(
+        places=places if order is None else places[order],
+        constants=np.where(trace.is_rectified, np.maximum(constants, 0), constants),
+    )

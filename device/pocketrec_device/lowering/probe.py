@@ -52,8 +52,14 @@ class ProductProbe:
         as_inputs: bool,
     ) -> None:
         ort = import_onnxruntime()
-        # Alone, a product has nobody to make up for another order, and no bias.
-        product = replace(product, bias_values=np.zeros_like(product.bias_values), reader="")
+        # Alone, a product is whole, has nobody to make up for another order, and no bias.
+        product = replace(
+            product,
+            bias_values=np.zeros_like(product.bias_values),
+            reader="",
+            has_varying_inputs=False,
+            has_varying_outputs=False,
+        )
         lowered = kernel.lower(product, kernel.slots(product, source))
         tensors = kernel.tensors(product, source)
         graph = OnnxGraph(node=lowered.nodes)
