@@ -2,9 +2,10 @@
 """What a slice of a wide pool costs on a device today, beside no pool and a whole one.
 
 usage: python -m benchmarks.personal_device --work work/personal
+       python -m benchmarks.personal_device --shape 128x200x2
 
 Weights are random; only sizes and times are measured. ``personal`` shows what this leaves in
-its work folder.
+its work folder; other shapes are only printed.
 """
 
 from __future__ import annotations
@@ -31,19 +32,27 @@ __all__ = ["DEVICE_FILE", "device_costs", "main"]
 DEVICE_FILE = "device.json"
 SHAPE = Shape(d=64, window=20, blocks=2)
 COMPUTES = ("fp32", "packed")
-_CASES = (("no pool, 2 bits", 1, 0), ("a slice of the pool", 4, 64), ("whole pool, 2 bits", 4, 0))
+_CASES = (
+    ("no pool, 2 bits", 1, False),
+    ("a slice of the pool", 4, True),
+    ("whole pool, 2 bits", 4, False),
+)
 
 
-def device_costs(*, min_runs: int = 300, min_seconds: float = 1.0) -> list[dict[str, Any]]:
+def device_costs(
+    shape: Shape = SHAPE, *, min_runs: int = 300, min_seconds: float = 1.0
+) -> list[dict[str, Any]]:
     """Measure every case under every kind of kernel.
 
     Args:
+        shape: Of the model; a slice has D channels of each pool of 4 D.
         min_runs: Calls of each kind at least.
         min_seconds: Time of each at least.
 
     Returns:
         ``case``, ``compute``, ``resident_bytes`` of the coded matrices as they are kept,
-        ``folded_bytes`` that would do, ``rerank_us`` and ``observe_us``, medians.
+        ``folded_bytes`` that would do, ``rerank_us``, ``observe_us`` and ``history_us``, which
+        is a whole window at once, medians.
     """
     from benchmarks.seeded_bundle import write_seeded_bundle
 
@@ -51,10 +60,10 @@ def device_costs(*, min_runs: int = 300, min_seconds: float = 1.0) -> list[dict[
     with tempfile.TemporaryDirectory() as folder:
         for multiplier in sorted({multiplier for _, multiplier, _ in _CASES}):
             path = Path(folder) / str(multiplier)
-            bundle = write_seeded_bundle(path, SHAPE, ffn_multiplier=multiplier)
-            for case, own, n_kept in _CASES:
+            bundle = write_seeded_bundle(path, shape, ffn_multiplier=multiplier)
+            for case, own, is_slice in _CASES:
                 if own == multiplier:
-                    plan = _plan(bundle.read_default_plan(), n_kept)
+                    plan = _plan(bundle.read_default_plan(), shape.d if is_slice else 0)
                     job = {"min_runs": min_runs, "min_seconds": min_seconds}
                     found += [
                         {"case": case, "compute": compute, **_measure(bundle, plan, compute, job)}
@@ -88,8 +97,14 @@ def _measure(bundle: BundleFolder, plan: Plan, compute: str, job: dict[str, Any]
 
     runtime = SwappableRuntime(bundle, EngineSettings(compute=compute, swap="rebuild"))
     runtime.adopt(runtime.engine_under(encode_plan(plan, None)))
-    ids = [f"item-{number}" for number in range(1, 201)]
-    runtime.observe_many(ids[: SHAPE.window])
+    ids = [f"item-{number}" for number in range(1, 1001)]
+    history = ids[: bundle.manifest.backbone.window]
+
+    def start() -> None:
+        runtime.reset()
+        runtime.observe_many(history)
+
+    start()
     kept = [
         {
             "name": layer.name,
@@ -103,15 +118,23 @@ def _measure(bundle: BundleFolder, plan: Plan, compute: str, job: dict[str, Any]
         "folded_bytes": folded_bytes(plan),
         "rerank_us": sample(lambda: runtime.rerank(ids[:100], 10), job)["p50_us"],
         "observe_us": sample(lambda: runtime.observe(ids[0]), job)["p50_us"],
+        "history_us": sample(start, {**job, "min_runs": 1})["p50_us"],
     }
 
 
 @click.command()
 @click.option("--work", type=click.Path(path_type=Path), default=Path("work/personal"))
-def main(work: Path) -> None:
-    """Measure, and leave the result where ``personal`` reads it."""
-    work.mkdir(parents=True, exist_ok=True)
-    write_atomically(work / DEVICE_FILE, json.dumps(device_costs()).encode())
+@click.option(
+    "--shape", "shape_text", default=SHAPE.name, show_default=True, help="D x L x blocks."
+)
+def main(work: Path, shape_text: str) -> None:
+    """Measure; the usual shape is left where ``personal`` reads it."""
+    shape = Shape.parse(shape_text)
+    costs = json.dumps(device_costs(shape))
+    click.echo(costs)
+    if shape == SHAPE:
+        work.mkdir(parents=True, exist_ok=True)
+        write_atomically(work / DEVICE_FILE, costs.encode())
 
 
 if __name__ == "__main__":

@@ -18,10 +18,12 @@ from pocketrec.cli import ExitCode
 from pocketrec.console import emit, json_option
 from pocketrec.errors import MalformedArtifactError
 from pocketrec.files import write_atomically
+from pocketrec_quantization.backbone import coded_layers, layer_feeds
 from pocketrec_quantization.budget import coded_bytes, effective_bits
 from pocketrec_quantization.bundle import ITEMS, VECTORS, BundleFolder
 from pocketrec_quantization.checks import reading
 from pocketrec_quantization.container import PLAN_MAGIC
+from pocketrec_quantization.folding import resident_bytes
 from pocketrec_quantization.item_table_file import table_bytes
 from pocketrec_quantization.layers import split_by_layer, total_channels, total_weights
 from pocketrec_quantization.levels import count_widths
@@ -82,6 +84,7 @@ def bundle_verify(context: click.Context, folder: Path, json_path: str | None) -
         "vectors": vectors,
         "extract_vectors": extract_vectors,
         "item_table": _item_table(bundle),
+        "default_plan": _default_plan(bundle),
         "is_sound": _come_out(vectors) and _come_out(extract_vectors),
     }
     emit(result, render=lambda console: draw_verdict(console, result), json_path=json_path)
@@ -173,6 +176,15 @@ def _item_table(bundle: BundleFolder) -> dict[str, Any]:
         "version": items.version,
         "memory_bytes": items.embedding_bytes + items.cached_bytes,
         "id_bytes": items.id_bytes,
+    }
+
+
+def _default_plan(bundle: BundleFolder) -> dict[str, int]:
+    plan, backbone = bundle.read_default_plan(), bundle.manifest.backbone
+    feeds = layer_feeds(backbone) if coded_layers(backbone) == plan.layers else ()
+    return {
+        "coded_bytes": coded_bytes(plan.layers, plan.widths),
+        "resident_bytes": resident_bytes(feeds, plan.layers, plan.widths),
     }
 
 

@@ -73,6 +73,10 @@ def draw_verdict(console: Console, result: Mapping[str, Any]) -> None:
         f"{items['n_rows']:,} rows in {items['n_codebooks']} codebooks, "
         f"{items['memory_bytes']:,} bytes in memory, ids apart"
     )
+    console.print(
+        f"default plan: {result['default_plan']['resident_bytes']:,} bytes of coded weights in "
+        "memory, packed"
+    )
     if result["vectors"] is None:
         console.print("no test vectors")
     for name, vectors in (("test", result["vectors"]), ("extract", result["extract_vectors"])):

@@ -27,7 +27,8 @@ from pocketrec_quantization.bundle import (
 from pocketrec_quantization.cli import bundle_inspect, bundle_verify, plan_diff, plan_show
 from pocketrec_quantization.frozen import FrozenModel
 from pocketrec_quantization.item_table import ItemTable
-from pocketrec_quantization.levels import DEFAULT_LEVELS
+from pocketrec_quantization.layers import split_by_layer
+from pocketrec_quantization.levels import DEFAULT_LEVELS, LevelTable
 from pocketrec_quantization.plan import Plan, encode_plan, model_id
 from pocketrec_quantization.plan_json import plan_from_json, plan_to_json
 from pocketrec_quantization.quantizer import freeze_matrix
@@ -96,6 +97,7 @@ def make_bundle(
     error: float = 0.0,
     frozen: FrozenModel | None = None,
     backbone: BackboneConfig = CONFIG,
+    plan: Plan | None = None,
 ) -> Path:
     """Write a tiny bundle and return its folder; its vectors are those of ``make_model``."""
     frozen = frozen or make_model()
@@ -115,7 +117,7 @@ def make_bundle(
     parts = {
         FROZEN: frozen.to_bytes(),
         ITEMS: items.to_bytes(),
-        DEFAULT_PLAN: encode_plan(make_plan(frozen), None),
+        DEFAULT_PLAN: encode_plan(plan or make_plan(frozen), None),
         VECTORS: make_vectors(make_model(), items, error=error).to_bytes(),
     }
     write_bundle(folder, manifest, parts)
@@ -163,6 +165,23 @@ class TestBundleVerify:
 
         assert result.exit_code == ExitCode.OK
         assert "1 test vectors come out" in result.stdout
+
+    def test_it_says_what_the_default_plan_keeps(self, tmp_path: Path) -> None:
+        """At 4 bits, 5 of 8 columns of 4 channels take a byte less each."""
+        frozen = make_model()
+        plan = make_plan(frozen)
+        codes = plan.codes.copy()
+        split_by_layer(codes, plan.layers)["blocks.0.ffn1"][:3] = 1
+        levels = LevelTable((0, 0, 4, 8))
+        folder = make_bundle(tmp_path, plan=replace(plan, codes=codes, levels=levels))
+
+        found = run_json("verify", folder)["default_plan"]
+
+        assert isinstance(found, dict)
+        assert found["coded_bytes"] == 16 * (2 + 4) + 5 * (2 + 4) + 4 * (4 + 4)
+        assert found["resident_bytes"] == found["coded_bytes"] - 4
+        text = "154 bytes of coded weights in memory, packed"
+        assert text in run("verify", folder).stdout
 
     def test_wrong_scores_fail_the_check(self, tmp_path: Path) -> None:
         """Scores beyond the tolerance end with the exit code of failed checks."""

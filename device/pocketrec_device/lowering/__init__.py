@@ -6,5 +6,6 @@ cache that goes in and comes out. Here they are rewritten: ``rewrites`` lets a s
 into the cache it reads, and leaves out what causal attention would only mask; ``kernels``
 says how each product can be stored and computed, down to groups of 2, 4 and 8 bits;
 ``tuning`` measures which of them is fastest on this device; ``capabilities`` asks what
-this ONNX Runtime can do at all. ``graph`` reads and writes the files.
+this ONNX Runtime can do at all; ``traces`` and ``folded`` find and leave out what pruned
+channels would compute. ``graph`` reads and writes the files.
 """

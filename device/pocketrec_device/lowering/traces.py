@@ -18,6 +18,7 @@ import numpy as np
 from pocketrec_device.lowering.graph import constant
 from pocketrec_quantization.backbone import Feed
 from pocketrec_quantization.graph_contract import stacked_layers
+from pocketrec_quantization.limits import MAX_LAYER_SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,7 +77,7 @@ class Traces:
             output = each.output[0] if each.output else ""
             number = by_output.get(output)
             trace = self._of_node(each) if number is None else _of_product(number, products)
-            if trace is not None:
+            if trace is not None and trace.channels.size:
                 is_private = trace.is_private and self._uses[output] <= 1
                 self.by_value[output] = replace(trace, is_private=is_private)
         self.feeds = tuple(
@@ -95,8 +96,7 @@ class Traces:
             case "ReduceMax" if self._is_over_rows(each):
                 return first
             case "Concat" if _is_side_by_side(each):
-                parts = [trace for trace in read if trace is not None]
-                return _joined(parts) if len(parts) == len(read) else None
+                return _joined([trace for trace in read if trace is not None], len(read))
             case "Reshape":
                 return self._laid_out(each, first)
             case _:
@@ -108,7 +108,9 @@ class Traces:
     def _laid_out(self, each: OnnxNode, trace: Trace) -> Trace | None:
         """Return the trace of (R, n) laid out as one row."""
         match self._constants.get(each.input[1]) if len(each.input) == 2 else None:
-            case [1, int(width)] if width > 0 and width % trace.channels.size == 0:
+            case [1, int(width)] if (
+                0 < width <= MAX_LAYER_SIDE and width % trace.channels.size == 0
+            ):
                 n_rows = width // trace.channels.size
                 return replace(
                     trace,
@@ -125,21 +127,24 @@ class Traces:
         trace = self.by_value.get(reader.x)
         if trace is None or not trace.is_private or trace.channels.size != reader.n_inputs:
             return []
-        feeds = []
-        for source in np.unique(trace.products):
-            at = np.flatnonzero(trace.products == source)
-            product = products[source]
-            if source != number and len(stacked_layers(product.name)) == 1:
-                by_channel = at[np.argsort(trace.channels[at], kind="stable")]
-                feeds.append(
-                    Feed(
-                        layer=product.name,
-                        reader=reader.name,
-                        columns=by_channel.reshape(product.n_outputs, -1),
-                        is_rectified=bool(trace.is_rectified[at[0]]),
-                    )
-                )
-        return feeds
+        sources = [int(source) for source in np.unique(trace.products)]
+        if any(
+            source == number or len(stacked_layers(products[source].name)) > 1 for source in sources
+        ):
+            return []
+        return [_feed(products[source], reader, trace, source) for source in sources]
+
+
+def _feed(product: Product, reader: Product, trace: Trace, number: int) -> Feed:
+    """Return how a product, by its number, feeds the reader of a value."""
+    at = np.flatnonzero(trace.products == number)
+    by_channel = at[np.argsort(trace.channels[at], kind="stable")]
+    return Feed(
+        layer=product.name,
+        reader=reader.name,
+        columns=by_channel.reshape(product.n_outputs, -1),
+        is_rectified=bool(trace.is_rectified[at[0]]),
+    )
 
 
 def _of_product(number: int, products: Sequence[Product]) -> Trace:
@@ -161,7 +166,7 @@ def free_flat_rows(model: OnnxModel, traces: Mapping[str, Trace]) -> None:
     """
     found = False
     for each in model.graph.node:
-        if each.op_type == "Reshape" and each.output[0] in traces:
+        if each.op_type == "Reshape" and len(each.input) == 2 and each.output[0] in traces:
             each.input[1], found = _FLAT_ROW, True
     if found:
         model.graph.initializer.append(constant(_FLAT_ROW, np.array([1, -1], np.int64)))
@@ -171,7 +176,11 @@ def _is_side_by_side(each: OnnxNode) -> bool:
     return [(one.name, one.i) for one in each.attribute] == [("axis", 1)]
 
 
-def _joined(parts: Sequence[Trace]) -> Trace:
+def _joined(parts: Sequence[Trace], n_parts: int) -> Trace | None:
+    """Return the trace of values side by side; None if one has none, or nothing could read it."""
+    n_columns = sum(part.channels.size for part in parts)
+    if len(parts) < n_parts or n_columns > MAX_LAYER_SIDE:
+        return None
     return Trace(
         products=np.concatenate([part.products for part in parts]),
         channels=np.concatenate([part.channels for part in parts]),

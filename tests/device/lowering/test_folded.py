@@ -126,6 +126,20 @@ class TestFeeds:
 
         assert [feed.layer for feed in template.feeds] == ["weights/blocks.1.ffn1"]
 
+    def test_columns_beyond_any_matrix_are_not_followed(self) -> None:
+        """A graph that lays a value beside itself again and again does not fill the memory."""
+        graph = onnx.load_from_string(tiny_model(0).graphs[STEP])
+        value = f"{FFN[0]}/out"
+        for number in range(60):
+            joined = helper.make_node("Concat", [value, value], [f"joined.{number}"], axis=1)
+            graph.graph.node.append(joined)
+            value = joined.output[0]
+
+        template = Template(graph.SerializeToString(), STEP)
+
+        assert "joined.1" in template.traces
+        assert "joined.59" not in template.traces
+
 
 class TestScores:
     @pytest.mark.parametrize("kernel", KERNELS)
