@@ -57,10 +57,10 @@ class Folding:
             dropped = _dropped(off[feed.layer])
             if dropped.size:
                 self._dropped.setdefault(feed.reader, []).append((feed, dropped))
-                self.rows[feed.layer] = np.delete(np.arange(len(feed.columns)), dropped)
+                self.rows[feed.layer] = _others(dropped, len(feed.columns))
         for reader, parts in self._dropped.items():
-            gone = np.concatenate([feed.columns[dropped].ravel() for feed, dropped in parts])
-            self.columns[reader] = np.delete(np.arange(n_elements[reader]), gone)
+            gone = [feed.columns[dropped].ravel() for feed, dropped in parts]
+            self.columns[reader] = _others(np.concatenate(gone), n_elements[reader])
 
     @classmethod
     def of_layers(
@@ -143,3 +143,10 @@ def _dropped(off: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Return the channels to leave out, (K,) intp, ascending."""
     dropped = np.flatnonzero(off)
     return dropped if dropped.size < off.size else dropped[1:]
+
+
+def _others(gone: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """Return those of 0, ..., n - 1 that are not gone, ascending."""
+    is_left = np.ones(n, np.bool_)
+    is_left[gone] = False
+    return np.flatnonzero(is_left)

@@ -138,9 +138,10 @@ class OnnxProgram:
             BackendError: A session cannot be made.
         """
         lowered, session = self._shared.get(name, (None, None))
-        if lowered is None or not lowered.fits(source):
+        folded = self._templates[name].folded(source)
+        if lowered is None or not lowered.fits(folded):
             lowered, session = self._lower(name, source), None
-        tensors, sides = lowered.tensors(source, made), lowered.kept_sides(source)
+        tensors, sides = lowered.tensors(folded, made), lowered.kept_sides(folded)
         if not self._is_swappable(name, lowered, tensors):
             return Function(lowered, self.session(lowered.with_constants(tensors)), {}, sides)
         if session is None:

@@ -43,12 +43,21 @@ class FoldedSource(ChannelSource):
             {product.name: product.n_inputs for product in products},
         )
         self._biases = {product.name: product.bias_values for product in products}
+        self._readers: dict[str, NDArray[np.float32]] = {}
+        rows, columns = self._folding.rows, self._folding.columns
+        self._fitted = {
+            product.name: replace(
+                product,
+                n_inputs=len(columns.get(product.name, range(product.n_inputs))),
+                n_outputs=len(rows.get(product.name, range(product.n_outputs))),
+            )
+            for product in products
+            if product.name in rows or product.name in columns
+        }
 
     def fitted(self, product: Product) -> Product:
         """Return a product with the sides that are left of it."""
-        rows = self._folding.rows.get(product.name, range(product.n_outputs))
-        columns = self._folding.columns.get(product.name, range(product.n_inputs))
-        return replace(product, n_inputs=len(columns), n_outputs=len(rows))
+        return self._fitted.get(product.name, product)
 
     def kept(self, product: Product) -> NDArray[np.intp]:
         """Return the channels of a whole product that are left, ascending."""
@@ -56,7 +65,7 @@ class FoldedSource(ChannelSource):
 
     def transposed(self, name: str) -> NDArray[np.float32]:
         """See ``ChannelSource.transposed``."""
-        return self._cut(name, self._source.transposed(name))
+        return self._cut(name, self._whole(name))
 
     def channels(self, name: str) -> Channels:
         """See ``ChannelSource.channels``."""
@@ -76,8 +85,16 @@ class FoldedSource(ChannelSource):
         name = product.name
         if name not in self._folding.columns:
             return self._folding.cut_channels(name, self._biases[name])
-        weights = self._source.transposed(name).T
+        weights = self._whole(name).T
         return self._folding.bias(name, weights, self._biases).astype(np.float32)
+
+    def _whole(self, name: str) -> NDArray[np.float32]:
+        """Return all weights of a product, (N, C); of a reader they are asked for twice."""
+        if name not in self._folding.columns:
+            return self._source.transposed(name)
+        if name not in self._readers:
+            self._readers[name] = self._source.transposed(name)
+        return self._readers[name]
 
     def _cut(self, name: str, transposed: NDArray[_Scalar]) -> NDArray[_Scalar]:
         """Return what is left of (N, C)."""

@@ -119,8 +119,10 @@ class Template:
         """Return a plan's weights without those that would only compute constants.
 
         Args:
-            source: The plan's weights.
+            source: The plan's weights; what this returned is returned as it is.
         """
+        if isinstance(source, FoldedSource):
+            return source
         return FoldedSource(source, self.products, self.feeds)
 
 

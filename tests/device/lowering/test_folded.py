@@ -235,6 +235,20 @@ class TestValues:
             assert tensors[FFN[0]].shape == (8, n_left)
             assert tensors[FFN[1]].shape == (n_left, 8)
 
+    @pytest.mark.parametrize("kernel", KERNELS)
+    def test_what_was_left_out_can_be_asked_for_again(self, kernel: str) -> None:
+        """Weights that are folded already are taken as they are, and give the same values."""
+        source = source_of("sasrec", widths_of("sasrec", 1, 0.5))
+        lowered, folded = lowered_of("sasrec", kernel, source), template_of("sasrec").folded(source)
+
+        first, again, whole = (lowered.tensors(each) for each in (folded, folded, source))
+
+        assert template_of("sasrec").folded(folded) is folded
+        assert first.keys() == again.keys() == whole.keys()
+        for name, array in whole.items():
+            np.testing.assert_array_equal(first[name], array)
+            np.testing.assert_array_equal(again[name], array)
+
     def test_grouped_channels_need_no_gather(self) -> None:
         """Without its pruned channels a product that only feeds another stays grouped."""
         layers = tiny_model(0).frozen.layers
