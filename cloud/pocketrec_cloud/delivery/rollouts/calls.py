@@ -75,14 +75,14 @@ def report_status(
 
     Raises:
         RejectedError: A field is out of bounds, or this device reports too often.
-        StoreError: The database fails.
+        PocketRecError, OSError: The database fails, or ``on_latency`` does.
     """
     if not desk.reported.allow(device_id):
         raise RejectedError("reported too often; try again in a minute", code="RESOURCE_EXHAUSTED")
     with blaming_the_caller():
         status = _read_status(request, device_id, int(desk.clock()))
     desk.store.put_status(status)
-    if desk.on_latency is not None and request.HasField("rerank_latency"):
+    if desk.on_latency is not None and request.rerank_latency.counts:
         desk.on_latency(status.model_name, request.rerank_latency)
     for rollout in desk.store.list_rollouts(status.model_name):
         if is_active(rollout) and _is_about(status, rollout):
