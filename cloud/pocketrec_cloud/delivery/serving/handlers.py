@@ -30,7 +30,6 @@ __all__ = [
     "check_plan_request",
     "find_target",
     "get_metadata",
-    "get_plan",
     "read_chunk",
 ]
 
@@ -124,23 +123,6 @@ def read_chunk(
             "restore it from a copy"
         )
     return pb.FetchChunkResponse(offset_bytes=offset_bytes, content=content)
-
-
-def get_plan(
-    service: DeliveryService, request: pb.GetPlanRequest, device_id: str
-) -> pb.GetPlanResponse:
-    """Return a signed plan, or an empty one when the installed plan is current.
-
-    Raises:
-        RejectedError: A field is out of bounds, the model is unknown, or this device asks
-            too often.
-        InfeasibleBudgetError: No plan is that small.
-        ArtifactError: What was published is damaged.
-        StoreError: The database fails.
-        OSError: A file cannot be read.
-    """
-    plan = service.director.issue(check_plan_request(service, request, device_id))
-    return pb.GetPlanResponse(plan=plan)
 
 
 def check_plan_request(
