@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 
 import grpc
 
-from pocketrec_cloud.delivery.serving.translation import Context
+from pocketrec_cloud.delivery.boundary.translation import Context
 
 __all__ = ["AroundAnswer", "AroundStream", "Guard", "Handler", "guard_handler", "wrap_handler"]
 

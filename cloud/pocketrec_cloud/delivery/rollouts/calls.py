@@ -7,6 +7,7 @@ import re
 from itertools import pairwise
 
 from pocketrec.errors import ConfigError, RejectedError
+from pocketrec_cloud.delivery.boundary.refusals import blaming_the_caller
 from pocketrec_cloud.delivery.records import (
     DeviceRecord,
     DeviceStatusRecord,
@@ -17,7 +18,6 @@ from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
 from pocketrec_cloud.delivery.rollouts.engine import is_active
 from pocketrec_cloud.delivery.rollouts.judge import judge
 from pocketrec_cloud.delivery.rollouts.line import begun_stage
-from pocketrec_cloud.delivery.serving.refusals import blaming_the_caller
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_quantization.checks import check_integer, check_name
 from pocketrec_quantization.plan import DIGEST_BYTES

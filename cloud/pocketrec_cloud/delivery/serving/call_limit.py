@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 
+from pocketrec_cloud.delivery.boundary.translation import Context
 from pocketrec_cloud.delivery.operations.observing import is_ours
 from pocketrec_cloud.delivery.operations.wrapping import Handler, guard_handler
-from pocketrec_cloud.delivery.serving.translation import Context
 
 __all__ = ["CallLimit"]
 

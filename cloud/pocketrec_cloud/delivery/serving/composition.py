@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.admin.service import AdminService
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.operations.metrics import Metrics
 from pocketrec_cloud.delivery.operations.stores import watch_store
@@ -31,7 +32,6 @@ from pocketrec_cloud.delivery.rollouts.desk import LatencyListener, RolloutDesk,
 from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
 from pocketrec_cloud.delivery.serving.config import ServerConfig
 from pocketrec_cloud.delivery.serving.handlers import DeliveryService
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.cached import CachedStore
 from pocketrec_proto.v1.device_service_pb2 import LatencyHistogram

@@ -13,9 +13,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from pocketrec.errors import RejectedError
+from pocketrec_cloud.delivery.boundary.translation import Context, translated
 from pocketrec_cloud.delivery.operations.observing import is_ours
 from pocketrec_cloud.delivery.operations.wrapping import Handler, guard_handler
-from pocketrec_cloud.delivery.serving.translation import Context, translated
 
 __all__ = ["DecodingInterceptor"]
 

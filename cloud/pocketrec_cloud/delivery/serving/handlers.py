@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pocketrec.errors import IntegrityError, RejectedError
+from pocketrec_cloud.delivery.boundary.limits import Limits
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.plans.director import Director, PlanRequest
 from pocketrec_cloud.delivery.plans.requests import read_plan_request
@@ -20,8 +22,6 @@ from pocketrec_cloud.delivery.publishing.layout import target_name
 from pocketrec_cloud.delivery.publishing.publication import PublicationCache, PublishedFile
 from pocketrec_cloud.delivery.publishing.targets import part_target
 from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
-from pocketrec_cloud.delivery.serving.limits import Limits
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_proto.v1 import device_service_pb2 as pb
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.cloud.delivery.devices import Device, register_device
 
-from pocketrec_cloud.delivery.serving.limits import Limits
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceStub
 from pocketrec_quantization.bundle import BundleFolder

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pocketrec.errors import ConfigError, IntegrityError, RejectedError, StoreError
+from pocketrec.errors import IntegrityError, RejectedError, StoreError
 from pocketrec_cloud.delivery.publishing.artifacts import FolderArtifacts
 from pocketrec_cloud.delivery.publishing.publication import PublicationCache
 from pocketrec_cloud.delivery.serving import handlers
 from pocketrec_cloud.delivery.serving.handlers import DeliveryService
-from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_quantization.bundle import CARD, BundleFolder
 
@@ -148,19 +147,6 @@ class TestFetchChunk:
 
         with pytest.raises(IntegrityError, match="shorter on disk"):
             handlers.read_chunk(service, published, published.length_bytes - 10)
-
-
-class TestLimits:
-    @pytest.mark.parametrize("size", [256 * 1024 - 1, 1024 * 1024 + 1])
-    def test_chunks_are_a_quarter_to_one_mebibyte(self, size: int) -> None:
-        """A chunk outside the protocol's bounds cannot be configured."""
-        with pytest.raises(ConfigError, match="chunk_bytes"):
-            Limits(chunk_bytes=size)
-
-    def test_rates_are_positive(self) -> None:
-        """A server nobody can register with is a mistake."""
-        with pytest.raises(ConfigError, match="registrations_per_minute"):
-            Limits(registrations_per_minute=0)
 
 
 def test_store_without_a_repository_is_named(
