@@ -11,9 +11,9 @@ import json
 import sys
 from pathlib import Path
 
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.push.hub import WatchSettings
 from pocketrec_cloud.delivery.serving.config import AdminListener, Listening, ServerConfig
-from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_cloud.delivery.serving.server import serve
 from pocketrec_cloud.delivery.serving.workers import serve_with_workers
 

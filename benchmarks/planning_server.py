@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from pocketrec_cloud.delivery.serving.limits import Limits
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.serving.server import ServerConfig, serve
 
 __all__ = ["main"]

@@ -148,7 +148,10 @@ def _date(seconds: int) -> str:
 
 
 def _facts(rows: Sequence[tuple[str, object]], title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
+    # without a box a digest, to be copied, fits whole into 80 columns
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, Text(str(value)))  # free text is never taken for markup
     return table

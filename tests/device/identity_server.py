@@ -11,10 +11,10 @@ from google.protobuf.message import Message
 
 from pocketrec.errors import RejectedError
 from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.identity.registration import get_challenge, register
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.identity.sessions import admit, find_session
-from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 from pocketrec_proto.v1 import device_service_pb2 as pb
 

@@ -12,9 +12,9 @@ import pytest
 from tests.device.unharmed import CANDIDATES, HISTORY, ranking_after_restart, ranking_of
 
 from pocketrec.errors import PocketRecError, RollbackError
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.operations.config import OperationsConfig
 from pocketrec_cloud.delivery.operations.faults import parse_chaos
-from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_quantization.bundle import BundleFolder
 

@@ -54,7 +54,7 @@ def until(watcher: PlanWatcher, is_reached: Callable[[WatchStatus], bool]) -> Wa
 
 def brisk_server(deployment: Deployment, *, port: int = 0) -> AbstractContextManager[str]:
     """Serve without long pauses."""
-    watch = WatchSettings(targets_delay_s=1.0, targets_spread_s=0.01, pause_s=0.01)
+    watch = WatchSettings(targets_check_s=0.05, targets_spread_s=0.01, pause_s=0.01)
     return serve_in_thread(replace(deployment.config, port=port, watch=watch))
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from tests.faults.deaths import plant
 
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.operations.config import OperationsConfig
 from pocketrec_cloud.delivery.operations.logs import LogFormat, configure_logging
 from pocketrec_cloud.delivery.push.hub import WatchSettings
 from pocketrec_cloud.delivery.serving.config import AdminListener, ServerConfig
-from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_cloud.delivery.serving.server import DeliveryServer
 
 __all__ = ["main"]

@@ -124,10 +124,10 @@ def make_bundle(
     return folder
 
 
-def run(command: str, *args: object) -> Result:
+def run(command: str, *args: object, columns: int = 200) -> Result:
     """Run one command."""
     words = [str(arg) for arg in args]
-    return CliRunner(env={"COLUMNS": "200"}).invoke(COMMANDS[command], words)
+    return CliRunner(env={"COLUMNS": str(columns)}).invoke(COMMANDS[command], words)
 
 
 def run_json(command: str, *args: object) -> dict[str, object]:
@@ -145,6 +145,15 @@ class TestBundleInspect:
 
         for text in ("tiny version 3", "frozen", "default.plan", "a [bold] test", "2023-11-14"):
             assert text in output
+
+    def test_digests_can_be_copied(self, tmp_path: Path) -> None:
+        """They are whole in a terminal of 80 columns: other commands take them so."""
+        bundle = BundleFolder.open(make_bundle(tmp_path))
+
+        lines = run("inspect", tmp_path, columns=80).stdout.splitlines()
+
+        for digest in (bundle.digest, bundle.model_digest):
+            assert [line for line in lines if digest.hex() in line]
 
     def test_the_json_has_digests_and_sizes(self, tmp_path: Path) -> None:
         """A program gets the digests in hexadecimal and the total of the parts."""

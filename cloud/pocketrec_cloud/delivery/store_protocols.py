@@ -193,13 +193,12 @@ class Change(StrEnum):
     """What may have changed in a store.
 
     Orders are there when one was added; rollouts when one was added or swapped, not when a
-    device reported; models when a bundle was recorded; devices when one was revoked, not when
-    one registered.
+    device reported; devices when one was revoked, not when one registered. What is published
+    is seen in its metadata.
     """
 
     ORDERS = "orders"
     ROLLOUTS = "rollouts"
-    MODELS = "models"
     DEVICES = "devices"
 
 

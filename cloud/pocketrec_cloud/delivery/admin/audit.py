@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pocketrec_cloud.delivery.admin.paging import page_size_of
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
+from pocketrec_cloud.delivery.boundary.refusals import blaming_the_caller
 from pocketrec_cloud.delivery.records import AuditRecord
-from pocketrec_cloud.delivery.serving.refusals import blaming_the_caller
 from pocketrec_proto.v1 import admin_service_pb2 as pb
 from pocketrec_quantization.checks import check_integer
 

@@ -13,9 +13,9 @@ from concurrent.futures import Executor
 from pocketrec.errors import RejectedError
 from pocketrec_cloud.delivery.admin.certificates import AdminCertificates
 from pocketrec_cloud.delivery.admin.service import AdminIdentity
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter, peer_key
+from pocketrec_cloud.delivery.boundary.translation import Context
 from pocketrec_cloud.delivery.identity.sessions import bearer_sha256
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter, peer_key
-from pocketrec_cloud.delivery.serving.translation import Context
 from pocketrec_cloud.delivery.store_protocols import AdminStore
 
 __all__ = ["FAILURES_PER_MINUTE", "AdminAuthenticator"]

@@ -10,9 +10,9 @@ from pocketrec.errors import RejectedError
 from pocketrec.registration import DEVICE_ID_CHARS
 from pocketrec_cloud.delivery.admin.paging import page_size_of
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService, write_audit
+from pocketrec_cloud.delivery.boundary.refusals import blaming_the_caller
 from pocketrec_cloud.delivery.cohorts import Cohort
 from pocketrec_cloud.delivery.records import DeviceRecord, DeviceStatusRecord
-from pocketrec_cloud.delivery.serving.refusals import blaming_the_caller
 from pocketrec_proto.v1 import admin_service_pb2 as pb
 from pocketrec_quantization.checks import check_text
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from pocketrec.errors import ConfigError, MalformedArtifactError, RejectedError
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService, write_audit
+from pocketrec_cloud.delivery.boundary.refusals import blaming_the_caller
 from pocketrec_cloud.delivery.cohorts import Cohort
 from pocketrec_cloud.delivery.plans.drafting import draft_from_codes
 from pocketrec_cloud.delivery.plans.rules import PlanSettings
 from pocketrec_cloud.delivery.push.orders import settings_of
 from pocketrec_cloud.delivery.records import AudienceKind, OrderRecord
-from pocketrec_cloud.delivery.serving.refusals import blaming_the_caller
 from pocketrec_proto.v1 import admin_service_pb2 as pb
 from pocketrec_quantization.checks import check_integer, check_name, check_text
 from pocketrec_quantization.levels import WIDTHS

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from pocketrec.errors import ConfigError, RejectedError, StoreError
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService, write_audit
+from pocketrec_cloud.delivery.boundary.refusals import blaming_the_caller
 from pocketrec_cloud.delivery.cohorts import Cohort
 from pocketrec_cloud.delivery.records import RolloutRecord, RolloutState
 from pocketrec_cloud.delivery.rollouts import engine
 from pocketrec_cloud.delivery.rollouts.buckets import N_BUCKETS
 from pocketrec_cloud.delivery.rollouts.line import ModelLine
-from pocketrec_cloud.delivery.serving.refusals import blaming_the_caller
 from pocketrec_proto.v1 import admin_service_pb2 as pb
 from pocketrec_quantization.checks import check_integer, check_name, check_text
 from pocketrec_quantization.levels import WIDTHS

@@ -17,9 +17,9 @@ from pocketrec_cloud.delivery.admin.devices import list_devices, revoke_device
 from pocketrec_cloud.delivery.admin.publishing import get_publication, publish_bundle, receive
 from pocketrec_cloud.delivery.admin.pushes import cancel_push, list_pushes, push_plan
 from pocketrec_cloud.delivery.admin.service import AdminIdentity, AdminService
+from pocketrec_cloud.delivery.boundary.translation import Context, translated
 from pocketrec_cloud.delivery.publishing.inbox import open_inbox
 from pocketrec_cloud.delivery.records import AdminRole
-from pocketrec_cloud.delivery.serving.translation import Context, translated
 from pocketrec_proto.v1 import admin_service_pb2 as pb
 from pocketrec_proto.v1.admin_service_pb2_grpc import AdminServiceServicer
 

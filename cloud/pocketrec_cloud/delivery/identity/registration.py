@@ -9,11 +9,11 @@ import secrets
 from pocketrec.errors import IntegrityError, RejectedError
 from pocketrec.registration import check_facts, device_id_of, registration_message
 from pocketrec.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey
+from pocketrec_cloud.delivery.boundary.limits import Limits
+from pocketrec_cloud.delivery.boundary.refusals import blaming_the_caller
 from pocketrec_cloud.delivery.identity.challenges import CHALLENGE_BYTES
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.records import DeviceRecord
-from pocketrec_cloud.delivery.serving.limits import Limits
-from pocketrec_cloud.delivery.serving.refusals import blaming_the_caller
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_quantization.checks import check_integer
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Self, TypeAlias
 
 from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery.boundary.limits import Limits
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.identity.challenges import Challenger
 from pocketrec_cloud.delivery.records import DeviceSession
-from pocketrec_cloud.delivery.serving.limits import Limits
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.store_protocols import DeviceStore
 
 __all__ = ["IdentityService", "RecallSession"]

@@ -19,9 +19,9 @@ from typing import Any, NoReturn, cast
 import grpc
 from google.protobuf.message import Message
 
+from pocketrec_cloud.delivery.boundary.translation import Context
 from pocketrec_cloud.delivery.operations.faults import ChaosSettings
 from pocketrec_cloud.delivery.operations.wrapping import Handler, wrap_handler
-from pocketrec_cloud.delivery.serving.translation import Context
 from pocketrec_proto.v1 import device_service_pb2 as pb
 
 __all__ = ["ChaosInterceptor"]

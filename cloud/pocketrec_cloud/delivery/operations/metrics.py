@@ -19,6 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 from pocketrec import __version__
 from pocketrec.errors import StoreError
 from pocketrec_cloud.delivery.operations.observing import Call, Ending
+from pocketrec_cloud.delivery.operations.reported_latency import ReportedLatency
 from pocketrec_proto.v1.device_service_pb2 import WatchPlansResponse
 
 __all__ = ["Metrics"]
@@ -35,6 +36,7 @@ class Metrics:
 
     Attributes:
         registry: All of it, for an HTTP endpoint.
+        reported_latency: What devices say of their own speed; told of published model lines only.
     """
 
     def __init__(self) -> None:
@@ -45,6 +47,8 @@ class Metrics:
         self._calls()
         self._plans()
         self._dependencies()
+        self.reported_latency = ReportedLatency()
+        self.registry.register(self.reported_latency)
 
     def begin(self, call: Call) -> Callable[[Ending], None]:
         """Count a call in, and out again at its end."""

@@ -13,8 +13,8 @@ from typing import Any, Protocol, cast
 
 import grpc
 
+from pocketrec_cloud.delivery.boundary.translation import Context
 from pocketrec_cloud.delivery.operations.wrapping import Handler, wrap_handler
-from pocketrec_cloud.delivery.serving.translation import Context
 
 __all__ = ["Call", "CallObserver", "Ending", "ObservingInterceptor", "is_ours"]
 

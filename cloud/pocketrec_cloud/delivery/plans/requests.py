@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.errors import RejectedError
+from pocketrec_cloud.delivery.boundary.refusals import blaming_the_caller
 from pocketrec_cloud.delivery.plans.drafting import PlanRequest
-from pocketrec_cloud.delivery.serving.refusals import blaming_the_caller
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_quantization.checks import check_integer, check_name, check_text
 from pocketrec_quantization.limits import MAX_SUBJECT_LENGTH

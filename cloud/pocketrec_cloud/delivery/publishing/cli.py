@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypedDict, TypeVar, Unpack
 
 import click
 
@@ -22,7 +22,7 @@ from pocketrec_cloud.delivery.publishing.bundles import (
     withdraw_bundle,
 )
 from pocketrec_cloud.delivery.publishing.remote import RemotePublisher
-from pocketrec_cloud.delivery.publishing.storage import open_storage
+from pocketrec_cloud.delivery.publishing.storage import Storage, open_storage
 from pocketrec_cloud.delivery.publishing.storage_options import (
     database_option,
     keys_option,
@@ -115,6 +115,18 @@ def bundle_publish(
     )
 
 
+class _Change(TypedDict):
+    """What promoting and withdrawing are asked."""
+
+    model: str
+    digest: str
+    store: str | None
+    database: str
+    server: AdminEndpoint | None
+    keys: Path
+    json_path: str | None
+
+
 def _change_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add what promoting and withdrawing have in common."""
     model = click.argument("model")
@@ -126,50 +138,39 @@ def _change_options(command: Callable[P, R]) -> Callable[P, R]:
 
 @click.command()
 @_change_options
-def bundle_promote(
-    *,
-    model: str,
-    digest: str,
-    store: str | None,
-    database: str,
-    server: AdminEndpoint | None,
-    keys: Path,
-    json_path: str | None,
-) -> None:
+def bundle_promote(**options: Unpack[_Change]) -> None:
     """Make the candidate BUNDLE_DIGEST the current bundle of MODEL."""
-    _require_one_place(store, server)
-    sha256 = _digest(digest)
-    if server is not None:
-        with AdminClient(server) as client:
-            RemotePublisher(client, keys).promote(model, sha256)
-    else:
-        with open_storage(store or "", database) as storage:
-            promote_bundle(storage, keys, model, sha256)
-    _report(model, digest, "is current now", json_path)
+    _change(promote_bundle, RemotePublisher.promote, "is current now", **options)
 
 
 @click.command()
 @_change_options
-def bundle_withdraw(
-    *,
-    model: str,
-    digest: str,
-    store: str | None,
-    database: str,
-    server: AdminEndpoint | None,
-    keys: Path,
-    json_path: str | None,
-) -> None:
+def bundle_withdraw(**options: Unpack[_Change]) -> None:
     """Stop vouching for the bundle BUNDLE_DIGEST of MODEL, which is not the current one."""
-    _require_one_place(store, server)
+    _change(withdraw_bundle, RemotePublisher.withdraw, "is withdrawn", **options)
+
+
+def _change(
+    here: Callable[[Storage, Path, str, bytes], None],
+    through_a_server: Callable[[RemotePublisher, str, bytes], None],
+    outcome: str,
+    **options: Unpack[_Change],
+) -> None:
+    """Change what is published, in one place or the other, and say so."""
+    model, digest, server = options["model"], options["digest"], options["server"]
+    _require_one_place(options["store"], server)
     sha256 = _digest(digest)
     if server is not None:
         with AdminClient(server) as client:
-            RemotePublisher(client, keys).withdraw(model, sha256)
+            through_a_server(RemotePublisher(client, options["keys"]), model, sha256)
     else:
-        with open_storage(store or "", database) as storage:
-            withdraw_bundle(storage, keys, model, sha256)
-    _report(model, digest, "is withdrawn", json_path)
+        with open_storage(options["store"] or "", options["database"]) as storage:
+            here(storage, options["keys"], model, sha256)
+    emit(
+        {"model": model, "bundle_digest": digest},
+        render=lambda console: console.print(f"{model}: bundle {digest} {outcome}", soft_wrap=True),
+        json_path=options["json_path"],
+    )
 
 
 def _require_one_place(store: str | None, server: AdminEndpoint | None) -> None:
@@ -187,11 +188,3 @@ def _digest(text: str) -> bytes:
             f"expected a bundle digest of {2 * DIGEST_BYTES} hex digits, got {text!r}"
         )
     return digest
-
-
-def _report(model: str, digest: str, what: str, json_path: str | None) -> None:
-    emit(
-        {"model": model, "bundle_digest": digest},
-        render=lambda console: console.print(f"{model}: bundle {digest} {what}", soft_wrap=True),
-        json_path=json_path,
-    )

@@ -23,6 +23,10 @@ from pocketrec_cloud.delivery.store_protocols import Change
 
 __all__ = ["WatchHub", "WatchSettings", "Watcher"]
 
+# Of targets_spread_s, until the first device is told of a publication: three of sixty seconds,
+# for other processes, which the device may reach, look at a bucket once a second.
+_LEAST_SHARE = 0.05
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchSettings:
@@ -34,8 +38,7 @@ class WatchSettings:
         write_timeout_s: How long a device may take to read one message.
         plan_check_s: Within this time after it began, and again and again, a stream's plan
             is looked at: it is issued anew past half its life.
-        targets_delay_s: From the record of a publication until the first device is told:
-            its metadata is written last.
+        targets_check_s: A publication is noticed within this time of its coming into force.
         targets_spread_s: The devices of a fleet are told within this time to sync.
         session_check_s: A token that was taken back ends its stream within this time.
         pause_s: When the server stops, devices are asked to wait up to this long.
@@ -48,7 +51,7 @@ class WatchSettings:
     heartbeat_s: float = 30.0
     write_timeout_s: float = 20.0
     plan_check_s: float = 600.0
-    targets_delay_s: float = 5.0
+    targets_check_s: float = 2.0
     targets_spread_s: float = 60.0
     session_check_s: float = 15.0
     pause_s: float = 10.0
@@ -195,19 +198,20 @@ class WatchHub:
         """Wake whom news concern."""
         for watcher in {w for order in news.orders for w in self.concerned(order)}:
             watcher.mark("plan")
-        if news.changes & {Change.MODELS, Change.ROLLOUTS}:
-            for watcher in self._watchers.values():
-                self._tell_of_targets(watcher, news.changes)
+        if Change.ROLLOUTS in news.changes:
+            self.hear_of_targets()
+            for watcher in self._watchers.values():  # it may be one of plan settings
+                watcher.mark("plan", self.spread(self.settings.targets_spread_s))
         if Change.DEVICES in news.changes:
             for watcher in self._watchers.values():
                 watcher.mark("session", self.spread(self.settings.session_check_s))
 
-    def _tell_of_targets(self, watcher: Watcher, changes: frozenset[Change]) -> None:
-        after_s = self.settings.targets_delay_s + self.spread(self.settings.targets_spread_s)
-        if watcher.follows_targets:
-            watcher.mark("targets", after_s)
-        if Change.ROLLOUTS in changes:  # it may be one of plan settings
-            watcher.mark("plan", after_s)
+    def hear_of_targets(self) -> None:
+        """Let everybody who follows targets be told that another bundle may be due."""
+        for watcher in self._watchers.values():
+            if watcher.follows_targets:
+                after_s = self.spread(self.settings.targets_spread_s, least=_LEAST_SHARE)
+                watcher.mark("targets", after_s)
 
     def drain(self) -> None:
         """Send everybody away, now and from now on."""

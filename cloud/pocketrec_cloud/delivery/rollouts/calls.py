@@ -7,6 +7,7 @@ import re
 from itertools import pairwise
 
 from pocketrec.errors import ConfigError, RejectedError
+from pocketrec_cloud.delivery.boundary.refusals import blaming_the_caller
 from pocketrec_cloud.delivery.records import (
     DeviceRecord,
     DeviceStatusRecord,
@@ -17,7 +18,6 @@ from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
 from pocketrec_cloud.delivery.rollouts.engine import is_active
 from pocketrec_cloud.delivery.rollouts.judge import judge
 from pocketrec_cloud.delivery.rollouts.line import begun_stage
-from pocketrec_cloud.delivery.serving.refusals import blaming_the_caller
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_quantization.checks import check_integer, check_name
 from pocketrec_quantization.plan import DIGEST_BYTES
@@ -75,14 +75,14 @@ def report_status(
 
     Raises:
         RejectedError: A field is out of bounds, or this device reports too often.
-        StoreError: The database fails.
+        PocketRecError, OSError: The database fails, or ``on_latency`` does.
     """
     if not desk.reported.allow(device_id):
         raise RejectedError("reported too often; try again in a minute", code="RESOURCE_EXHAUSTED")
     with blaming_the_caller():
         status = _read_status(request, device_id, int(desk.clock()))
     desk.store.put_status(status)
-    if desk.on_latency is not None and request.HasField("rerank_latency"):
+    if desk.on_latency is not None and request.rerank_latency.counts:
         desk.on_latency(status.model_name, request.rerank_latency)
     for rollout in desk.store.list_rollouts(status.model_name):
         if is_active(rollout) and _is_about(status, rollout):

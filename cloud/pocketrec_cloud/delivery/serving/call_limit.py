@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from functools import partial
-from typing import Any, cast
+from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 
+from pocketrec_cloud.delivery.boundary.translation import Context
 from pocketrec_cloud.delivery.operations.observing import is_ours
-from pocketrec_cloud.delivery.operations.wrapping import Handler, wrap_handler
-from pocketrec_cloud.delivery.serving.translation import Context
+from pocketrec_cloud.delivery.operations.wrapping import Handler, guard_handler
 
 __all__ = ["CallLimit"]
 
@@ -39,10 +38,10 @@ class CallLimit(grpc.aio.ServerInterceptor):
         handler, path = await continuation(handler_call_details), handler_call_details.method
         if handler is None or not is_ours(path) or path in self._apart:
             return handler
-        return wrap_handler(handler, answer=partial(_answer, self), stream=partial(_stream, self))
+        return guard_handler(handler, self.taken)
 
     @asynccontextmanager
-    async def taken(self, context: Context) -> AsyncIterator[None]:
+    async def taken(self, request: Any, context: Context) -> AsyncIterator[Any]:
         """Count one call while the block runs, or end it because there are too many."""
         if self._n_calls >= self._most:
             await context.abort(
@@ -50,27 +49,6 @@ class CallLimit(grpc.aio.ServerInterceptor):
             )
         self._n_calls += 1
         try:
-            yield
+            yield request
         finally:
             self._n_calls -= 1
-
-
-async def _answer(
-    limit: CallLimit,
-    behaviour: Callable[[Any, Context], Awaitable[Any]],
-    request: Any,
-    context: Context,
-) -> Any:
-    async with limit.taken(context):
-        return await behaviour(request, context)
-
-
-async def _stream(
-    limit: CallLimit,
-    behaviour: Callable[[Any, Context], AsyncIterator[Any]],
-    request: Any,
-    context: Context,
-) -> AsyncIterator[Any]:
-    async with limit.taken(context), aclosing(cast("Any", behaviour(request, context))) as messages:
-        async for message in messages:
-            yield message

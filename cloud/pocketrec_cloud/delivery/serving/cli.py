@@ -12,6 +12,7 @@ import click
 from pocketrec.console import emit, json_option
 from pocketrec.errors import ConfigError
 from pocketrec_cloud.delivery.admin.certificates import AdminCertificates
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.operations.config import OperationsConfig
 from pocketrec_cloud.delivery.operations.logs import LogFormat, configure_logging
 from pocketrec_cloud.delivery.operations.options import operations_options
@@ -24,7 +25,6 @@ from pocketrec_cloud.delivery.serving.config import (
     ServerConfig,
     TlsFiles,
 )
-from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_cloud.delivery.serving.server import serve as serve_until_stopped
 from pocketrec_cloud.delivery.serving.workers import serve_with_workers
 

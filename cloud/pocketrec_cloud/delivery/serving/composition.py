@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pocketrec.signing import SigningKey
 from pocketrec_cloud.delivery.admin.service import AdminService
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.operations.metrics import Metrics
 from pocketrec_cloud.delivery.operations.stores import watch_store
@@ -22,17 +23,18 @@ from pocketrec_cloud.delivery.publishing.keys import KeyFolder, Role
 from pocketrec_cloud.delivery.publishing.layout import TIMESTAMP
 from pocketrec_cloud.delivery.publishing.publication import PublicationCache
 from pocketrec_cloud.delivery.publishing.storage import Storage, open_storage
+from pocketrec_cloud.delivery.publishing.targets import manifest_target
 from pocketrec_cloud.delivery.push.desk import PushDesk
 from pocketrec_cloud.delivery.push.hub import WatchHub
 from pocketrec_cloud.delivery.push.order_keeper import OrderKeeper
 from pocketrec_cloud.delivery.records import DeviceSession
-from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk, make_desk
+from pocketrec_cloud.delivery.rollouts.desk import LatencyListener, RolloutDesk, make_desk
 from pocketrec_cloud.delivery.rollouts.plan_settings import RolloutRules
 from pocketrec_cloud.delivery.serving.config import ServerConfig
 from pocketrec_cloud.delivery.serving.handlers import DeliveryService
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_cloud.delivery.stores.cached import CachedStore
+from pocketrec_proto.v1.device_service_pb2 import LatencyHistogram
 
 __all__ = ["ServerParts", "build_parts", "build_service"]
 
@@ -104,7 +106,9 @@ def build_parts(
     identity = IdentityService.of(
         store, key, recall_session=store.recall_session, limits=config.limits, clock=clock
     )
-    desk = make_desk(store, publication, key, clock)
+    desk = make_desk(
+        store, publication, key, clock, on_latency=_latency_listener(publication, metrics)
+    )
     device = _device_service(publication, storage, director, identity, desk)
     pushes = PushDesk(
         models=models, orders=orders, count_watching=lambda order: len(hub.concerned(order))
@@ -118,6 +122,16 @@ def build_parts(
         hub=hub,
         find_session=watched.find_session,
     )
+
+
+def _latency_listener(publication: PublicationCache, metrics: Metrics) -> LatencyListener:
+    """Return what counts the latencies of published model lines; other names are made up."""
+
+    def hear(model_name: str, latency: LatencyHistogram) -> None:
+        if manifest_target(model_name) in publication.current().files:
+            metrics.reported_latency.add(model_name, latency.bounds_us, latency.counts)
+
+    return hear
 
 
 def _device_service(

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pocketrec.errors import ConfigError
 from pocketrec_cloud.delivery.admin.certificates import AdminCertificates
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.operations.config import OperationsConfig
 from pocketrec_cloud.delivery.plans.drafting import PlanPolicy
 from pocketrec_cloud.delivery.plans.queue import DEFAULT_MAX_BATCH
 from pocketrec_cloud.delivery.push.hub import WatchSettings
-from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_quantization.checks import check_integer
 
 __all__ = ["AdminListener", "Listening", "ServerConfig", "TlsFiles", "address_of"]

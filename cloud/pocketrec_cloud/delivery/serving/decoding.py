@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from pocketrec.errors import RejectedError
+from pocketrec_cloud.delivery.boundary.translation import Context, translated
 from pocketrec_cloud.delivery.operations.observing import is_ours
-from pocketrec_cloud.delivery.operations.wrapping import Handler, wrap_handler
-from pocketrec_cloud.delivery.serving.translation import Context, translated
+from pocketrec_cloud.delivery.operations.wrapping import Handler, guard_handler
 
 __all__ = ["DecodingInterceptor"]
 
@@ -44,7 +44,7 @@ class DecodingInterceptor(grpc.aio.ServerInterceptor):
         safe: Handler = handler._replace(  # type: ignore[attr-defined]  # a named tuple
             request_deserializer=partial(_decode, handler.request_deserializer)
         )
-        return wrap_handler(safe, answer=partial(_answer, method), stream=partial(_stream, method))
+        return guard_handler(safe, partial(_admitted, method))
 
 
 def _decode(deserialize: Callable[[bytes], Any], content: bytes) -> Any:
@@ -54,30 +54,15 @@ def _decode(deserialize: Callable[[bytes], Any], content: bytes) -> Any:
         return _Undecodable()
 
 
-async def _answer(
-    method: str,
-    behaviour: Callable[[Any, Context], Awaitable[Any]],
-    request: Any,
-    context: Context,
-) -> Any:
+@asynccontextmanager
+async def _admitted(method: str, request: Any, context: Context) -> AsyncIterator[Any]:
+    """Give the request to be answered, or end the call because it is no message."""
     if isinstance(request, AsyncIterator):
-        return await behaviour(_decoded(request), context)
-    async with translated(context, method):
-        _check(request)
-    return await behaviour(request, context)
-
-
-async def _stream(
-    method: str,
-    behaviour: Callable[[Any, Context], AsyncIterator[Any]],
-    request: Any,
-    context: Context,
-) -> AsyncIterator[Any]:
-    async with translated(context, method):
-        _check(request)
-    async with aclosing(cast("Any", behaviour(request, context))) as messages:
-        async for message in messages:
-            yield message
+        request = _decoded(request)
+    else:
+        async with translated(context, method):
+            _check(request)
+    yield request
 
 
 async def _decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

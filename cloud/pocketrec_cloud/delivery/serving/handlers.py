@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pocketrec.errors import IntegrityError, RejectedError
+from pocketrec_cloud.delivery.boundary.limits import Limits
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.plans.director import Director, PlanRequest
 from pocketrec_cloud.delivery.plans.requests import read_plan_request
@@ -20,8 +22,6 @@ from pocketrec_cloud.delivery.publishing.layout import target_name
 from pocketrec_cloud.delivery.publishing.publication import PublicationCache, PublishedFile
 from pocketrec_cloud.delivery.publishing.targets import part_target
 from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
-from pocketrec_cloud.delivery.serving.limits import Limits
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.store_protocols import DeliveryStore
 from pocketrec_proto.v1 import device_service_pb2 as pb
 
@@ -30,7 +30,6 @@ __all__ = [
     "check_plan_request",
     "find_target",
     "get_metadata",
-    "get_plan",
     "read_chunk",
 ]
 
@@ -124,23 +123,6 @@ def read_chunk(
             "restore it from a copy"
         )
     return pb.FetchChunkResponse(offset_bytes=offset_bytes, content=content)
-
-
-def get_plan(
-    service: DeliveryService, request: pb.GetPlanRequest, device_id: str
-) -> pb.GetPlanResponse:
-    """Return a signed plan, or an empty one when the installed plan is current.
-
-    Raises:
-        RejectedError: A field is out of bounds, the model is unknown, or this device asks
-            too often.
-        InfeasibleBudgetError: No plan is that small.
-        ArtifactError: What was published is damaged.
-        StoreError: The database fails.
-        OSError: A file cannot be read.
-    """
-    plan = service.director.issue(check_plan_request(service, request, device_id))
-    return pb.GetPlanResponse(plan=plan)
 
 
 def check_plan_request(

@@ -43,6 +43,7 @@ from pocketrec_cloud.delivery.plans.queue import PlanQueue
 from pocketrec_cloud.delivery.publishing.layout import TIMESTAMP, target_name
 from pocketrec_cloud.delivery.publishing.repository import refresh_timestamp
 from pocketrec_cloud.delivery.push.order_keeper import News
+from pocketrec_cloud.delivery.push.publications import PublicationWatch
 from pocketrec_cloud.delivery.push.watch import WatchParts
 from pocketrec_cloud.delivery.rollouts.judge import judge_all
 from pocketrec_cloud.delivery.serving.call_limit import CallLimit
@@ -142,6 +143,7 @@ class DeliveryServer:
                 admin_port = _listen(self._admin_server, admin.host, admin.port, admin.tls)
                 admin_address = address_of(admin.host, admin_port)
             await self._refresh()
+            publications = self._make_publication_watch()
             self._watch_orders()
             await self._operations.start(self._checks(), self._health, [_SERVICE])
         except BaseException:
@@ -152,6 +154,7 @@ class DeliveryServer:
             await self._admin_server.start()
         self._tasks += [
             asyncio.create_task(self._keep_fresh()),
+            asyncio.create_task(self._watch_publications(publications)),
             asyncio.create_task(self._judge_rollouts()),
         ]
         return Listening(
@@ -238,6 +241,23 @@ class DeliveryServer:
 
         self._parts.orders.subscribe(hear)
         self._parts.orders.start()
+
+    def _make_publication_watch(self) -> PublicationWatch:
+        """Return what lets the hub hear, on this loop, of publications from now on."""
+        loop, parts = asyncio.get_running_loop(), self._parts
+        return PublicationWatch(
+            parts.device.publication, lambda: loop.call_soon_threadsafe(parts.hub.hear_of_targets)
+        )
+
+    async def _watch_publications(self, watch: PublicationWatch) -> None:
+        """Look for another publication, again and again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._config.watch.targets_check_s)
+            try:
+                await loop.run_in_executor(self._executor, watch.look)
+            except (PocketRecError, OSError):
+                _LOG.exception("a publication is told of once the store can be read")
 
     def _checks(self) -> Mapping[str, Callable[[], None]]:
         artifacts = self._parts.storage.artifacts

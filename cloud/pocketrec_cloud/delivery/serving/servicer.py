@@ -10,6 +10,8 @@ from concurrent.futures import Executor
 from contextlib import aclosing
 from typing import Concatenate, ParamSpec, TypeVar
 
+from pocketrec_cloud.delivery.boundary.rate_limit import peer_key
+from pocketrec_cloud.delivery.boundary.translation import Context, translated
 from pocketrec_cloud.delivery.identity.registration import get_challenge, register
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.identity.sessions import (
@@ -26,8 +28,6 @@ from pocketrec_cloud.delivery.records import DeviceSession
 from pocketrec_cloud.delivery.rollouts import calls as rollout_calls
 from pocketrec_cloud.delivery.serving import handlers
 from pocketrec_cloud.delivery.serving.handlers import DeliveryService
-from pocketrec_cloud.delivery.serving.rate_limit import peer_key
-from pocketrec_cloud.delivery.serving.translation import Context, translated
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import DeviceServiceServicer
 

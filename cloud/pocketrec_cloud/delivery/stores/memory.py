@@ -134,9 +134,7 @@ class MemoryStore:
     def record_model(self, model: ModelRecord) -> None:
         """Remember a bundle; recording it twice changes nothing."""
         with self._changed:
-            if model.bundle_digest not in self._models:
-                self._models[model.bundle_digest] = model
-                self._tell(Change.MODELS)
+            self._models.setdefault(model.bundle_digest, model)
 
     def find_model(self, model_digest: bytes) -> ModelRecord | None:
         """Return the bundle of highest version that carries a frozen model, or None."""

@@ -8,7 +8,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from pocketrec_cloud.delivery.records import ModelRecord
-from pocketrec_cloud.delivery.store_protocols import Change
 from pocketrec_cloud.delivery.stores.schema import MODELS, columns_of, record_of, select_records
 from pocketrec_cloud.delivery.stores.sql_part import SqlPart, upsert
 
@@ -23,8 +22,7 @@ class SqlModels(SqlPart):
     def record_model(self, model: ModelRecord) -> None:
         """Remember a bundle; recording it twice changes nothing."""
         with self._database.write() as connection:
-            if self._execute(connection, _RECORD_MODEL, columns_of(model)).rowcount:
-                self._database.tell(connection, Change.MODELS)
+            self._execute(connection, _RECORD_MODEL, columns_of(model))
 
     def find_model(self, model_digest: bytes) -> ModelRecord | None:
         """Return the bundle of highest version that carries a frozen model, or None."""

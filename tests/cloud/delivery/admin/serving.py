@@ -22,7 +22,7 @@ from pocketrec_cloud.delivery.admin.authentication import AdminAuthenticator
 from pocketrec_cloud.delivery.admin.certificates import AdminCertificates
 from pocketrec_cloud.delivery.admin.service import AdminService
 from pocketrec_cloud.delivery.admin.servicer import AdminServicer
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter
 from pocketrec_proto.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 
 __all__ = ["Authority", "Identity", "serve_admins"]

@@ -16,8 +16,8 @@ from pocketrec.errors import ServiceError
 from pocketrec_cloud.delivery.admin.certificates import AdminCertificates, spki_sha256
 from pocketrec_cloud.delivery.admin.client import AdminClient, AdminEndpoint, AdminTls
 from pocketrec_cloud.delivery.admin.service import AdminService
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.records import AdminRole
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_proto.v1 import admin_service_pb2 as pb
 
 if TYPE_CHECKING:

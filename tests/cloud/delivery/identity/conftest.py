@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.identity.service import IdentityService
-from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 
 

@@ -13,9 +13,9 @@ from tests.cloud.delivery.devices import DEADLINE_S, Device, register_device, si
 
 from pocketrec_cloud.delivery.admin.client import AdminClient, AdminEndpoint
 from pocketrec_cloud.delivery.admin.registry import add_admin
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.records import AdminRole
 from pocketrec_cloud.delivery.serving.config import AdminListener, Listening
-from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_cloud.delivery.testing import running_server
 from pocketrec_proto.v1 import admin_service_pb2 as admin_pb
 from pocketrec_proto.v1 import device_service_pb2 as pb

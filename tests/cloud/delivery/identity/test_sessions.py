@@ -10,11 +10,11 @@ from tests.cloud.delivery.devices import signed_request
 
 from pocketrec.errors import RejectedError
 from pocketrec.signing import SigningKey
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.identity.registration import get_challenge, register
 from pocketrec_cloud.delivery.identity.service import IdentityService
 from pocketrec_cloud.delivery.identity.sessions import admit, find_session, recall_session
 from pocketrec_cloud.delivery.records import DeviceSession
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_proto.v1 import device_service_pb2 as pb
 
 if TYPE_CHECKING:

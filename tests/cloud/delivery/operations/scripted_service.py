@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import grpc
 
 from pocketrec.errors import RejectedError, StoreError
-from pocketrec_cloud.delivery.serving.translation import translated
+from pocketrec_cloud.delivery.boundary.translation import translated
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_proto.v1.device_service_pb2_grpc import (
     DeviceServiceServicer,

@@ -120,6 +120,36 @@ class TestMetrics:
         assert 'pocketrec_store_seconds_count{operation="find_plans"} 2.0' in lines
         assert not [line for line in lines if "alice" in line]
 
+    def test_reported_latencies_are_counted_for_what_is_published(
+        self, deployment: Deployment
+    ) -> None:
+        """A device says how long calls took; a model line that it makes up is no label."""
+
+        def report(listening: Listening) -> str:
+            latency = pb.LatencyHistogram(bounds_us=[50, 1000], counts=[3, 2, 1])
+            with grpc.insecure_channel(listening.address) as channel:
+                device = register_device(channel)
+                for model_name in ("demo", "made-up"):
+                    request = pb.ReportStatusRequest(
+                        model_name=model_name,
+                        outcome=pb.UPDATE_OUTCOME_RUNNING,
+                        rerank_latency=latency,
+                    )
+                    DeviceServiceStub(channel).ReportStatus(request, metadata=device.metadata)
+            return page(listening, "/metrics")[1]
+
+        async def use(listening: Listening) -> str:
+            return await asyncio.to_thread(report, listening)
+
+        lines = watched(deployment, use).splitlines()
+
+        name = "pocketrec_reported_rerank_seconds"
+        assert f'{name}_bucket{{le="5e-05",model="demo"}} 3.0' in lines
+        assert f'{name}_bucket{{le="0.0005",model="demo"}} 3.0' in lines
+        assert f'{name}_bucket{{le="0.001",model="demo"}} 5.0' in lines
+        assert f'{name}_count{{model="demo"}} 6.0' in lines
+        assert not [line for line in lines if "made-up" in line]
+
 
 class TestChaos:
     def test_stays_on_this_machine(self, deployment: Deployment) -> None:

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pytest
 from tests.cloud.delivery.operations.scripted_service import ScriptedService, call
 
 from pocketrec_cloud.delivery.operations.config import OperationsConfig
+from pocketrec_cloud.delivery.operations.observing import Call, Ending, ObservingInterceptor
 from pocketrec_cloud.delivery.operations.operations import Operations
 from pocketrec_cloud.delivery.operations.request_ids import HEADER
 from pocketrec_proto.v1 import device_service_pb2 as pb
@@ -63,6 +65,20 @@ def collector() -> Iterator[Collector]:
     server.stop(None).wait()
 
 
+class CallEnd:
+    """Tells when all that was to be done about a call is done."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+
+    def begin(self, call: Call) -> Callable[[Ending], None]:
+        """Expect the end of a call."""
+        return lambda _: self.reached.set()
+
+    def sent(self, call: Call, message: object) -> None:
+        """Expect more."""
+
+
 def spans_of(collector: Collector, subject: str = "", **metadata: str) -> list[Span]:
     """Return the spans of one request for a plan."""
 
@@ -74,10 +90,12 @@ def spans_of(collector: Collector, subject: str = "", **metadata: str) -> list[S
 
     async def traced(channel: grpc.aio.Channel, service: ScriptedService) -> None:
         await use(channel, service)
+        await end.reached.wait()  # the answer is sent before the span ends
         await operations.stop()
 
     operations = Operations(OperationsConfig(otlp_endpoint=collector.target))
-    call(operations.interceptors(), traced)
+    end = CallEnd()
+    call([ObservingInterceptor([end]), *operations.interceptors()], traced)
     return collector.spans
 
 

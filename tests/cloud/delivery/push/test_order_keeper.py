@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from tests.cloud.delivery.conftest import Clock
 from tests.cloud.delivery.push.conftest import make_order
+from tests.cloud.delivery.stores.samples import ROLLOUT
 
 from pocketrec_cloud.delivery.push.order_keeper import News, OrderKeeper
-from pocketrec_cloud.delivery.records import ModelRecord
 from pocketrec_cloud.delivery.store_protocols import Change
 from pocketrec_cloud.delivery.stores.memory import MemoryStore
 
@@ -81,7 +81,7 @@ class TestOrderKeeper:
         assert [news.orders for news in heard] == [(order,)]
 
     def test_changes_of_the_store_are_heard(self, store: MemoryStore, keeper: OrderKeeper) -> None:
-        """Its thread hears of publications too, but not of all there was at the start."""
+        """Its thread hears of rollouts too, but not of all there was at the start."""
         heard: list[frozenset[Change]] = []
         told = threading.Event()
 
@@ -94,9 +94,7 @@ class TestOrderKeeper:
         store.add_order(make_order(0))
         assert told.wait(PATIENCE_S)
         told.clear()
-        store.record_model(
-            ModelRecord(bundle_digest=b"b", model_digest=MODEL, model_name="demo", version=1)
-        )
+        store.add_rollout(ROLLOUT)
 
         assert told.wait(PATIENCE_S)
-        assert heard == [frozenset(), frozenset({Change.MODELS})]
+        assert heard == [frozenset(), frozenset({Change.ROLLOUTS})]

@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 
+from pocketrec_cloud.delivery.boundary.translation import Context
 from pocketrec_cloud.delivery.operations.wrapping import Handler
 from pocketrec_cloud.delivery.push.slow_readers import broken_off_after
-from pocketrec_cloud.delivery.serving.translation import Context
 
 PATIENCE_S = 30.0
 LARGE = bytes(1024 * 1024)  # more than both sides buffer

@@ -10,7 +10,6 @@ import grpc
 import pytest
 from tests.cloud.delivery.push.conftest import DEADLINE_S, Party, make_order
 
-from pocketrec_cloud.delivery.records import ModelRecord
 from pocketrec_proto.v1 import admin_service_pb2 as admin_pb
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_quantization.plan import Plan, decode_plan
@@ -170,21 +169,19 @@ class TestNews:
     def test_publication_is_told_to_those_who_follow_the_model(
         self, make_party: Callable[..., Party], deployment: Deployment
     ) -> None:
-        """Whoever named a model line hears that another bundle may be due."""
-        party = make_party(targets_delay_s=0.01, targets_spread_s=0.01)
+        """Whoever named a model line hears of another bundle, and finds it there."""
+        party = make_party(targets_check_s=0.01, targets_spread_s=0.001)
         stream = party.watch(party.device(), model_name="demo")
         next(stream)
 
-        deployment.database.record_model(
-            ModelRecord(
-                bundle_digest=b"b" * 32,
-                model_digest=party.model_digest,
-                model_name="demo",
-                version=2,
-            )
-        )
+        published = deployment.publish(deployment.bundle(version=2))
 
         assert kinds(stream, 1) == ["targets_changed"]
+        client = deployment.tuf_client()
+        client.refresh()
+        manifest = client.get_targetinfo("demo/manifest.pb")
+        assert manifest is not None
+        assert manifest.hashes["sha256"] == published.bundle_digest.hex()
 
 
 class TestEnd:

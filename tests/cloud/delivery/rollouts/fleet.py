@@ -15,11 +15,11 @@ from tests.device.conftest import Deployment, write_tiny_bundle
 
 from pocketrec.errors import HealthCheckError
 from pocketrec_cloud.delivery.admin.client import AdminClient, AdminEndpoint
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.publishing.keys import KeyFolder
 from pocketrec_cloud.delivery.publishing.repository import create_repository
 from pocketrec_cloud.delivery.records import AdminRecord, AdminRole
 from pocketrec_cloud.delivery.rollouts.judge import judge_all
-from pocketrec_cloud.delivery.serving.limits import Limits
 from pocketrec_cloud.delivery.serving.server import AdminListener, ServerConfig
 from pocketrec_cloud.delivery.testing import running_server
 from pocketrec_device import Runtime

@@ -8,11 +8,11 @@ from tests.cloud.delivery.conftest import Deployment
 from tests.cloud.delivery.rollouts.records import BAD, GOOD, make_rollout
 
 from pocketrec.errors import RejectedError
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter
 from pocketrec_cloud.delivery.records import Outcome, RolloutRecord, RolloutState
 from pocketrec_cloud.delivery.rollouts.buckets import bucket_of
 from pocketrec_cloud.delivery.rollouts.calls import get_targets, report_status
 from pocketrec_cloud.delivery.rollouts.desk import RolloutDesk
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_proto.v1 import device_service_pb2 as pb
 
 DEVICES = [f"device-{number}" for number in range(2000)]

@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
-from pocketrec.errors import ConfigError, IntegrityError, RejectedError, StoreError
+from pocketrec.errors import IntegrityError, RejectedError, StoreError
 from pocketrec_cloud.delivery.publishing.artifacts import FolderArtifacts
 from pocketrec_cloud.delivery.publishing.publication import PublicationCache
 from pocketrec_cloud.delivery.serving import handlers
 from pocketrec_cloud.delivery.serving.handlers import DeliveryService
-from pocketrec_cloud.delivery.serving.limits import Limits
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter
 from pocketrec_proto.v1 import device_service_pb2 as pb
 from pocketrec_quantization.bundle import CARD, BundleFolder
-from pocketrec_quantization.plan import decode_plan
 
 if TYPE_CHECKING:
     from tests.cloud.delivery.conftest import Deployment
@@ -151,107 +147,6 @@ class TestFetchChunk:
 
         with pytest.raises(IntegrityError, match="shorter on disk"):
             handlers.read_chunk(service, published, published.length_bytes - 10)
-
-
-class TestGetPlan:
-    def test_plan_is_for_who_asked(self, service: DeliveryService, bundle: BundleFolder) -> None:
-        """The fields of the request end up in the plan."""
-        request = pb.GetPlanRequest(
-            model_digest=bundle.model_digest, subject="alice", average_bits=8, planner="uniform-4"
-        )
-
-        plan = decode_plan(handlers.get_plan(service, request, "device").plan)
-
-        assert (plan.subject, plan.planner, plan.version) == ("alice", "uniform-4", 1)
-
-    def test_installed_plan_is_answered_with_nothing(
-        self, service: DeliveryService, bundle: BundleFolder
-    ) -> None:
-        """An empty plan means: keep what you have."""
-        request = pb.GetPlanRequest(model_digest=bundle.model_digest)
-        handlers.get_plan(service, request, "device")
-        request.installed_version = 1
-
-        assert handlers.get_plan(service, request, "device").plan == b""
-
-    def test_user_embedding_is_taken(self, service: DeliveryService, bundle: BundleFolder) -> None:
-        """An int8 embedding of the model's size is understood."""
-        embedding = pb.UserEmbedding(codes=np.arange(-2, 2, dtype=np.int8).tobytes(), scale=0.5)
-        request = pb.GetPlanRequest(
-            model_digest=bundle.model_digest, bundle_digest=bundle.digest, user_embedding=embedding
-        )
-
-        assert handlers.get_plan(service, request, "device").plan
-
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"subject": "x" * 129}, "subject: expected at most 128"),
-            ({"subject": "a\nb"}, "subject: expected at most 128"),
-            ({"planner": "x" * 65}, "planner: expected"),
-            ({"model_digest": b"short"}, "model_digest of 32 bytes, got 5"),
-            ({"average_bits": float("nan")}, "average_bits between"),
-            ({"bundle_digest": b"short"}, "bundle_digest: expected 32 bytes"),
-            ({"bundle_digest": b"?" * 32}, "bundle_digest: expected a published bundle"),
-            (
-                {"bundle_digest": b"", "user_embedding": pb.UserEmbedding(codes=b"four", scale=1)},
-                "needed with a user_embedding",
-            ),
-            ({"user_embedding": pb.UserEmbedding(codes=b"x")}, "user_embedding.scale above 0"),
-            ({"user_embedding": pb.UserEmbedding(codes=b"x", scale=3e38)}, "scale above 0"),
-            ({"user_embedding": pb.UserEmbedding(scale=1)}, "of 4 dimensions"),
-            ({"user_embedding": pb.UserEmbedding(codes=b"x", scale=1)}, "of 4 dimensions"),
-        ],
-    )
-    def test_field_out_of_bounds_is_refused(
-        self,
-        service: DeliveryService,
-        bundle: BundleFolder,
-        changes: dict[str, object],
-        message: str,
-    ) -> None:
-        """Whatever a device sends is bounded before it is used."""
-        fields: dict[str, object] = {
-            "model_digest": bundle.model_digest,
-            "bundle_digest": bundle.digest,
-        } | changes
-        request = pb.GetPlanRequest(**fields)  # type: ignore[arg-type]
-
-        code, text = refusal_of(handlers.get_plan, service, request, "device")
-
-        assert code == "INVALID_ARGUMENT"
-        assert message in text
-
-    def test_device_that_asks_too_often_is_refused(
-        self, service: DeliveryService, bundle: BundleFolder
-    ) -> None:
-        """Planning costs; one device may ask so many times a minute."""
-        slow = replace(service, plans=RateLimiter(1, lambda: 0.0))
-        request = pb.GetPlanRequest(model_digest=bundle.model_digest)
-        handlers.get_plan(slow, request, "device")
-
-        code, _ = refusal_of(handlers.get_plan, slow, request, "device")
-
-        assert code == "RESOURCE_EXHAUSTED"
-
-    def test_unknown_model_is_not_found(self, service: DeliveryService) -> None:
-        """A model that was never published cannot be planned for."""
-        request = pb.GetPlanRequest(model_digest=b"m" * 32)
-
-        assert refusal_of(handlers.get_plan, service, request, "device")[0] == "NOT_FOUND"
-
-
-class TestLimits:
-    @pytest.mark.parametrize("size", [256 * 1024 - 1, 1024 * 1024 + 1])
-    def test_chunks_are_a_quarter_to_one_mebibyte(self, size: int) -> None:
-        """A chunk outside the protocol's bounds cannot be configured."""
-        with pytest.raises(ConfigError, match="chunk_bytes"):
-            Limits(chunk_bytes=size)
-
-    def test_rates_are_positive(self) -> None:
-        """A server nobody can register with is a mistake."""
-        with pytest.raises(ConfigError, match="registrations_per_minute"):
-            Limits(registrations_per_minute=0)
 
 
 def test_store_without_a_repository_is_named(

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.cloud.delivery.devices import register_device
 
 from pocketrec.errors import ConfigError, StoreError
-from pocketrec_cloud.delivery.serving.limits import Limits
+from pocketrec_cloud.delivery.boundary.limits import Limits
 from pocketrec_cloud.delivery.serving.server import ServerConfig
 from pocketrec_cloud.delivery.testing import serve_in_thread
 from pocketrec_proto.v1 import device_service_pb2 as pb

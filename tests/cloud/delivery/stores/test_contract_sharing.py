@@ -11,7 +11,6 @@ import pytest
 from tests.cloud.delivery.stores.samples import (
     DEVICE,
     LONG_S,
-    MODEL,
     ORDER,
     PLAN,
     ROLLOUT,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 CHANGES: dict[Change, Callable[[DeliveryStore], object]] = {
     Change.ORDERS: lambda store: store.add_order(ORDER),
     Change.ROLLOUTS: lambda store: store.swap_rollout(ROLLOUT, replaces=1),
-    Change.MODELS: lambda store: store.record_model(MODEL),
     Change.DEVICES: lambda store: store.revoke_device("d1", 1500),
 }
 

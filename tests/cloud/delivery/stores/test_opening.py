@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.cloud.delivery.stores.samples import DEVICE, LONG_S, MODEL, put
+from tests.cloud.delivery.stores.samples import DEVICE, LONG_S, MODEL, ORDER, put
 from tests.postgres import PostgresServer
 
 from pocketrec.errors import ConfigError, StoreError
@@ -180,9 +180,9 @@ class TestPostgres:
         listener = store.listen()
         listener.wait(LONG_S)
 
-        store.record_model(MODEL)
+        store.add_order(ORDER)
 
-        assert listener.wait(LONG_S) == {Change.MODELS}
+        assert listener.wait(LONG_S) == {Change.ORDERS}
         listener.close()
         store.close()
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from tests.cloud.delivery.stores.samples import LONG_S, MODEL, ORDER, PLAN
+from tests.cloud.delivery.stores.samples import LONG_S, MODEL, ORDER, PLAN, ROLLOUT
 from tests.postgres import PostgresServer
 
 from pocketrec.errors import StoreError
@@ -113,13 +113,13 @@ class TestLoad:
             assert all(pool.map(work, range(64)))
 
     def test_hundreds_of_notifications_lose_no_kind(self, store: DeliveryStore) -> None:
-        """However many orders follow a publication while nobody waits."""
+        """However many orders follow a rollout while nobody waits."""
         listener = store.listen()
         listener.wait(LONG_S)
 
-        store.record_model(MODEL)
+        store.add_rollout(ROLLOUT)
         for number in range(150):
             store.add_order(replace(ORDER, request_id=f"r-{number}"))
 
-        assert listener.wait(LONG_S) == {Change.MODELS, Change.ORDERS}
+        assert listener.wait(LONG_S) == {Change.ROLLOUTS, Change.ORDERS}
         listener.close()

@@ -7,25 +7,21 @@ import subprocess
 import sys
 
 import pytest
-from tests.cloud.delivery.stores.samples import LONG_S, MODEL, PLAN
+from tests.cloud.delivery.stores.samples import LONG_S, ORDER, PLAN
 
 from pocketrec.errors import StoreLockedError
 from pocketrec_cloud.delivery.store_protocols import Change
 from pocketrec_cloud.delivery.stores.opening import open_store
 
-# Holds the lock while its input is open, after it recorded a model.
+# Holds the lock while its input is open, after it gave an order.
 OTHER = """
 import sys
-from pocketrec_cloud.delivery.records import ModelRecord
+from tests.cloud.delivery.stores.samples import ORDER
 from pocketrec_cloud.delivery.stores.opening import open_store
 
 store = open_store(sys.argv[1])
 with store.lock("publish", timeout_s=30.0):
-    store.record_model(
-        ModelRecord(
-            bundle_digest=b"b" * 32, model_digest=b"m" * 32, model_name="demo", version=1
-        )
-    )
+    store.add_order(ORDER)
     print("held", flush=True)
     sys.stdin.read()
 store.close()
@@ -47,8 +43,8 @@ def test_another_process_is_heard_and_waited_for(sql_url: str) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
 
-        assert listener.wait(LONG_S) == {Change.MODELS}
-        assert store.find_bundle(MODEL.bundle_digest) == MODEL
+        assert listener.wait(LONG_S) == {Change.ORDERS}
+        assert [order.request_id for order in store.list_orders(after=0)] == [ORDER.request_id]
         with pytest.raises(StoreLockedError), store.lock("publish", timeout_s=0.01):
             pytest.fail("two hold it")
 

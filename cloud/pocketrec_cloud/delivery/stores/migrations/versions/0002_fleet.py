@@ -15,7 +15,7 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
-_COUNTERS = ("orders", "rollouts", "models", "devices", "audit")
+_COUNTERS = ("orders", "rollouts", "devices", "audit")
 _NEW_TABLES = (
     "challenges",
     "statuses",

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from pocketrec.errors import RejectedError
-from pocketrec_cloud.delivery.serving.error_catalogue import describe_error
+from pocketrec_cloud.delivery.boundary.error_catalogue import describe_error
 
 __all__ = ["Context", "translated"]
 

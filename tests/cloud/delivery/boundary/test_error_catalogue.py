@@ -9,7 +9,7 @@ import pytest
 from grpc import StatusCode
 
 from pocketrec import errors
-from pocketrec_cloud.delivery.serving.error_catalogue import CATALOGUE, REFUSALS, describe_error
+from pocketrec_cloud.delivery.boundary.error_catalogue import CATALOGUE, REFUSALS, describe_error
 
 SECRET = "/srv/keys/online/director.pem"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pocketrec_cloud.delivery.serving import rate_limit
-from pocketrec_cloud.delivery.serving.rate_limit import RateLimiter, peer_key
+from pocketrec_cloud.delivery.boundary import rate_limit
+from pocketrec_cloud.delivery.boundary.rate_limit import RateLimiter, peer_key
 
 
 class StepClock:

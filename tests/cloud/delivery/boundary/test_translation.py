@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from pocketrec.errors import PlanError, RejectedError
-from pocketrec_cloud.delivery.serving.translation import translated
+from pocketrec_cloud.delivery.boundary.translation import translated
 
 
 class Ended:
