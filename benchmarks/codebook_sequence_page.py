@@ -18,7 +18,7 @@ __all__ = ["STYLES", "draw", "page", "plot"]
 Record = Mapping[str, Any]
 
 _TITLES = {method.name: method.title for method in METHODS}
-_ALWAYS_TRIED = {"product", "product-int4", "residual"}
+_ALWAYS_TRIED = {"product", "product-int4", "residual", "residual-int4"}
 _TRIED = _ALWAYS_TRIED | {"plain-int8", "plain-int4", "k-means-int4"}
 _HEAD = """\
 # Item tables of sequence models at a fraction of their bytes
@@ -195,6 +195,8 @@ STYLES = {
     "faiss-pq": ("X", "#56B4E9", True),
     "residual-tuned": ("P", "#009E73", True),
     "residual": ("P", "#009E73", False),
+    "residual-int4-tuned": ("p", "#F0E442", True),
+    "residual-int4": ("p", "#F0E442", False),
     "k-means-int8": ("<", "#D55E00", False),
     "k-means-int4": ("^", "#D55E00", False),
     "k-means-int4-tuned": ("^", "#D55E00", True),

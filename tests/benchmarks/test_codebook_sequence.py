@@ -145,7 +145,11 @@ class TestPage:
         product = next(record for record in known if record["method"] == "product")
         others = [
             {**product, "method": method, "divergence": divergence}
-            for method, divergence in (("product-int4", 9.0), ("residual", 0.0))
+            for method, divergence in (
+                ("product-int4", 9.0),
+                ("residual", 0.0),
+                ("residual-int4", 1.0),
+            )
         ]
         marked = [
             [row[0] for row in sheet.rows if "†" in row[0]]

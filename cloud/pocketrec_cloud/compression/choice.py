@@ -40,10 +40,10 @@ CANDIDATES = (
     ("product", 8),
     ("product", 4),
     ("residual", 8),
+    ("residual", 4),
     ("shared", 4),
 )
-"""Layouts and bits that are tried: each but ``plain`` won somewhere below the bytes of ``plain``,
-see ``docs/results/codebook_sequence.md``."""
+"""Layouts and bits that are tried, see ``docs/results/codebook_sequence.md``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
