@@ -40,7 +40,7 @@ _OURS = (
     "ours-u",
     "ours",
 )
-_RIVALS = ("full", "full-longer", "graphhash", "graphhash-u", "hash", "paper-u")
+_RIVALS = ("full", "full-longer", "residual-trained", "graphhash", "graphhash-u", "hash", "paper-u")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +238,8 @@ def paired_tests(
         for suite in SUITES
         for ours in _OURS
         for rival in _RIVALS
-        if (both := seeds.get((suite, ours), set()) & seeds.get((suite, rival), set()))
+        if ours != rival
+        and (both := seeds.get((suite, ours), set()) & seeds.get((suite, rival), set()))
     ]
     compared: list[tuple[dict[str, Any], NDArray[np.float64]]] = []
     for suite, ours, rival, both in pairs:
