@@ -67,6 +67,8 @@ class Candidate:
 
 _N_USERS = 2_000
 _USERS_AT_ONCE = 128
+_ALIKE = 1.05
+"""Of the least divergence: as much as other users would change it."""
 
 
 def candidates(budget: Budget, bits: int | None = None) -> list[tuple[str, int, TableLayout]]:
@@ -160,13 +162,16 @@ def divergences(
 
 
 def best_of(found: Sequence[Candidate]) -> Candidate:
-    """Return the candidate that diverges least; the first of equals.
+    """Return what validates best among the candidates that diverge least.
 
     Source:
         Our choice. One target per user says little of layouts that are near each other; what
-        the float model thinks of every item says more, and is what training goes by.
+        the float model thinks of every item says more, and is what training goes by. Within
+        5 % it says no more, and targets decide.
     """
-    return min(found, key=lambda candidate: candidate.divergence)
+    limit = _ALIKE * min(candidate.divergence for candidate in found)
+    near = [candidate for candidate in found if candidate.divergence <= limit]
+    return max(near, key=lambda candidate: candidate.ndcg10)
 
 
 def _log_shares(model: Backbone, histories: list[NDArray[np.int32]]) -> torch.Tensor:

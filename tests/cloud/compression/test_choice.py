@@ -33,6 +33,12 @@ class TestBestOf:
 
         assert best_of(found).name == "product"
 
+    def test_targets_decide_between_those_that_diverge_alike(self) -> None:
+        """Within 5 % of the least, whatever the order."""
+        found = [candidate("product", 0.30, 0.0200), candidate("residual", 0.31, 0.0209)]
+
+        assert best_of(found).name == best_of(found[::-1]).name == "residual"
+
 
 class TestDivergences:
     def test_a_twin_does_not_diverge(self, tiny_training: Trained) -> None:
