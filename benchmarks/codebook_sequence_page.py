@@ -88,6 +88,26 @@ def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
         )
 
 
+def _trials(result: Mapping[str, Any]) -> Sheet:
+    """Return what was tried in other ways than the methods."""
+    return Sheet(
+        title="Tried besides, at 1/16",
+        columns=("data", "what", "on validation, %", "change, %", "95 % interval"),
+        rows=tuple(
+            (
+                trial["dataset"],
+                trial["what"],
+                _percent(trial["validation_change"]),
+                _percent(trial["ndcg@10_change"]) if trial["interval"] else "",
+                " to ".join(_percent(end) for end in trial["interval"]),
+            )
+            for trial in result.get("trials", ())
+        ),
+        n_text=2,
+        note="Trials for a better table to be trained; none became a method.",
+    )
+
+
 def _place(record: Record) -> tuple[str, float | None]:
     return record["method"], record["budget_ratio"]
 
@@ -161,8 +181,9 @@ def draw(console: Console, result: Mapping[str, Any]) -> None:
         console: Where to.
         result: What ``codebook_sequence_run.run`` returned.
     """
-    for sheet in sheets(result):
-        sheet.draw(console)
+    for sheet in (*sheets(result), _trials(result)):
+        if sheet.rows:
+            sheet.draw(console)
 
 
 def page(result: Mapping[str, Any], picture: str) -> str:
@@ -174,8 +195,8 @@ def page(result: Mapping[str, Any], picture: str) -> str:
     """
     machine = result["environment"]
     lines = [_HEAD, "", f"![NDCG@10 against bytes]({picture})", ""]
-    for sheet in sheets(result):
-        lines += sheet.markdown()
+    for sheet in (*sheets(result), _trials(result)):
+        lines += sheet.markdown() if sheet.rows else []
     versions = ", ".join(f"{name} {machine[name]}" for name in ("pocketrec", "torch", "numpy"))
     return "\n".join(
         [

@@ -97,10 +97,14 @@ def run(subjects: Sequence[Subject], settings: Settings, out: Path | None) -> di
         out: The result file, written after every record; None: nowhere.
 
     Returns:
-        ``records`` and where they were measured.
+        ``records``, ``trials`` that were put into the file, and where they were measured.
     """
     before = json.loads(out.read_text()) if out is not None and out.exists() else {}
-    result = {"records": before.get("records", []), "environment": read_environment()}
+    result = {
+        "records": before.get("records", []),
+        "trials": before.get("trials", []),
+        "environment": read_environment(),
+    }
     for subject in subjects:
         for record in _records(subject, settings, result["records"]):
             result["records"].append(record)

@@ -137,6 +137,18 @@ class TestPage:
         assert "codebook_sequence.png" in text
         assert (tmp_path / "codebook_sequence.png").stat().st_size > 10_000
 
+    def test_trials_are_shown_apart(self, measured: tuple[dict[str, Any], Path]) -> None:
+        """With an interval where there is one."""
+        trial = {"dataset": "ring", "what": "longer", "validation_change": -0.03}
+        trials = [
+            {**trial, "ndcg@10_change": -0.02, "interval": [-0.04, 0.01]},
+            {**trial, "ndcg@10_change": None, "interval": []},
+        ]
+        text = page({**measured[0], "trials": trials}, "picture.png")
+
+        assert "| ring | longer | -3.0 | -2.0 | -4.0 to +1.0 |" in text
+        assert "| ring | longer | -3.0 |  |  |" in text
+
     def test_what_the_command_would_take_is_marked(
         self, measured: tuple[dict[str, Any], Path]
     ) -> None:
