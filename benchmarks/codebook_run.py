@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import Progress
 from scipy import stats
 
@@ -21,12 +22,13 @@ from benchmarks.codebook_unit import PAIRED, Unit, UnitSettings, run_unit
 from benchmarks.environment import read_environment, version_of
 from pocketrec.errors import ConfigError
 from pocketrec.files import write_atomically
-from pocketrec.metrics import paired_bootstrap
 from pocketrec_cloud.collaborative import FitConfig, InteractionSplit
 
 __all__ = ["SUITES", "CodebookSettings", "paired_tests", "run"]
 
 SUITES = ("lightgcn", "mf")
+_RESAMPLES = 1_000
+_RESAMPLES_AT_ONCE = 100
 _LIBRARIES = ("scipy", "scikit-network", "scikit-learn", "faiss-cpu", "numba")
 _OURS = (
     "residual-trained",
@@ -38,7 +40,7 @@ _OURS = (
     "ours-u",
     "ours",
 )
-_RIVALS = ("full", "full-longer", "graphhash", "graphhash-u", "hash", "paper-u")
+_RIVALS = ("full", "full-longer", "residual-trained", "graphhash", "graphhash-u", "hash", "paper-u")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +196,7 @@ def _finish(result: dict[str, Any], settings: CodebookSettings, split: Interacti
         "learning-rate": settings.learning_rate,
         "decay": settings.decay,
         "batch-size": settings.batch_size,
+        "max-epochs": settings.max_epochs,
         "patience": settings.patience,
     }
     words = [f"--{name} {value}" for name, value in options.items()]
@@ -230,41 +233,63 @@ def paired_tests(
     for record in records:
         if record["dataset"] == settings.dataset:
             seeds.setdefault((record["suite"], record["method"]), set()).add(record["seed"])
-    tests = []
-    for suite in SUITES:
-        for ours in _OURS:
-            for rival in _RIVALS:
-                both = seeds.get((suite, ours), set()) & seeds.get((suite, rival), set())
-                units = [
-                    [Unit(suite=suite, dataset=settings.dataset, method=m, seed=s) for s in both]
-                    for m in (ours, rival)
-                ]
-                if both and all(u.file(settings.work, 32).exists() for side in units for u in side):
-                    tests += _compare(units[0], units[1], settings.work)
-    return tests
-
-
-def _compare(ours: list[Unit], rivals: list[Unit], work: Path) -> list[dict[str, Any]]:
-    tests = []
-    for metric in PAIRED:
+    pairs = [
+        (suite, ours, rival, both)
+        for suite in SUITES
+        for ours in _OURS
+        for rival in _RIVALS
+        if ours != rival
+        and (both := seeds.get((suite, ours), set()) & seeds.get((suite, rival), set()))
+    ]
+    compared: list[tuple[dict[str, Any], NDArray[np.float64]]] = []
+    for suite, ours, rival, both in pairs:
         mine, theirs = (
-            np.mean([np.load(unit.file(work, 32))[metric] for unit in side], axis=0)
-            for side in (ours, rivals)
+            [Unit(suite=suite, dataset=settings.dataset, method=m, seed=s) for s in both]
+            for m in (ours, rival)
         )
-        found = paired_bootstrap(mine, theirs)
-        tests.append(
+        if all(unit.file(settings.work, 32).exists() for unit in (*mine, *theirs)):
+            compared += _compare(mine, theirs, settings.work)
+    if not compared:
+        return []
+    found = _intervals(np.stack([differences for _, differences in compared]))
+    return [
+        test | {"low": low, "high": high}
+        for (test, _), (low, high) in zip(compared, found, strict=True)
+    ]
+
+
+def _compare(
+    ours: list[Unit], rivals: list[Unit], work: Path
+) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
+    """Yield a test for each metric, with the differences of the users."""
+    answers = [[np.load(unit.file(work, 32)) for unit in side] for side in (ours, rivals)]
+    for metric in PAIRED:
+        mine, theirs = (np.mean([found[metric] for found in side], axis=0) for side in answers)
+        yield (
             {
                 "suite": ours[0].suite,
                 "dataset": ours[0].dataset,
                 "metric": metric,
                 "method": ours[0].method,
                 "rival": rivals[0].method,
-                "difference": found.mean,
-                "low": found.low,
-                "high": found.high,
+                "difference": float((mine - theirs).mean()),
                 "p": float(stats.ttest_rel(mine, theirs).pvalue),
                 "users": int(mine.size),
                 "seeds": len(ours),
-            }
+            },
+            mine - theirs,
         )
-    return tests
+
+
+def _intervals(differences: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Return 95 % intervals of the means of rows, all from the same resampled users."""
+    n_users = differences.shape[1]
+    rng, shares = np.random.default_rng(0), np.full(n_users, 1 / n_users)
+    means = np.concatenate(
+        [
+            rng.multinomial(n_users, shares, size=_RESAMPLES_AT_ONCE) @ differences.T / n_users
+            for _ in range(_RESAMPLES // _RESAMPLES_AT_ONCE)
+        ]
+    )
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]

@@ -67,6 +67,12 @@ METHODS: tuple[Method, ...] = (
     Method(name="product-tuned", title="product, trained", layout="product", is_tuned=True),
     Method(name="faiss-pq", title="product by faiss, float32 rows", layout="faiss", bits=0),
     Method(name="residual", title="shared rows + product", layout="residual"),
+    Method(
+        name="residual-int4",
+        title="shared rows + product, int4 rows",
+        layout="residual",
+        bits=4,
+    ),
     Method(name="hash-int8", title="shared int8, hash", layout=_SHARED, source=HashLabels()),
     Method(
         name="k-means-int8", title="shared int8, k-means", layout=_SHARED, source=KMeansLabels()
@@ -113,6 +119,13 @@ METHODS: tuple[Method, ...] = (
         name="residual-tuned",
         title="shared rows + product, trained",
         layout="residual",
+        is_tuned=True,
+    ),
+    Method(
+        name="residual-int4-tuned",
+        title="shared rows + product, int4 rows, trained",
+        layout="residual",
+        bits=4,
         is_tuned=True,
     ),
     Method(

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.codebook_sequence_methods import METHODS, Method, product_by_faiss
@@ -22,6 +24,7 @@ from pocketrec.errors import InfeasibleBudgetError
 from pocketrec.files import write_atomically
 from pocketrec_cloud.backbones.base import Backbone
 from pocketrec_cloud.compression.allocation import Budget, float_bytes, lay_out
+from pocketrec_cloud.compression.choice import divergences, some_histories
 from pocketrec_cloud.compression.compressing import Compression, compress, fine_tuning
 from pocketrec_cloud.compression.report import relative_change
 from pocketrec_cloud.compression.runs import TrainedRun, read_run
@@ -64,13 +67,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Bench:
-    """One subject, read, with the float table's quality."""
+    """One subject, read, with the float table's quality, and histories to compare scores on."""
 
     name: str
     run: TrainedRun
     split: LeaveOneOut
     validation: Quality
     test: Quality
+    histories: list[NDArray[np.int32]]
     settings: Settings
 
     @property
@@ -93,10 +97,14 @@ def run(subjects: Sequence[Subject], settings: Settings, out: Path | None) -> di
         out: The result file, written after every record; None: nowhere.
 
     Returns:
-        ``records`` and where they were measured.
+        ``records``, ``trials`` that were put into the file, and where they were measured.
     """
     before = json.loads(out.read_text()) if out is not None and out.exists() else {}
-    result = {"records": before.get("records", []), "environment": read_environment()}
+    result = {
+        "records": before.get("records", []),
+        "trials": before.get("trials", []),
+        "environment": read_environment(),
+    }
     for subject in subjects:
         for record in _records(subject, settings, result["records"]):
             result["records"].append(record)
@@ -150,6 +158,7 @@ def _read(subject: Subject, settings: Settings) -> _Bench:
         split=split,
         validation=qualities[0],
         test=qualities[1],
+        histories=some_histories(split, seed=settings.seed),
         settings=settings,
     )
 
@@ -193,6 +202,7 @@ def _measure(bench: _Bench, method: Method, ratio: float | None) -> dict[str, An
         "interval": list(change.interval),
         "validation_ndcg@10": validation.mean("ndcg", 10),
         "validation_change": relative_change(validation, bench.validation).mean,
+        "divergence": divergences(bench.run.model, [model], bench.histories)[0],
         **course,
     }
 

@@ -85,6 +85,15 @@ class TestRecords:
         assert records["float"]["ndcg@10_change"] == 0
         assert records["float"]["bytes"] == 41 * 16 * 4
 
+    def test_scores_are_compared_with_the_float_models(
+        self, measured: tuple[dict[str, Any], Path]
+    ) -> None:
+        """The float table's are its own; a finer table's are nearer."""
+        records = {record["method"]: record for record in measured[0]["records"]}
+
+        assert records["float"]["divergence"] == pytest.approx(0, abs=1e-6)
+        assert 0 < records["plain-int4"]["divergence"] < records["co-clusters-int8"]["divergence"]
+
     def test_training_was_chosen_on_validation(self, measured: tuple[dict[str, Any], Path]) -> None:
         """It never validates worse than the fit that it began with."""
         records = {record["method"]: record for record in measured[0]["records"]}
@@ -127,6 +136,40 @@ class TestPage:
         assert sum("**" in row[0] for row in sheet.rows) == 1
         assert "codebook_sequence.png" in text
         assert (tmp_path / "codebook_sequence.png").stat().st_size > 10_000
+
+    def test_trials_are_shown_apart(self, measured: tuple[dict[str, Any], Path]) -> None:
+        """With an interval where there is one."""
+        trial = {"dataset": "ring", "what": "longer", "validation_change": -0.03}
+        trials = [
+            {**trial, "ndcg@10_change": -0.02, "interval": [-0.04, 0.01]},
+            {**trial, "ndcg@10_change": None, "interval": []},
+        ]
+        text = page({**measured[0], "trials": trials}, "picture.png")
+
+        assert "| ring | longer | -3.0 | -2.0 | -4.0 to +1.0 |" in text
+        assert "| ring | longer | -3.0 |  |  |" in text
+
+    def test_what_the_command_would_take_is_marked(
+        self, measured: tuple[dict[str, Any], Path]
+    ) -> None:
+        """What diverges least, once all that it tries is known."""
+        known = measured[0]["records"]
+        product = next(record for record in known if record["method"] == "product")
+        others = [
+            {**product, "method": method, "divergence": divergence}
+            for method, divergence in (
+                ("product-int4", 9.0),
+                ("residual", 0.0),
+                ("residual-int4", 1.0),
+            )
+        ]
+        marked = [
+            [row[0] for row in sheet.rows if "†" in row[0]]
+            for records in (known, [*known, *others])
+            for sheet in sheets({"records": records})
+        ]
+
+        assert marked == [[], ["shared rows + product †"]]
 
 
 class TestFaiss:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pocketrec.errors import ConfigError, InfeasibleBudgetError
@@ -27,6 +27,9 @@ _PRODUCT_ROWS = (256, 128, 64, 32, 16)
 
 _SHARED_ROWS = 256
 """Rows that residuals are taken from."""
+
+_NEARLY = 0.9
+"""Of the most bits that an item's row numbers can have: from there on more rows are worth more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +104,18 @@ def shared(budget: Budget, bits: int) -> TableLayout:
 def product(budget: Budget, bits: int) -> TableLayout:
     """Return codebooks side by side, so that items can differ in as many ways as possible.
 
-    Of all numbers of codebooks and rows that fit, those with the most combinations: an
-    item chooses one row in each.
+    An item chooses one row in each. Of all numbers of codebooks and rows that fit, those
+    are nearly enough whose logarithm of combinations is 90 % of the most; of these, the one
+    with the most rows to a codebook.
 
     Raises:
         InfeasibleBudgetError: Not one codebook of 16 rows fits.
+
+    Source:
+        Our choice: wide codebooks of many rows follow the embeddings closer than narrow ones
+        of few.
     """
-    return _within(budget, _products(budget, bits, before=()))
+    return _widest(budget, list(_products(budget, bits, before=())))
 
 
 def residual(budget: Budget, bits: int) -> TableLayout:
@@ -122,7 +130,7 @@ def residual(budget: Budget, bits: int) -> TableLayout:
         bits=bits,
         has_row_scales=True,
     )
-    return _within(budget, _products(budget, bits, before=(first,)))
+    return _widest(budget, list(_products(budget, bits, before=(first,))))
 
 
 LAYOUTS: Mapping[str, Callable[[Budget, int], TableLayout]] = {
@@ -165,6 +173,20 @@ def _products(
             for begin, width in _stretches(budget.embedding_dim, n_books, step)
         )
         yield TableLayout(embedding_dim=budget.embedding_dim, codebooks=before + books)
+
+
+def _widest(budget: Budget, products: Sequence[TableLayout]) -> TableLayout:
+    """Return what has the most rows among those with nearly the most combinations."""
+    enough = _NEARLY * _number_bits(_within(budget, products))
+    fitting = [
+        layout for layout in products if budget.holds(layout) and _number_bits(layout) >= enough
+    ]
+    return max(fitting, key=lambda layout: layout.codebooks[-1].n_rows)
+
+
+def _number_bits(layout: TableLayout) -> int:
+    """Return the bits that tell an item's rows."""
+    return sum((book.n_rows - 1).bit_length() for book in layout.codebooks)
 
 
 def _stretches(n_columns: int, n_books: int, step: int) -> list[tuple[int, int]]:

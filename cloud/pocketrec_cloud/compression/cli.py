@@ -44,7 +44,7 @@ _RUN = click.Path(exists=True, file_okay=False, path_type=Path)
     type=click.Choice(["auto", *LAYOUTS]),
     default="auto",
     show_default=True,
-    help="auto fits all that the budget allows and takes what validates best.",
+    help="auto fits all that the budget allows and takes what scores most like the float model.",
 )
 @click.option("--row-bits", type=click.Choice(["8", "4"]), help="Of codes; 8 when left out.")
 @click.option(

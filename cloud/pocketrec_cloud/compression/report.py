@@ -85,7 +85,12 @@ def compression_record(
         "bytes_per_item": table.embedding_bytes / model.config.n_items,
         "rows": how.layout.n_rows,
         "candidates": [
-            {"layout": each.name, "row_bits": each.bits, "validation_ndcg@10": each.ndcg10}
+            {
+                "layout": each.name,
+                "row_bits": each.bits,
+                "divergence": each.divergence,
+                "validation_ndcg@10": each.ndcg10,
+            }
             for each in found
         ],
         "codebooks": [asdict(book) for book in how.layout.codebooks],

@@ -261,16 +261,19 @@ class TestCommand:
         (book,) = table.layout.codebooks
         assert (book.n_rows, book.bits) == (13, 4)
 
-    def test_what_validates_best_is_taken(
+    def test_what_scores_most_like_the_float_model_is_taken(
         self, tiny_training: Trained, tiny_file: Path, tmp_path: Path
     ) -> None:
-        """Of all that fit; without training, the table is the best candidate's."""
+        """Of all that fit; without training, the table is that candidate's, or one as near."""
         where = ("--data", tiny_file, "--run", tiny_training.folder, "--out", tmp_path / "out")
         record = run_json("compress", *where, "--ratio", 3, "--epochs", 0)
-        best = max(each["validation_ndcg@10"] for each in record["candidates"])
+        least = min(each["divergence"] for each in record["candidates"])
+        near = [each for each in record["candidates"] if each["divergence"] <= 1.05 * least]
 
         assert len(record["candidates"]) > 1
-        assert record["fitted_validation_ndcg@10"] == best
+        assert record["fitted_validation_ndcg@10"] == max(
+            each["validation_ndcg@10"] for each in near
+        )
         assert record["ratio"] >= 3
 
     @pytest.mark.parametrize("options", [(), ("--rows", 3, "--ratio", 4)])
