@@ -44,6 +44,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--stop-after", type=click.FloatRange(0), help="Seconds; begin nothing afterwards.")
 @click.option("--max-epochs", type=click.IntRange(0), default=0, help="For trials.")
+@click.option(
+    "--window", type=click.IntRange(0), default=0, help="Events the re-ranker reads; 0 = usual."
+)
 @click.option("--report", type=_PATH, help="Write the page there, and its plots beside it.")
 @click.option("--from", "source", type=_FILE, help="Train nothing: draw what --json wrote.")
 @json_option
@@ -56,6 +59,7 @@ def main(
     threads: int,
     stop_after: float | None,
     max_epochs: int,
+    window: int,
     report: Path | None,
     source: Path | None,
     json_path: str | None,
@@ -75,6 +79,7 @@ def main(
                 work=work,
                 stop_after_s=stop_after,
                 max_epochs=max_epochs,
+                window=window,
             )
             columns = (
                 BarColumn(),

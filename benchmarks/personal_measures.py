@@ -74,7 +74,8 @@ def sizes(trained: Trained) -> dict[str, Any]:
     if setup.rival == "codes":
         plan = packed_size(config.n_blocks * config.embedding_dim)
     elif setup.rival:
-        plan = config.n_blocks * (config.embedding_dim + 4)
+        n_vectors = 2 if setup.rival == "adapter" else 1
+        plan = 0 if setup.is_blind else config.n_blocks * n_vectors * (config.embedding_dim + 4)
     elif setup.plan != "none":
         plan = packed_size(total_channels(whole))
     coded = {f"{name}.weight" for name in model.coded_names()}

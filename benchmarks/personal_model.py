@@ -78,15 +78,18 @@ class Trained(nn.Module):
         self.n_kept = min(self.sliced.width, max(1, round(setup.kept * dim)))
         self.shift = nn.Parameter(_standardised(self.sliced.importance().log()))
         is_offset = bool(setup.rival)
+        n_generated = 2 * dim if setup.rival == "adapter" else dim
         self.steps = nn.Parameter(torch.full((blocks, dim), _FIRST_STEP))
         self.router = Router(
             len(HALF_LIVES) * dim,
-            (blocks, dim if is_offset else self.sliced.width),
+            (blocks, n_generated if is_offset else self.sliced.width),
             hidden=setup.hidden,
             dropout=setup.router_dropout,
             is_standardised=not is_offset,
             uses_batch=setup.is_batch_standardised,
         )
+        if setup.rival == "adapter":  # a product of two zeros does not learn
+            nn.init.normal_(self.router.outer.bias[None].unflatten(1, (blocks, 2, dim))[:, :, 1])
         self.future = nn.Linear(setup.hidden, dim)
         if setup.bits:
             self._quantize()
@@ -94,7 +97,7 @@ class Trained(nn.Module):
     @property
     def is_personal(self) -> bool:
         """Whether users differ in anything but their window."""
-        return self.setup.plan == "personal" or bool(self.setup.rival)
+        return self.setup.plan == "personal" or (bool(self.setup.rival) and not self.setup.is_blind)
 
     @cached_property
     def coded(self) -> list[nn.Module]:
@@ -145,6 +148,11 @@ class Trained(nn.Module):
     def describe(self, past: Tensor, lengths: Tensor) -> Tensor:
         """Return what the router reads of users, (B, n) float32."""
         backbone = self.sliced.backbone
+        if not self.is_personal:
+            return past.new_zeros(
+                (past.shape[0], len(HALF_LIVES) * backbone.config.embedding_dim),
+                dtype=torch.float32,
+            )
         with torch.no_grad():
             rows = backbone.item_embedding.weight * backbone.input_scale
             return decayed_means(rows, past, lengths)
@@ -168,11 +176,11 @@ class Trained(nn.Module):
         return own + everybody
 
     def offsets(self, z: Tensor) -> Tensor | None:
-        """Return (B, n_blocks, D), each user's vectors; None where there are none."""
+        """Return (B, n_blocks, D) or (B, n_blocks, 2 D), each user's vectors; None without any."""
         if not self.setup.rival:
             return None
         raw: Tensor = self.router(z)
-        return raw if self.setup.rival == "offset" else ternary(raw) * self.steps
+        return ternary(raw) * self.steps if self.setup.rival == "codes" else raw
 
     def apply_to(self, z: Tensor, temperature: float = 1.0) -> None:
         """Make the next batch compute as these users' devices would."""

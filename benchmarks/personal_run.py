@@ -19,16 +19,20 @@ from rich.progress import Progress
 
 from benchmarks.environment import read_environment
 from benchmarks.personal_device import DEVICE_FILE
-from benchmarks.personal_settings import SETUPS
+from benchmarks.personal_settings import SETUPS, case, recipe_of
 from benchmarks.personal_unit import Unit, run_unit
 from benchmarks.planner_settings import dataset_name
 from pocketrec.errors import ConfigError
 from pocketrec.files import write_atomically
 
-__all__ = ["PersonalSettings", "collect", "paired_tests", "run"]
+__all__ = ["LONGER", "PersonalSettings", "collect", "paired_tests", "run"]
+
+LONGER = "+window"
+"""Marks a rival that reads the full window of its dataset, where a plan's device does not."""
 
 _ANSWERS = "answers"
 _BEST_SHARED = "global-trained"
+_LONGER = ("narrow-float", "narrow-qat-2")
 _SHARED = (
     "narrow-float",
     "narrow-float-start",
@@ -51,9 +55,10 @@ class PersonalSettings:
         work: Folder for checkpoints and answers; the next run goes on there.
         stop_after_s: No unit is begun after so many seconds; None = no limit.
         max_epochs: Of every training, for trials; 0 = each recipe's.
+        window: Events that the re-ranker reads; 0 = each recipe's.
 
     Raises:
-        ConfigError: A group is unknown, or there is nothing to do.
+        ConfigError: A group is unknown, a window too long, or there is nothing to do.
     """
 
     data: tuple[Path, ...]
@@ -62,6 +67,7 @@ class PersonalSettings:
     work: Path = Path("work/personal")
     stop_after_s: float | None = None
     max_epochs: int = 0
+    window: int = 0
 
     def __post_init__(self) -> None:
         unknown = set(self.groups) - set(SETUPS)
@@ -73,6 +79,8 @@ class PersonalSettings:
                 raise ConfigError(f"groups: expected {base} before {group}, which keeps its model")
         if not self.data or self.seeds < 1:
             raise ConfigError(f"expected data and seeds, got {self}")
+        for path in self.data:
+            recipe_of(dataset_name(path), self.window)
 
     @property
     def folder(self) -> Path:
@@ -90,6 +98,8 @@ class PersonalSettings:
             words += ["--groups", ",".join(self.groups)]
         if self.max_epochs:
             words += ["--max-epochs", str(self.max_epochs)]
+        if self.window:
+            words += ["--window", str(self.window)]
         return shlex.join(words)
 
     def units(self) -> list[Unit]:
@@ -102,6 +112,7 @@ class PersonalSettings:
                 group=group,
                 work=str(self.folder),
                 max_epochs=self.max_epochs,
+                window=self.window,
             )
             for path in self.data
             for seed in range(self.seeds)
@@ -175,28 +186,24 @@ def paired_tests(answers: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any
         answers: Of ``run_unit``.
 
     Yields:
-        ``dataset``, ``backbone``, ``method``, ``rival``, ``n_seeds``, ``n_users``;
+        ``dataset``, ``window``, ``backbone``, ``method``, ``rival`` (``+window`` where it
+        reads the full window of its dataset), ``n_seeds``, ``n_users``;
         ``difference`` of NDCG@10, its 95 % interval ``low`` and ``high``, ``p``, and
         ``own`` and ``other``, the two means.
     """
-    found: dict[tuple[str, str], dict[str, dict[int, list[float]]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
-    for answer in answers:
-        for record in answer["records"]:
-            key = (record["dataset"], record["backbone"])
-            found[key][record["method"]][record["seed"]] = answer["ndcg"][record["method"]]
-    for (dataset, backbone), methods in sorted(found.items()):
+    for (dataset, window, backbone), methods in sorted(_by_case(answers).items()):
         own = {name.partition(":")[0] for name in methods if ":" in name}
         for method in sorted(own | (methods.keys() & {_BEST_SHARED})):
             controls = [name for name in methods if name.startswith(f"{method}:")]
             shared = [name for name in _SHARED if name != method]
-            rivals = (*controls, *shared, *_cousins(method, methods))
+            longer = [name for name in methods if name.endswith(LONGER)]
+            rivals = (*controls, *shared, *longer, *_cousins(method, methods))
             for rival in dict.fromkeys(rivals):
                 seeds = sorted(methods[method].keys() & methods.get(rival, {}).keys())
                 if seeds:
                     yield {
                         "dataset": dataset,
+                        "window": window,
                         "backbone": backbone,
                         "method": method,
                         "rival": rival,
@@ -206,6 +213,25 @@ def paired_tests(answers: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any
                             np.mean([methods[rival][seed] for seed in seeds], axis=0),
                         ),
                     }
+
+
+def _by_case(
+    answers: Sequence[Mapping[str, Any]],
+) -> dict[tuple[str, int, str], dict[str, dict[int, list[float]]]]:
+    """Return NDCG@10 per user by case, method and seed; short windows with their long rivals."""
+    found: dict[tuple[str, int, str], dict[str, dict[int, list[float]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for answer in answers:
+        for record in answer["records"]:
+            key = (record["dataset"], record["window"], record["backbone"])
+            found[key][record["method"]][record["seed"]] = answer["ndcg"][record["method"]]
+    for (dataset, window, backbone), methods in found.items():
+        usual = recipe_of(dataset).window
+        if window != usual:
+            longer = found.get((dataset, usual, backbone), {})
+            methods |= {f"{name}{LONGER}": longer[name] for name in _LONGER if name in longer}
+    return found
 
 
 def _cousins(method: str, methods: Mapping[str, object]) -> tuple[str, ...]:

@@ -171,6 +171,7 @@ class _Run:
 def _batches(
     sequences: Sequence[NDArray[np.int32]], window: int, recipe: Recipe, rng: np.random.Generator
 ) -> Iterator[Batch]:
+    sequences = [events for events in sequences for _ in range(recipe.cuts)]
     cuts = [int(rng.integers(1, events.shape[0])) for events in sequences]
     pairs = [
         cut_history(events, cut, window=window, n_targets=window)

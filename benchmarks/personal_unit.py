@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.personal_measures import sizes, spread
 from benchmarks.personal_model import Trained
-from benchmarks.personal_settings import SETUPS, Recipe, Setup, recipe_of
+from benchmarks.personal_settings import SETUPS, Recipe, Setup, case, recipe_of
+from benchmarks.personal_slices import shortened
 from benchmarks.personal_training import train_setup
 from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
 from pocketrec_cloud.checkpoint import load_backbone
@@ -49,6 +50,7 @@ class Unit:
         group: Of ``SETUPS``.
         work: Folder for checkpoints.
         max_epochs: Instead of the recipe's, for trials; 0 = the recipe's.
+        window: Of the re-ranker; 0 = the recipe's.
     """
 
     data: str
@@ -57,11 +59,17 @@ class Unit:
     group: str
     work: str
     max_epochs: int = 0
+    window: int = 0
+
+    @property
+    def stem(self) -> str:
+        """What its name and those of the other groups begin with."""
+        return f"{case(self.dataset, self.window)}-{BACKBONE}-{self.seed}"
 
     @property
     def name(self) -> str:
         """Of its answer."""
-        return f"{self.dataset}-{BACKBONE}-{self.seed}-{self.group}"
+        return f"{self.stem}-{self.group}"
 
     @property
     def setup(self) -> Setup:
@@ -71,7 +79,7 @@ class Unit:
     @property
     def recipe(self) -> Recipe:
         """How it is trained."""
-        recipe = recipe_of(self.dataset)
+        recipe = recipe_of(self.dataset, self.window)
         return recipe.shortened(self.max_epochs) if self.max_epochs else recipe
 
 
@@ -128,7 +136,7 @@ def run_unit(unit: Unit) -> dict[str, Any]:
 
 def _kept(unit: Unit, group: str) -> Path:
     """Return where the trained model of a group lies, for those that keep it as it is."""
-    return Path(unit.work) / f"{unit.dataset}-{BACKBONE}-{unit.seed}-{group}.safetensors"
+    return Path(unit.work) / f"{unit.stem}-{group}.safetensors"
 
 
 def _methods(unit: Unit, model: SASRec, trained: Trained) -> Iterator[tuple[str, Ranks]]:
@@ -216,8 +224,8 @@ def _contest(data: str, stage: Any, n_users: int | None, seed: int) -> Contest:
 
 
 def _pretrained(unit: Unit) -> SASRec:
-    """Return the float backbone of a unit; whoever comes first trains it."""
-    recipe, multiplier = unit.recipe, unit.setup.multiplier
+    """Return the float backbone of a unit; whoever comes first trains it, at the full window."""
+    recipe, multiplier = replace(unit, window=0).recipe, unit.setup.multiplier
     folder = Path(unit.work) / f"{unit.dataset}-{BACKBONE}-{unit.seed}-x{multiplier}"
     split = _split(unit.data)
     if not (folder / "done").exists():
@@ -240,7 +248,7 @@ def _pretrained(unit: Unit) -> SASRec:
     model, _, _ = load_backbone(folder / "best.safetensors")
     if not isinstance(model, SASRec):
         raise TypeError(f"{folder}: expected a SASRec, found {type(model).__name__}")
-    return model
+    return shortened(model, unit.window) if unit.window else model
 
 
 def _identity(unit: Unit) -> dict[str, Any]:
@@ -249,6 +257,7 @@ def _identity(unit: Unit) -> dict[str, Any]:
         "backbone": BACKBONE,
         "init": _INIT[unit.setup.is_pool_trained],
         "seed": unit.seed,
+        "window": unit.recipe.window,
     }
 
 
