@@ -162,13 +162,14 @@ ATTEMPTS = (
         group="offset-trained",
         window=SHORT_WINDOW,
         hypothesis=(
-            "Within 20 events most of a user's taste can be read, so a vector adds little. A device "
-            "that reads 5 does not know the rest of 200; the vector, made once a session, does."
+            "Within 20 events most of a user's taste can be read, so a vector adds little. A "
+            "device that reads 5 does not know the rest of 200; the vector, made once a session, "
+            "does."
         ),
         prediction=(
-            "above `narrow-qat-2` by 5 % on MovieLens-1M and CDs, 3 % on MovieLens-100K (943 users: "
-            "not significant) and Yelp, 1 % on Beauty, where half of the users have no more than 5 "
-            "events; above float32 of 5 events; below the full window on MovieLens."
+            "above `narrow-qat-2` by 5 % on MovieLens-1M and CDs, 3 % on MovieLens-100K (943 "
+            "users: not significant) and Yelp, 1 % on Beauty, where half of the users have no "
+            "more than 5 events; above float32 of 5 events; below the full window on MovieLens."
         ),
         shared="narrow-qat-2",
     ),
@@ -184,8 +185,8 @@ ATTEMPTS = (
         window=SHORT_WINDOW,
         hypothesis="A slice of one's own can tell a short window what it does not hold, too.",
         prediction=(
-            "own > shuffled everywhere; above `global-trained` by 2 % on MovieLens-1M and CDs, where "
-            "the full window gave nothing; a choice of channels says less than a vector."
+            "own > shuffled everywhere; above `global-trained` by 2 % on MovieLens-1M and CDs, "
+            "where the full window gave nothing; a choice of channels says less than a vector."
         ),
         shared="global-trained",
     ),
@@ -200,8 +201,8 @@ ATTEMPTS = (
         group="adapter-trained",
         window=SHORT_WINDOW,
         hypothesis=(
-            "Rival: a generated low-rank adapter, rank 1, of the second feed-forward matrix of each "
-            "block, as in RecLoRA. It can turn what the window says, not only add to it."
+            "Rival: a generated low-rank adapter, rank 1, of the second feed-forward matrix of "
+            "each block, as in RecLoRA. It can turn what the window says, not only add to it."
         ),
         prediction="level with the vector at twice its bytes.",
         shared="narrow-qat-2",

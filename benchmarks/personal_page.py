@@ -11,6 +11,7 @@ from rich.console import Console
 
 from benchmarks.personal_attempts import FINDINGS
 from benchmarks.personal_plots import draw_all
+from benchmarks.personal_settings import case
 from benchmarks.personal_targets import attempts_sheet, targets_sheet
 from benchmarks.planner_run import summary
 from benchmarks.sheets import Sheet
@@ -76,8 +77,9 @@ def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
     if result["paired"]:
         yield attempts_sheet(result["paired"])
         yield targets_sheet(result)
-    for dataset in _datasets(result):
-        yield _quality(dataset, [r for r in result["records"] if r["dataset"] == dataset])
+    for key in sorted({(r["dataset"], r["window"]) for r in result["records"]}):
+        own = [r for r in result["records"] if (r["dataset"], r["window"]) == key]
+        yield _quality(key[0], own)
     if result["paired"]:
         yield _paired(result["paired"])
     if result.get("device"):
@@ -130,10 +132,6 @@ def page(result: Mapping[str, Any], pictures: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _datasets(result: Mapping[str, Any]) -> list[str]:
-    return sorted({record["dataset"] for record in result["records"]})
-
-
 def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
     rows = []
     for method in sorted({record["method"] for record in records}):
@@ -164,7 +162,7 @@ def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
 def _paired(tests: Sequence[Mapping[str, Any]]) -> Sheet:
     rows = tuple(
         (
-            test["dataset"],
+            case(test["dataset"], test["window"]),
             test["method"],
             test["rival"],
             f"{test['difference']:+.4f}",
@@ -206,8 +204,9 @@ def _device(costs: Sequence[Mapping[str, Any]]) -> Sheet:
 
 def _spread(spreads: Sequence[Mapping[str, Any]]) -> Sheet:
     rows = []
-    for key in sorted({(spread["dataset"], spread["method"]) for spread in spreads}):
-        own = [spread for spread in spreads if (spread["dataset"], spread["method"]) == key]
+    named = [(case(spread["dataset"], spread["window"]), spread["method"]) for spread in spreads]
+    for key in sorted(set(named)):
+        own = [spread for spread, name in zip(spreads, named, strict=True) if name == key]
         rows.append(
             (
                 *key,

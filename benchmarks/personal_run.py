@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from benchmarks.environment import read_environment
 from benchmarks.personal_device import DEVICE_FILE
-from benchmarks.personal_settings import SETUPS, case, recipe_of
+from benchmarks.personal_settings import SETUPS, recipe_of
 from benchmarks.personal_unit import Unit, run_unit
 from benchmarks.planner_settings import dataset_name
 from pocketrec.errors import ConfigError

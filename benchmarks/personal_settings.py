@@ -183,15 +183,14 @@ bytes of a backbone without a pool at 2 bits."""
 DATASETS: Mapping[str, Recipe] = {
     "ml-100k": Recipe(short_cuts=4),
     "ml-1m": Recipe(tokens_per_batch=2_048, short_cuts=4),
+    "amazon-beauty": Recipe(
+        dropout=0.5, tokens_per_batch=2_048, pretraining_epochs=40, epochs=16, patience=3
+    ),
     **{
         name: Recipe(
-            dropout=0.5,
-            tokens_per_batch=2_048,
-            pretraining_epochs=40,
-            epochs=16,
-            patience=3,
+            dropout=0.5, tokens_per_batch=2_048, pretraining_epochs=20, epochs=8, patience=3
         )
-        for name in ("amazon-beauty", "amazon-cds", "yelp")
+        for name in ("amazon-cds", "yelp")
     },
 }
 """By name of the dataset."""

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from benchmarks import personal
 from benchmarks.personal_attempts import ATTEMPTS
-from benchmarks.personal_run import PersonalSettings, paired_tests, run
-from benchmarks.personal_settings import SETUPS, Setup
+from benchmarks.personal_run import LONGER, PersonalSettings, paired_tests, run
+from benchmarks.personal_settings import SETUPS, Setup, case, recipe_of
 from click.testing import CliRunner
 from rich.progress import Progress
 
@@ -213,9 +213,11 @@ class TestSizes:
 class TestSettings:
     def test_attempts_are_set_up(self) -> None:
         """And so is what they have to beat; each is there once."""
-        names = [attempt.group for attempt in ATTEMPTS]
+        names = [(attempt.group, attempt.window) for attempt in ATTEMPTS]
 
-        assert set(names) | {attempt.shared for attempt in ATTEMPTS} <= set(SETUPS)
+        assert {group for group, _ in names} | {attempt.shared for attempt in ATTEMPTS} <= set(
+            SETUPS
+        )
         assert len(set(names)) == len(names)
 
     def test_the_command_repeats_the_run(self) -> None:
@@ -232,7 +234,13 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         "wrong",
-        [{"data": ()}, {"groups": ("magic",)}, {"seeds": 0}, {"groups": ("offset-after",)}],
+        [
+            {"data": ()},
+            {"groups": ("magic",)},
+            {"seeds": 0},
+            {"groups": ("offset-after",)},
+            {"window": 1_000},
+        ],
         ids=str,
     )
     def test_nonsense_is_refused(self, wrong: dict[str, Any]) -> None:
@@ -247,6 +255,87 @@ class TestSettings:
         """Whatever is wrong with it."""
         with pytest.raises(ConfigError, match="expected"):
             Setup(**wrong)
+
+
+class TestWindows:
+    def test_a_shorter_window_sees_what_a_short_history_is(self) -> None:
+        """A backbone that reads fewer events is the same one to whoever has no more."""
+        from benchmarks.personal_slices import shortened
+
+        from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
+
+        torch.manual_seed(0)
+        model = SASRec(SASRecConfig(n_items=9, embedding_dim=8, window=6)).eval()
+        items = torch.tensor([[1, 2, 3]])
+
+        short = shortened(model, 3)
+
+        assert short.config.window == 3
+        assert torch.equal(short(items), model(items))
+
+    def test_a_case_is_named_by_its_window_where_that_is_unusual(self) -> None:
+        """So that answers lie beside each other."""
+        usual = recipe_of("yelp").window
+
+        assert case("yelp", 0) == case("yelp", usual) == "yelp"
+        assert case("yelp", usual - 1) == f"yelp-w{usual - 1}"
+
+    def test_a_short_window_is_compared_with_the_full_one(self) -> None:
+        """As what a device would gain by reading on."""
+        usual = recipe_of("d").window
+        answers = [
+            _answer(0, {"narrow-float": [0.5, 0.3]}),
+            _answer(
+                0, {"offset-trained": [0.2, 0.2], "offset-trained:mean": [0.1, 0.1]}, usual - 1
+            ),
+        ]
+
+        found = {test["rival"]: test for test in paired_tests(answers)}
+
+        assert set(found) == {"offset-trained:mean", f"narrow-float{LONGER}"}
+        assert found[f"narrow-float{LONGER}"]["difference"] == pytest.approx(-0.2)
+        assert {test["window"] for test in found.values()} == {usual - 1}
+
+
+class TestRivals:
+    def test_an_adapter_turns_what_a_layer_says(self, model: SASRec) -> None:
+        """It adds one vector as far as the output has the other."""
+        from benchmarks.personal_slices import SlicedSASRec
+
+        sliced = SlicedSASRec(model).eval()
+        block = sliced.blocks[1]
+        x = torch.randn(1, 3, 8)
+        expected = block.feed_forward(x)
+        pair = torch.randn(1, 2, 16)
+        sliced.use(None, pair)
+        left, right = pair[0, 1].chunk(2)
+
+        found = block.feed_forward(x)
+
+        assert torch.allclose(found, expected + (expected @ right)[..., None] * left, atol=1e-5)
+
+    def test_an_adapter_starts_as_none_and_learns(self, model: SASRec) -> None:
+        """Of the two vectors one begins at zero, not both."""
+        from benchmarks.personal_model import Trained
+
+        trained = Trained(model, SETUPS["adapter-trained"])
+        pair = trained.offsets(torch.randn(2, 24))
+
+        assert pair is not None
+        left, right = pair.chunk(2, dim=-1)
+        assert not left.any()
+        assert right.all()
+
+    def test_the_blind_are_told_nothing(self, model: SASRec) -> None:
+        """Whoever the user is, the vector is the same."""
+        from benchmarks.personal_model import Trained
+
+        trained = Trained(model, SETUPS["shared-after"])
+
+        described = trained.describe(torch.tensor([[1, 2], [3, 4]]), torch.tensor([2, 2]))
+
+        assert not described.any()
+        assert not trained.is_personal
 
 
 class TestKeepAs:
@@ -315,9 +404,11 @@ class TestPairedTests:
         assert found["own"] == pytest.approx(0.35)
 
 
-def _answer(seed: int, ndcg: dict[str, list[float]]) -> dict[str, Any]:
+def _answer(seed: int, ndcg: dict[str, list[float]], window: int = 0) -> dict[str, Any]:
+    window = window or recipe_of("d").window
     records = [
-        {"dataset": "d", "backbone": "sasrec", "seed": seed, "method": name} for name in ndcg
+        {"dataset": "d", "window": window, "backbone": "sasrec", "seed": seed, "method": name}
+        for name in ndcg
     ]
     return {"records": records, "ndcg": ndcg}
 
