@@ -89,7 +89,7 @@ class Trained(nn.Module):
             uses_batch=setup.is_batch_standardised,
         )
         if setup.rival == "adapter":  # a product of two zeros does not learn
-            nn.init.normal_(self.router.outer.bias[None].unflatten(1, (blocks, 2, dim))[:, :, 1])
+            nn.init.normal_(self.router.outer.bias.view(blocks, 2, dim)[:, 1])
         self.future = nn.Linear(setup.hidden, dim)
         if setup.bits:
             self._quantize()

@@ -67,6 +67,11 @@ ONNX Runtime, one thread, 20 events, 100 candidates, random weights; medians. `n
 tables above call resident. Today a device leaves out the rows of channels that are off, but not the
 columns that read them, so a slice holds more than no pool does, and `fp32` holds everything."""
 
+_REGIME_NOTE = """\
+SASRec, pretrained, one seed: NDCG@10 of float32, and what is lost when its coded matrices are
+rounded to 8, 4 or 2 bits and nothing is trained afterwards; W2A8 also rounds what they read to 8
+bits. More, with Caser, neural-compressor and training under quantization: [planner](planner.md)."""
+
 
 def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
     """Yield the tables of a result.
@@ -84,6 +89,8 @@ def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
         yield _paired(result["paired"])
     if result.get("device"):
         yield _device(result["device"])
+    if result.get("regimes"):
+        yield _regimes(result["regimes"])
     if result["spread"]:
         yield _spread(result["spread"])
 
@@ -199,6 +206,27 @@ def _device(costs: Sequence[Mapping[str, Any]]) -> Sheet:
         columns=columns,
         rows=rows,
         note=_DEVICE_NOTE,
+    )
+
+
+def _regimes(found: Sequence[Mapping[str, Any]]) -> Sheet:
+    widths = ("w8", "w4", "w2", "w2a8")
+    sizes = ("embedding_dim", "n_blocks", "window", "ffn_multiplier")
+    rows = tuple(
+        (
+            row["dataset"],
+            *(str(row[size]) for size in sizes),
+            f"{row['fp32']:.4f}",
+            *(f"{row[width] / row['fp32'] - 1:+.1%}" for width in widths),
+        )
+        for row in sorted(found, key=lambda row: (row["dataset"], *(row[size] for size in sizes)))
+    )
+    return Sheet(
+        title="Where precision binds",
+        columns=("dataset", "D", "blocks", "window", "FFN / D", "float32", *map(str.upper, widths)),
+        rows=rows,
+        n_text=1,
+        note=_REGIME_NOTE,
     )
 
 

@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from benchmarks.environment import read_environment
 from benchmarks.personal_device import DEVICE_FILE
+from benchmarks.personal_regimes import REGIMES_FILE
 from benchmarks.personal_settings import SETUPS, recipe_of
 from benchmarks.personal_unit import Unit, run_unit
 from benchmarks.planner_settings import dataset_name
@@ -154,9 +155,10 @@ def collect(work: Path) -> dict[str, Any]:
     Returns:
         ``records``, one per dataset, seed and method; ``paired``, tests of personal plans
         against each rival; ``sweeps``, the course of every training; ``spread``;
-        ``device``, what ``personal_device`` measured.
+        ``device``, what ``personal_device`` measured; ``regimes``, what ``personal_regimes``
+        did.
     """
-    device = work / DEVICE_FILE
+    device, regimes = work / DEVICE_FILE, work / REGIMES_FILE
     paths = sorted((work / _ANSWERS).glob("*.json"))
     answers = [json.loads(path.read_text()) for path in paths]
     return {
@@ -173,6 +175,7 @@ def collect(work: Path) -> dict[str, Any]:
         "spread": [spread for answer in answers for spread in answer["spread"]],
         "training_seconds": sum(answer["seconds"] for answer in answers),
         "device": json.loads(device.read_text()) if device.exists() else [],
+        "regimes": json.loads(regimes.read_text()) if regimes.exists() else [],
     }
 
 

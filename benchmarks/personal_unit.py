@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.evaluation import Ranks
 
-__all__ = ["BACKBONE", "Unit", "run_unit"]
+__all__ = ["BACKBONE", "Unit", "pretrain", "run_unit"]
 
 BACKBONE = "sasrec"
 _INIT = {False: "pretrained_frozen", True: "pretrained_trained"}
@@ -228,27 +228,46 @@ def _pretrained(unit: Unit) -> SASRec:
     recipe, multiplier = replace(unit, window=0).recipe, unit.setup.multiplier
     folder = Path(unit.work) / f"{unit.dataset}-{BACKBONE}-{unit.seed}-x{multiplier}"
     split = _split(unit.data)
+    shape = SASRecConfig(
+        n_items=split.dataset.n_items,
+        embedding_dim=recipe.dim,
+        window=recipe.window,
+        ffn_multiplier=multiplier,
+        dropout=recipe.dropout,
+    )
+    model = pretrain(split, shape, recipe, folder, seed=unit.seed)
+    return shortened(model, unit.window) if unit.window else model
+
+
+def pretrain(
+    split: LeaveOneOut, shape: SASRecConfig, recipe: Recipe, folder: Path, *, seed: int
+) -> SASRec:
+    """Return a float backbone, trained unless it lies in its folder.
+
+    Args:
+        split: The held-out data.
+        shape: Of the backbone.
+        recipe: How long and how hard.
+        folder: Where it is kept.
+        seed: Of everything random.
+
+    Raises:
+        TypeError: There lies another kind of backbone.
+    """
     if not (folder / "done").exists():
-        shape = SASRecConfig(
-            n_items=split.dataset.n_items,
-            embedding_dim=recipe.dim,
-            window=recipe.window,
-            ffn_multiplier=multiplier,
-            dropout=recipe.dropout,
-        )
         config = TrainingConfig(
             max_epochs=recipe.pretraining_epochs,
             evaluate_every=recipe.evaluate_every,
             patience=recipe.patience,
             tokens_per_batch=recipe.tokens_per_batch,
-            seed=unit.seed,
+            seed=seed,
         )
         train(split, shape, config, folder=folder, progress=_Silent(), resume=True)
         (folder / "done").touch()
     model, _, _ = load_backbone(folder / "best.safetensors")
     if not isinstance(model, SASRec):
         raise TypeError(f"{folder}: expected a SASRec, found {type(model).__name__}")
-    return shortened(model, unit.window) if unit.window else model
+    return model
 
 
 def _identity(unit: Unit) -> dict[str, Any]:

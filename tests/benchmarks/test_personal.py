@@ -388,6 +388,42 @@ class TestFoldedBytes:
         assert folded_bytes(_plan(plan, 0)) == 15_360 + 2 * 192 * (64 * 2 // 8 + 4 + 64 * 2 // 8)
 
 
+class TestRegimes:
+    def test_a_backbone_is_rounded_to_every_width(self, data: Path, tmp_path: Path) -> None:
+        """It is trained once, and the page says what each width costs."""
+        from benchmarks.personal_page import sheets
+        from benchmarks.personal_regimes import REGIMES_FILE
+        from benchmarks.personal_regimes import main as measure
+
+        options = ["--data", str(data), "--work", str(tmp_path), "--dims", "8"]
+        for _ in range(2):
+            done = CliRunner().invoke(measure, options)
+            assert done.exit_code == 0, done.output
+
+        found = json.loads((tmp_path / REGIMES_FILE).read_text())
+        assert [row["embedding_dim"] for row in found] == [recipe_of("tiny").dim, 8]
+        assert all(0 <= row[width] <= 1 for row in found for width in ("fp32", "w2", "w2a8"))
+        nothing: dict[str, Any] = {"records": [], "paired": [], "spread": []}
+        (sheet,) = sheets({**nothing, "regimes": found})
+        assert len(sheet.rows) == len(found)
+
+    def test_activations_are_rounded_event_by_event(self, model: SASRec) -> None:
+        """The largest number of each stays, and there are 255 steps at most."""
+        from benchmarks.personal_model import Trained
+        from benchmarks.personal_regimes import round_activations
+
+        trained = Trained(model, Setup(multiplier=2, bits=0, plan="none")).eval()
+        round_activations(trained)
+        seen: list[Any] = []
+        trained.coded[0].register_forward_hook(lambda _layer, inputs, _output: seen.append(inputs))
+        x = torch.randn(2, 3, 8)
+        trained.coded[0](x)
+
+        steps = seen[0][0] * 127 / x.abs().amax(-1, keepdim=True)
+        assert torch.allclose(steps, steps.round(), atol=1e-3)
+        assert steps.abs().max().item() == pytest.approx(127)
+
+
 class TestPairedTests:
     def test_by_hand(self) -> None:
         """Seeds are averaged user by user, and nobody is compared with themselves."""
