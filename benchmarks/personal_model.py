@@ -17,12 +17,15 @@ from torch.nn.utils import parametrize
 from benchmarks.personal_slices import (
     HALF_LIVES,
     Router,
+    ShiftedCaser,
     SlicedSASRec,
     decayed_means,
     quantized,
     take_slice,
     ternary,
 )
+from pocketrec_cloud.backbones.caser import Caser
+from pocketrec_cloud.backbones.sasrec import SASRec
 from pocketrec_cloud.batches import pad
 from pocketrec_cloud.losses import sampled_softmax_loss
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.personal_settings import Setup
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
 
 __all__ = ["PAST", "Batch", "Trained"]
 
@@ -70,10 +73,10 @@ class Trained(nn.Module):
         setup: What may change by user, and what is trained.
     """
 
-    def __init__(self, model: SASRec, setup: Setup) -> None:
+    def __init__(self, model: Backbone, setup: Setup) -> None:
         super().__init__()
         self.setup = setup
-        self.sliced = SlicedSASRec(model)
+        self.sliced = _opened(model)
         dim, blocks = model.config.embedding_dim, self.sliced.n_blocks
         self.n_kept = min(self.sliced.width, max(1, round(setup.kept * dim)))
         self.shift = nn.Parameter(_standardised(self.sliced.importance().log()))
@@ -274,6 +277,14 @@ class _OnGrid(nn.Module):
         step = self.scale.clamp(min=torch.finfo(torch.float32).tiny)
         codes = torch.round(weights.detach() / step).clamp(-self.largest, self.largest)
         return codes * self.scale + (weights - weights.detach())
+
+
+def _opened(model: Backbone) -> SlicedSASRec | ShiftedCaser:
+    if isinstance(model, SASRec):
+        return SlicedSASRec(model)
+    if isinstance(model, Caser):
+        return ShiftedCaser(model)
+    raise TypeError(f"expected a SASRec or a Caser, found {type(model).__name__}")
 
 
 def _standardised(values: Tensor) -> Tensor:

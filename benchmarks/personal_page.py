@@ -11,8 +11,7 @@ from rich.console import Console
 
 from benchmarks.personal_attempts import FINDINGS
 from benchmarks.personal_plots import draw_all
-from benchmarks.personal_settings import case
-from benchmarks.personal_targets import attempts_sheet, targets_sheet
+from benchmarks.personal_targets import attempts_sheet, targets_sheet, title_of
 from benchmarks.planner_run import summary
 from benchmarks.sheets import Sheet
 
@@ -82,9 +81,10 @@ def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
     if result["paired"]:
         yield attempts_sheet(result["paired"])
         yield targets_sheet(result)
-    for key in sorted({(r["dataset"], r["window"]) for r in result["records"]}):
-        own = [r for r in result["records"] if (r["dataset"], r["window"]) == key]
-        yield _quality(key[0], own)
+    keys = [(r["dataset"], r["window"], r["backbone"]) for r in result["records"]]
+    for key in sorted(set(keys)):
+        pairs = zip(result["records"], keys, strict=True)
+        yield _quality([record for record, own in pairs if own == key])
     if result["paired"]:
         yield _paired(result["paired"])
     if result.get("device"):
@@ -139,7 +139,8 @@ def page(result: Mapping[str, Any], pictures: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
+def _quality(records: Sequence[Mapping[str, Any]]) -> Sheet:
+    dataset, backbone, window = (records[0][key] for key in ("dataset", "backbone", "window"))
     rows = []
     for method in sorted({record["method"] for record in records}):
         own = [record for record in records if record["method"] == method]
@@ -159,7 +160,7 @@ def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
         )
     columns = ("method", "effective bits", "NDCG@10", "HR@10", "NDCG@10, 1:99", "plan, B")
     return Sheet(
-        title=f"{dataset}, sasrec, window {records[0]['window']}",
+        title=f"{dataset}, {backbone}, window {window}",
         columns=(*columns, "resident, B", "model, kB", "seeds"),
         rows=tuple(rows),
         n_text=1,
@@ -169,7 +170,7 @@ def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
 def _paired(tests: Sequence[Mapping[str, Any]]) -> Sheet:
     rows = tuple(
         (
-            case(test["dataset"], test["window"]),
+            title_of(test),
             test["method"],
             test["rival"],
             f"{test['difference']:+.4f}",
@@ -232,7 +233,7 @@ def _regimes(found: Sequence[Mapping[str, Any]]) -> Sheet:
 
 def _spread(spreads: Sequence[Mapping[str, Any]]) -> Sheet:
     rows = []
-    named = [(case(spread["dataset"], spread["window"]), spread["method"]) for spread in spreads]
+    named = [(title_of(spread), spread["method"]) for spread in spreads]
     for key in sorted(set(named)):
         own = [spread for spread, name in zip(spreads, named, strict=True) if name == key]
         rows.append(

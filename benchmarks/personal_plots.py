@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.personal_attempts import ATTEMPTS, Attempt
-from benchmarks.personal_settings import case
-from benchmarks.personal_targets import tests_of
+from benchmarks.personal_targets import tests_of, title_of
 from benchmarks.reports import prepare_plots
 
 __all__ = ["draw_all"]
@@ -51,18 +50,17 @@ def _differences(tests: Sequence[Mapping[str, Any]], folder: Path, window: int) 
 
     found = [(attempt, tests_of(attempt, tests)) for attempt in ATTEMPTS]
     attempts = [(attempt, own) for attempt, own in found if attempt.window == window and own]
-    datasets = sorted({test["dataset"] for _, own in attempts for test in own})
-    if not datasets:
+    titles = sorted({title_of(test) for _, own in attempts for test in own})
+    if not titles:
         return []
-    size = (3.4 * len(datasets) + 1.6, 1.6 + 0.42 * len(attempts))
+    size = (3.4 * len(titles) + 1.6, 1.6 + 0.42 * len(attempts))
     figure, axes = plt.subplots(
-        1, len(datasets), figsize=size, squeeze=False, sharey=True, layout="constrained"
+        1, len(titles), figsize=size, squeeze=False, sharey=True, layout="constrained"
     )
-    for axis, dataset in zip(axes.flat, datasets, strict=True):
+    for axis, title in zip(axes.flat, titles, strict=True):
         axis.axvline(0, color="black", lw=0.8)
         for row, (attempt, own) in enumerate(attempts):
-            _points(axis, row, attempt, [test for test in own if test["dataset"] == dataset])
-        title = case(dataset, window)
+            _points(axis, row, attempt, [test for test in own if title_of(test) == title])
         axis.set(title=title, xlabel="NDCG@10 of one's own plan\nagainst the rival, %")
         axis.set_yticks(range(len(attempts)), [attempt.group for attempt, _ in attempts])
         axis.grid(axis="x", alpha=0.3)
@@ -130,7 +128,7 @@ def _first_seeds(spreads: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def _title(spread: Mapping[str, Any]) -> str:
-    return f"{case(spread['dataset'], spread['window'])}, {spread['method']}"
+    return f"{title_of(spread)}, {spread['method']}"
 
 
 def _panels(n_panels: int, size: tuple[float, float]) -> Any:

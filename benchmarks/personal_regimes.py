@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmarks.personal_model import Trained
-    from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
+    from pocketrec_cloud.backbones.base import Backbone
+    from pocketrec_cloud.backbones.sasrec import SASRecConfig
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.planning.contest import Contest
 
@@ -50,7 +51,7 @@ def regimes(data: Path, shapes: list[dict[str, int]], work: Path) -> Iterator[di
         ``w2`` and ``w2a8``, the same after rounding: weights with the quantizer's scales,
         activations to 8 bits by the largest number of each event.
     """
-    from benchmarks.personal_unit import pretrain
+    from benchmarks.personal_pretraining import pretrain
     from pocketrec_cloud.data.readers import read_interactions
     from pocketrec_cloud.data.split import leave_one_out
     from pocketrec_cloud.planning.contest import Contest
@@ -63,7 +64,7 @@ def regimes(data: Path, shapes: list[dict[str, int]], work: Path) -> Iterator[di
         config = _config(split, recipe, shape)
         model = pretrain(split, config, recipe, work / _folder(name, recipe, config), seed=0)
         sizes = {key: getattr(config, key) for key in _USUAL}
-        yield {"dataset": name, **sizes, **_losses(model, contest)}
+        yield {"dataset": name, **sizes, **_losses(model, config.ffn_multiplier, contest)}
 
 
 _USUAL = {"embedding_dim": 64, "n_blocks": 2, "window": 20, "ffn_multiplier": 1}
@@ -83,12 +84,12 @@ def _folder(name: str, recipe: Recipe, config: SASRecConfig) -> str:
     return f"{name}-regime-d{config.embedding_dim}-b{config.n_blocks}-w{config.window}"
 
 
-def _losses(model: SASRec, contest: Contest) -> dict[str, float]:
+def _losses(model: Backbone, multiplier: int, contest: Contest) -> dict[str, float]:
     from benchmarks.personal_model import Trained
 
     found = {}
     for bits in (0, *_WEIGHT_BITS):
-        setup = Setup(multiplier=model.config.ffn_multiplier, bits=bits, plan="none")
+        setup = Setup(multiplier=multiplier, bits=bits, plan="none")
         trained = Trained(model, setup).eval()
         found[f"w{bits}" if bits else "fp32"] = _ndcg(trained, contest)
     round_activations(trained)

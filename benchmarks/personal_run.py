@@ -21,7 +21,7 @@ from benchmarks.environment import read_environment
 from benchmarks.personal_device import DEVICE_FILE
 from benchmarks.personal_regimes import REGIMES_FILE
 from benchmarks.personal_settings import SETUPS, recipe_of
-from benchmarks.personal_unit import Unit, run_unit
+from benchmarks.personal_unit import BACKBONES, Unit, run_unit
 from benchmarks.planner_settings import dataset_name
 from pocketrec.errors import ConfigError
 from pocketrec.files import write_atomically
@@ -57,9 +57,11 @@ class PersonalSettings:
         stop_after_s: No unit is begun after so many seconds; None = no limit.
         max_epochs: Of every training, for trials; 0 = each recipe's.
         window: Events that the re-ranker reads; 0 = each recipe's.
+        backbone: Of ``BACKBONES``.
 
     Raises:
-        ConfigError: A group is unknown, a window too long, or there is nothing to do.
+        ConfigError: A group is unknown or none of a Caser, a window too long, or there is
+            nothing to do.
     """
 
     data: tuple[Path, ...]
@@ -69,6 +71,7 @@ class PersonalSettings:
     stop_after_s: float | None = None
     max_epochs: int = 0
     window: int = 0
+    backbone: str = "sasrec"
 
     def __post_init__(self) -> None:
         unknown = set(self.groups) - set(SETUPS)
@@ -78,7 +81,9 @@ class PersonalSettings:
             base = SETUPS[group].base
             if base and base not in self.groups[: self.groups.index(group)]:
                 raise ConfigError(f"groups: expected {base} before {group}, which keeps its model")
-        if not self.data or self.seeds < 1:
+            if self.backbone == "caser" and SETUPS[group].multiplier > 1:
+                raise ConfigError(f"groups: expected none with a pool for a Caser, got {group}")
+        if not self.data or self.seeds < 1 or self.backbone not in BACKBONES:
             raise ConfigError(f"expected data and seeds, got {self}")
         for path in self.data:
             recipe_of(dataset_name(path), self.window)
@@ -101,6 +106,8 @@ class PersonalSettings:
             words += ["--max-epochs", str(self.max_epochs)]
         if self.window:
             words += ["--window", str(self.window)]
+        if self.backbone != "sasrec":
+            words += ["--backbone", self.backbone]
         return shlex.join(words)
 
     def units(self) -> list[Unit]:
@@ -114,6 +121,7 @@ class PersonalSettings:
                 work=str(self.folder),
                 max_epochs=self.max_epochs,
                 window=self.window,
+                backbone=self.backbone,
             )
             for path in self.data
             for seed in range(self.seeds)

@@ -23,9 +23,12 @@ from pocketrec_quantization.quantizer import STORED_WIDTHS, freeze_matrix
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pocketrec_cloud.backbones.caser import Caser
+
 __all__ = [
     "HALF_LIVES",
     "Router",
+    "ShiftedCaser",
     "SlicedSASRec",
     "decayed_means",
     "quantized",
@@ -104,15 +107,53 @@ class SlicedSASRec(nn.Module):
 
     def _shift(self, number: int) -> Any:
         def shift(_module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
-            if self.offsets is None:
-                return None
-            own = self.offsets[:, number, None, :]
-            if own.shape[-1] == output.shape[-1]:
-                return output + own
-            left, right = own.chunk(2, dim=-1)
-            return output + left * (output * right).sum(-1, keepdim=True)
+            return None if self.offsets is None else _shifted(output, self.offsets[:, number])
 
         return shift
+
+
+class ShiftedCaser(nn.Module):
+    """A copy of a Caser to whose states every user adds a vector of their own.
+
+    Where its authors add what they learned of a user, who is then no stranger. There is no
+    pool.
+
+    Args:
+        model: The backbone; unchanged.
+    """
+
+    n_blocks = 1
+
+    def __init__(self, model: Caser) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(model)
+        self.slices: Tensor | None = None
+        self.offsets: Tensor | None = None
+        self.backbone.fc.register_forward_hook(self._shift)
+
+    @property
+    def width(self) -> int:
+        """States have as many channels, none of which can be switched off."""
+        return self.backbone.config.embedding_dim
+
+    def use(self, slices: Tensor | None, offsets: Tensor | None = None) -> None:
+        """See ``SlicedSASRec.use``; there are no slices."""
+        self.slices, self.offsets = slices, offsets
+
+    def importance(self) -> Tensor:
+        """Return the same for all channels, (1, W)."""
+        return torch.ones(1, self.width)
+
+    def _shift(self, _module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+        return None if self.offsets is None else _shifted(output, self.offsets[:, 0])
+
+
+def _shifted(output: Tensor, own: Tensor) -> Tensor:
+    """Add a user's vector, or what a user's rank-1 adapter says, to (B, T, D)."""
+    if own.shape[-1] == output.shape[-1]:
+        return output + own[:, None]
+    left, right = own[:, None].chunk(2, dim=-1)
+    return output + left * (output * right).sum(-1, keepdim=True)
 
 
 class Router(nn.Module):

@@ -10,7 +10,7 @@ from benchmarks.personal_attempts import ATTEMPTS, Attempt
 from benchmarks.personal_settings import case, recipe_of
 from benchmarks.sheets import Sheet
 
-__all__ = ["attempts_sheet", "targets_sheet", "tests_of"]
+__all__ = ["attempts_sheet", "targets_sheet", "tests_of", "title_of"]
 
 _FLOAT = "narrow-float"
 _ALPHA = 0.05
@@ -39,9 +39,9 @@ def attempts_sheet(tests: Sequence[Mapping[str, Any]]) -> Sheet:
     rows = []
     for attempt in ATTEMPTS:
         outcomes = [
-            _outcome(attempt, [test for test in own if test["dataset"] == dataset])
+            _outcome(attempt, [test for test in own if title_of(test) == title])
             for own in [tests_of(attempt, tests)]
-            for dataset in sorted({test["dataset"] for test in own})
+            for title in sorted({title_of(test) for test in own})
         ]
         if outcomes:
             rows.append(
@@ -60,6 +60,12 @@ def attempts_sheet(tests: Sequence[Mapping[str, Any]]) -> Sheet:
         n_text=5,
         note=_ATTEMPT_NOTE,
     )
+
+
+def title_of(found: Mapping[str, Any]) -> str:
+    """Return what a record, test or spread is of: dataset, unusual window, unusual backbone."""
+    backbone = "" if found["backbone"] == "sasrec" else f", {found['backbone']}"
+    return f"{case(found['dataset'], found['window'])}{backbone}"
 
 
 def tests_of(attempt: Attempt, tests: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -83,7 +89,7 @@ def _outcome(attempt: Attempt, tests: Sequence[Mapping[str, Any]]) -> str:
         if test is not None:
             text = f"{test['difference'] / test['other']:+.1%}"
             parts.append(f"{label} {f'**{text}**' if test['p'] < _ALPHA else text}")
-    return f"{tests[0]['dataset']} ({tests[0]['n_seeds']}): {', '.join(parts)}"
+    return f"{title_of(tests[0])} ({tests[0]['n_seeds']}): {', '.join(parts)}"
 
 
 def _find(tests: Sequence[Mapping[str, Any]], method: str, rival: str) -> Mapping[str, Any] | None:
@@ -100,9 +106,9 @@ def targets_sheet(result: Mapping[str, Any]) -> Sheet:
         result: What ``personal_run.run`` returned.
     """
     rows = []
-    for dataset, window in sorted({(r["dataset"], r["window"]) for r in result["records"]}):
-        tests = [t for t in result["paired"] if (t["dataset"], t["window"]) == (dataset, window)]
-        method = _chosen(result, case(dataset, window))
+    for title in sorted({title_of(record) for record in result["records"]}):
+        tests = [test for test in result["paired"] if title_of(test) == title]
+        method = _chosen(result, tests)
         against_float = _find(tests, method, _FLOAT) if method else None
         if against_float is None or method is None:
             continue
@@ -111,8 +117,7 @@ def targets_sheet(result: Mapping[str, Any]) -> Sheet:
         controls = [_find(tests, method, f"{method}:{name}") for name in _CONTROLS]
         rows.append(
             (
-                dataset,
-                str(window),
+                title,
                 method,
                 str(against_float["n_seeds"]),
                 f"**{ratio:.1%}**" if ratio >= _ENOUGH else f"{ratio:.1%}",
@@ -122,9 +127,9 @@ def targets_sheet(result: Mapping[str, Any]) -> Sheet:
         )
     return Sheet(
         title="The targets",
-        columns=("dataset", "window", "attempt", "seeds", "(a)", "(b)", "(c)"),
+        columns=("dataset", "attempt", "seeds", "(a)", "(b)", "(c)"),
         rows=tuple(rows),
-        n_text=3,
+        n_text=2,
         note=_TARGET_NOTE,
     )
 
@@ -141,13 +146,16 @@ def _cells(tests: Sequence[Mapping[str, Any] | None]) -> str:
     return f"**{text}**" if known and passes else text
 
 
-def _chosen(result: Mapping[str, Any], named: str) -> str | None:
-    """Return the attempt that validates best in a case, among those with most seeds."""
+def _chosen(result: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the attempt that validates best in the case of these tests, of most seeds."""
+    if not tests:
+        return None
+    stem = f"{case(tests[0]['dataset'], tests[0]['window'])}-{tests[0]['backbone']}-"
     best: dict[str, dict[str, float]] = {}
     for evaluation in result["sweeps"]:
         unit, ndcg = evaluation["unit"], evaluation["ndcg@10"]
         for group in {attempt.group for attempt in ATTEMPTS}:
-            seed = unit.removeprefix(f"{named}-sasrec-").removesuffix(f"-{group}")
+            seed = unit.removeprefix(stem).removesuffix(f"-{group}")
             if seed.isdigit():
                 own = best.setdefault(group, {})
                 own[seed] = max(own.get(seed, 0.0), ndcg)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.personal_settings import Recipe, Setup
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.planning.contest import Contest
 
@@ -40,7 +40,7 @@ _TEMPERATURE = (1.0, 0.3)
 
 def train_setup(
     split: LeaveOneOut,
-    model: SASRec,
+    model: Backbone,
     setup: Setup,
     recipe: Recipe,
     *,

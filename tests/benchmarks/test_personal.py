@@ -240,6 +240,7 @@ class TestSettings:
             {"seeds": 0},
             {"groups": ("offset-after",)},
             {"window": 1_000},
+            {"backbone": "caser", "groups": ("personal",)},
         ],
         ids=str,
     )
@@ -325,6 +326,23 @@ class TestRivals:
         left, right = pair.chunk(2, dim=-1)
         assert not left.any()
         assert right.all()
+
+    def test_a_caser_adds_vectors_to_its_states(self) -> None:
+        """Each user their own, whether a state is the last one or not."""
+        from benchmarks.personal_slices import ShiftedCaser
+
+        from pocketrec_cloud.backbones.caser import Caser, CaserConfig
+
+        torch.manual_seed(0)
+        model = Caser(CaserConfig(n_items=9, embedding_dim=8, window=3, max_height=2)).eval()
+        items, own = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.randn(2, 1, 8)
+        lengths = torch.tensor([3, 2])
+        shifted = ShiftedCaser(model).eval()
+        shifted.use(None, own)
+
+        assert torch.allclose(shifted.backbone(items), model(items) + own, atol=1e-6)
+        found = shifted.backbone.last_states(items, lengths)
+        assert torch.allclose(found, model.last_states(items, lengths) + own[:, 0], atol=1e-6)
 
     def test_the_blind_are_told_nothing(self, model: SASRec) -> None:
         """Whoever the user is, the vector is the same."""
@@ -492,6 +510,24 @@ class TestRun:
         assert {"init", "effective_bits", "plan_bytes", "model_bytes", "hr@10_1:99"} <= set(
             result["records"][0]
         )
+
+    def test_a_caser_has_vectors_and_their_controls(self, data: Path, tmp_path: Path) -> None:
+        """Through a window of its own, and beside the same without vectors."""
+        settings = PersonalSettings(
+            data=(data,),
+            groups=("narrow-qat-2", "offset-trained"),
+            work=tmp_path,
+            max_epochs=1,
+            window=4,
+            backbone="caser",
+        )
+
+        found = run(settings, Progress(disable=True))
+
+        rivals = {test["rival"] for test in found["paired"]}
+        assert {"offset-trained:shuffled", "offset-trained:random", "narrow-qat-2"} <= rivals
+        assert {(r["backbone"], r["window"]) for r in found["records"]} == {("caser", 4)}
+        assert all(record["effective_bits"] <= 3 for record in found["records"])
 
     def test_what_is_done_is_not_done_again(
         self, settings: PersonalSettings, result: dict[str, Any]
