@@ -42,6 +42,7 @@ _SHARED = (
     "narrow-qat-2",
     "global",
     "global-trained",
+    "shared-after",
 )
 
 

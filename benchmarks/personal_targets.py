@@ -16,7 +16,7 @@ _FLOAT = "narrow-float"
 _ALPHA = 0.05
 _ENOUGH = 0.99
 _CONTROLS = ("shuffled", "random")
-_SHARED = ("narrow-2", "narrow-qat-2", "global", "global-trained")
+_SHARED = ("narrow-2", "narrow-qat-2", "global", "global-trained", "shared-after")
 _ATTEMPT_NOTE = """\
 Outcome: difference of NDCG@10 from a stranger's plan, and from the best shared plan of equal
 resident bytes trained the same way, in per cent of the latter; in bold where p < .05 (two-sided,
