@@ -18,25 +18,32 @@ from benchmarks.sheets import Sheet
 __all__ = ["draw", "page", "plots", "sheets"]
 
 _HEAD = """\
-# Personal slices: does a plan of one's own beat a shared one?
+# Personal plans: does a plan of one's own beat a shared one?
 
 A SASRec (D = 64, two blocks) whose feed-forward layers hold a **pool** of 256 channels each. A
 plan switches on a **slice** of 64; the others have tier 0: they compute nothing and need not be
-resident. The re-ranker reads the last 20 events; a plan is made from up to 200, as three decayed
-means of item embeddings (half-lives of 8, 32 and 128 events) through a small network, whose scores
-are standardised per channel against the population.
+resident. The rivals of a slice are generated **vectors**, added to what each block's feed-forward
+layer says, and rank-1 adapters. All of them are made by a small network from up to 200 events, as
+three decayed means of item embeddings (half-lives of 8, 32 and 128 events); scores of slices are
+standardised per channel against the population.
+
+The re-ranker reads the last 20 events, or the last 5 (`-w5`): then a plan is all that a device
+knows of the rest. A Caser has no pool; its user's vector is added to its state, where its authors
+add what they learned of a user.
 
 NDCG@10 by full ranking of the test target among all items the user has not seen, ties broken at
 random. The epoch of every training was chosen on validation. A first round on MovieLens-100K, one
 seed, was thrown away: without averaged weights the chosen epoch was luck. No number was tuned after
-that. Every training starts from a float backbone that was stopped early on validation, and goes on
-under the same recipe: the same batches, epochs at most, and rule to stop.
+that. Every training starts from a float backbone (a SASRec's is trained at 20 events, and cut to 5)
+and goes on under the same recipe: the same batches, epochs at most, and rule to stop. On Amazon and
+Yelp backbones have 20 to 40 epochs and methods 8 to 16, which is short of convergence for all.
 
 *Resident* is what a device multiplies by while it ranks, scales included: with the rows of channels
 that are off, the columns that would read them are away too, since what such a channel leaves is
-a constant that goes into the next bias. All methods but the float ones hold 15,360 bytes of coded
-weights, which is what the backbone without a pool (`narrow`) holds at 2 bits: 2.5 bits per resident
-weight. Embeddings and norms come on top, the same for all.
+a constant that goes into the next bias. All methods of a SASRec but the float ones hold 15,360
+bytes of coded weights, which is what the backbone without a pool (`narrow`) holds at 2 bits: 2.5
+bits per resident weight; a Caser has 2.1. Embeddings and norms come on top, the same for all. Keys
+and values of 20 events are another 20,480 bytes in float32, those of 5 events 5,120.
 
 | name | what it is |
 | --- | --- |
@@ -46,17 +53,20 @@ weight. Embeddings and norms come on top, the same for all.
 | `narrow-qat-2` | the same, trained under quantization, coded matrices too |
 | `global`, `global-trained` | the best slice for everybody: learned, matrices frozen or trained |
 | `personal`... | a slice for each user, see the attempts |
-| `:shuffled` | the same trained model with a stranger's slice |
-| `:random`, `:mean` | with a random slice of the same size; with the channels used most |
-| `offset`... | the rival: one generated vector per user and block instead of a slice |
-| `offset-slice-trained` | that vector, and the best slice for everybody |
-| `codes-slice-trained` | the same in 2 bits per number: a plan for bias rows |
+| `offset`... | a vector for each user; with `-slice` or `-after` beside the best shared slice |
+| `codes`... | that vector in 2 bits per number: a plan for bias rows |
+| `adapter-trained` | a rank-1 adapter for each user |
+| `shared-after` | `offset-after` that is told nothing of the user: one learned vector |
+| `:shuffled` | the same trained model with a stranger's slice or vector |
+| `:random` | with a random slice of the same size, or a vector mixed from those of all users |
+| `:mean` | with the channels used most, or the vector of the average user |
+| `+window` | a rival that reads 20 events where a plan's device reads 5 |
 
-A slice is personal only if it beats `:shuffled`; it is worth its bytes only if it beats the best
+A plan is personal only if it beats `:shuffled`; it is worth its bytes only if it beats the best
 shared one."""
 _PAIRED_NOTE = """\
-Differences of NDCG@10, user by user, means over seeds first; 95 % intervals and p of a two-sided
-test over users. Above zero: the plan of one's own is better."""
+Differences of NDCG@10, user by user, means over the seeds that both have; 95 % intervals and p of a
+two-sided test over users. Above zero: the plan of one's own is better."""
 _SPREAD_NOTE = """\
 `channels that differ`: share of pool channels in which two users' slices differ. `sd`: of a
 channel being on, over users. `correlation`: of the distance of two users' slices with the distance
