@@ -71,6 +71,10 @@ _SPREAD_NOTE = """\
 `channels that differ`: share of pool channels in which two users' slices differ. `sd`: of a
 channel being on, over users. `correlation`: of the distance of two users' slices with the distance
 (1 - cosine) of what their slices were made from."""
+_SHOWN_BY_HISTORY = ("offset-trained", "personal-batch-trained")
+_HISTORY_NOTE = """\
+NDCG@10 of `narrow-qat-2` for users with so many events before the target, and what one's own plan
+gains on it."""
 _DEVICE_NOTE = """\
 ONNX Runtime, one thread, 20 events, 100 candidates, random weights; medians. `needed` is what the
 tables above call resident. Today a device leaves out the rows of channels that are off, but not the
@@ -97,6 +101,8 @@ def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
         yield _quality([record for record, own in pairs if own == key])
     if result["paired"]:
         yield _paired(result["paired"])
+    if result.get("by_history"):
+        yield _by_history(result["by_history"])
     if result.get("device"):
         yield _device(result["device"])
     if result.get("regimes"):
@@ -197,6 +203,25 @@ def _paired(tests: Sequence[Mapping[str, Any]]) -> Sheet:
         n_text=3,
         note=_PAIRED_NOTE,
     )
+
+
+def _by_history(tests: Sequence[Mapping[str, Any]]) -> Sheet:
+    rows = tuple(
+        (
+            title_of(test),
+            test["method"],
+            f"{test['from']}–{test['to']}" if test["to"] else f"{test['from']}+",
+            f"{test['n_users']:,}",
+            f"{test['other']:.4f}",
+            f"{test['difference'] / test['other']:+.1%}" if test["other"] else "–",
+            f"{test['p']:.2g}",
+            str(test["n_seeds"]),
+        )
+        for test in tests
+        if test["method"] in _SHOWN_BY_HISTORY
+    )
+    columns = ("dataset", "method", "events", "users", "narrow-qat-2", "own", "p", "seeds")
+    return Sheet(title="Who gains", columns=columns, rows=rows, n_text=2, note=_HISTORY_NOTE)
 
 
 def _device(costs: Sequence[Mapping[str, Any]]) -> Sheet:

@@ -7,43 +7,26 @@ import json
 import math
 import shlex
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.progress import Progress
 
 from benchmarks.environment import read_environment
 from benchmarks.personal_device import DEVICE_FILE
 from benchmarks.personal_regimes import REGIMES_FILE
 from benchmarks.personal_settings import SETUPS, recipe_of
+from benchmarks.personal_tests import by_history, paired_tests
 from benchmarks.personal_unit import BACKBONES, Unit, run_unit
 from benchmarks.planner_settings import dataset_name
 from pocketrec.errors import ConfigError
 from pocketrec.files import write_atomically
 
-__all__ = ["LONGER", "PersonalSettings", "collect", "paired_tests", "run"]
-
-LONGER = "+window"
-"""Marks a rival that reads the full window of its dataset, where a plan's device does not."""
+__all__ = ["PersonalSettings", "collect", "run"]
 
 _ANSWERS = "answers"
-_BEST_SHARED = "global-trained"
-_LONGER = ("narrow-float", "narrow-qat-2")
-_SHARED = (
-    "narrow-float",
-    "narrow-float-start",
-    "wide-float",
-    "narrow-2",
-    "narrow-qat-2",
-    "global",
-    "global-trained",
-    "shared-after",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,9 +146,9 @@ def collect(work: Path) -> dict[str, Any]:
 
     Returns:
         ``records``, one per dataset, seed and method; ``paired``, tests of personal plans
-        against each rival; ``sweeps``, the course of every training; ``spread``;
-        ``device``, what ``personal_device`` measured; ``regimes``, what ``personal_regimes``
-        did.
+        against each rival; ``by_history``, who gains; ``sweeps``, the course of every training;
+        ``spread``; ``device`` and ``regimes``, what ``personal_device`` and
+        ``personal_regimes`` measured.
     """
     device, regimes = work / DEVICE_FILE, work / REGIMES_FILE
     paths = sorted((work / _ANSWERS).glob("*.json"))
@@ -176,6 +159,7 @@ def collect(work: Path) -> dict[str, Any]:
         "environment": read_environment(),
         "records": [record for answer in answers for record in answer["records"]],
         "paired": list(paired_tests(answers)),
+        "by_history": list(by_history(answers)),
         "sweeps": [
             {"unit": answer["unit"], **evaluation}
             for answer in answers
@@ -185,86 +169,4 @@ def collect(work: Path) -> dict[str, Any]:
         "training_seconds": sum(answer["seconds"] for answer in answers),
         "device": json.loads(device.read_text()) if device.exists() else [],
         "regimes": json.loads(regimes.read_text()) if regimes.exists() else [],
-    }
-
-
-def paired_tests(answers: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Compare personal plans, and the best shared one, with each rival, user by user.
-
-    A user's difference is the mean over the seeds that have both; the test is whether its
-    mean over users is zero.
-
-    Args:
-        answers: Of ``run_unit``.
-
-    Yields:
-        ``dataset``, ``window``, ``backbone``, ``method``, ``rival`` (``+window`` where it
-        reads the full window of its dataset), ``n_seeds``, ``n_users``;
-        ``difference`` of NDCG@10, its 95 % interval ``low`` and ``high``, ``p``, and
-        ``own`` and ``other``, the two means.
-    """
-    for (dataset, window, backbone), methods in sorted(_by_case(answers).items()):
-        own = {name.partition(":")[0] for name in methods if ":" in name}
-        for method in sorted(own | (methods.keys() & {_BEST_SHARED})):
-            controls = [name for name in methods if name.startswith(f"{method}:")]
-            shared = [name for name in _SHARED if name != method]
-            longer = [name for name in methods if name.endswith(LONGER)]
-            rivals = (*controls, *shared, *longer, *_cousins(method, methods))
-            for rival in dict.fromkeys(rivals):
-                seeds = sorted(methods[method].keys() & methods.get(rival, {}).keys())
-                if seeds:
-                    yield {
-                        "dataset": dataset,
-                        "window": window,
-                        "backbone": backbone,
-                        "method": method,
-                        "rival": rival,
-                        "n_seeds": len(seeds),
-                        **_test(
-                            np.mean([methods[method][seed] for seed in seeds], axis=0),
-                            np.mean([methods[rival][seed] for seed in seeds], axis=0),
-                        ),
-                    }
-
-
-def _by_case(
-    answers: Sequence[Mapping[str, Any]],
-) -> dict[tuple[str, int, str], dict[str, dict[int, list[float]]]]:
-    """Return NDCG@10 per user by case, method and seed; short windows with their long rivals."""
-    found: dict[tuple[str, int, str], dict[str, dict[int, list[float]]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
-    for answer in answers:
-        for record in answer["records"]:
-            key = (record["dataset"], record["window"], record["backbone"])
-            found[key][record["method"]][record["seed"]] = answer["ndcg"][record["method"]]
-    for (dataset, window, backbone), methods in found.items():
-        usual = recipe_of(dataset).window
-        if window != usual:
-            longer = found.get((dataset, usual, backbone), {})
-            methods |= {f"{name}{LONGER}": longer[name] for name in _LONGER if name in longer}
-    return found
-
-
-def _cousins(method: str, methods: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the other ways to personalise, which a slice is compared with as well."""
-    if method.startswith("offset") or method == _BEST_SHARED:
-        return ()
-    others = {"offset", "offset-trained", "personal"} - {method}
-    return tuple(name for name in methods if name in others)
-
-
-def _test(own: np.ndarray[Any, Any], rival: np.ndarray[Any, Any]) -> dict[str, float]:
-    differences = own - rival
-    mean, n_users = float(differences.mean()), differences.size
-    error = float(differences.std(ddof=1)) / math.sqrt(n_users)
-    z = abs(mean) / error if error else 0.0
-    return {
-        "n_users": n_users,
-        "own": float(own.mean()),
-        "other": float(rival.mean()),
-        "difference": mean,
-        "low": mean - 1.96 * error,
-        "high": mean + 1.96 * error,
-        "p": math.erfc(z / math.sqrt(2)),
     }

@@ -94,8 +94,9 @@ def run_unit(unit: Unit) -> dict[str, Any]:
         unit: What to train.
 
     Returns:
-        ``records``, one per method; ``ndcg``, NDCG@10 per user and method; ``spread``; and
-        ``course``, the evaluations while training.
+        ``records``, one per method; ``ndcg``, NDCG@10 per user and method; ``spread``;
+        ``course``, the evaluations while training; and ``n_events``, of each user before the
+        target.
     """
     started = time.monotonic()
     split = _split(unit.data)
@@ -125,6 +126,8 @@ def run_unit(unit: Unit) -> dict[str, Any]:
         found["spread"].append(
             {**_identity(unit), "method": unit.group, **spread(_own(trained, z), z.numpy())}
         )
+    histories = _contest(unit.data, "test", None, unit.seed).histories
+    found["n_events"] = [len(history) for history in histories]
     return {**found, "unit": unit.name, "seconds": time.monotonic() - started}
 
 

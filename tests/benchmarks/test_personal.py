@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from benchmarks import personal
 from benchmarks.personal_attempts import ATTEMPTS
-from benchmarks.personal_run import LONGER, PersonalSettings, paired_tests, run
+from benchmarks.personal_run import PersonalSettings, run
 from benchmarks.personal_settings import SETUPS, Setup, case, recipe_of
+from benchmarks.personal_tests import LONGER, by_history, paired_tests
 from click.testing import CliRunner
 from rich.progress import Progress
 
@@ -456,6 +457,24 @@ class TestPairedTests:
         assert (found["n_seeds"], found["n_users"]) == (2, 2)
         assert found["difference"] == pytest.approx(0.2)
         assert found["own"] == pytest.approx(0.35)
+
+
+class TestByHistory:
+    def test_users_are_told_apart_by_their_events(self) -> None:
+        """Those with short histories first; groups too small to say anything are left out."""
+        ndcg = {
+            "personal": [0.4] * 60 + [0.2] * 60,
+            "personal:shuffled": [0.0] * 120,
+            "narrow-qat-2": [0.2] * 120,
+        }
+        answer = {**_answer(0, ndcg), "n_events": [3] * 60 + [50] * 59 + [500]}
+
+        short, long = by_history([answer])
+
+        assert (short["from"], short["to"], short["n_users"]) == (1, 5, 60)
+        assert short["difference"] == pytest.approx(0.2)
+        assert (long["from"], long["to"], long["n_users"]) == (21, 100, 59)
+        assert long["difference"] == pytest.approx(0.0)
 
 
 def _answer(seed: int, ndcg: dict[str, list[float]], window: int = 0) -> dict[str, Any]:
