@@ -243,22 +243,24 @@ What carries the result, step by step:
 
 * **The collapse is real** ([planners](planner.md), MovieLens-100K and Beauty, SASRec and Caser):
   under the scores of the paper, with pretrained matrices, 3 to 7 % of channels differ between
-  users, and a stranger's plan is as good to within .0011 of NDCG@10. Standardised scores make 44 to
-  48 % differ, and pruning makes that matter. Here, too, a router that may make its slices equal does
-  so: without gradients through the standardisation 1 % of channels differ after training.
+  users, and a stranger's plan is as good to within .0011 of NDCG@10. Standardised scores make 44
+  to 48 % differ, and pruning makes that matter. Here, too, a router that may make its slices equal
+  does so: without gradients through the standardisation 1 % of channels differ after training.
 * **Precision hardly binds.** See the table below: rounded to 2 bits without any training, a SASRec
   of this size loses next to nothing at any width, depth or history that was tried. A choice between
   2, 4 and 8 bits has nothing to decide; switching channels on and off has.
 * **A pool pays where data is plenty.** On MovieLens-1M the best shared slice beats the backbone
-  without a pool by 2.8 % at the same bytes (p = .02). On Beauty, CDs and Yelp it is 5 to 10 % below,
-  and slices of one's own regain some of it: 5.4 % on Beauty (p = .0003), 8.8 % on CDs (p = .008).
+  without a pool by 2.8 % at the same bytes (p = .02). On Beauty, CDs and Yelp it is 5 to 10 %
+  below, and slices of one's own regain some of it: 5.4 % on Beauty (p = .0003), 8.8 % on CDs
+  (p = .008).
 * **A short window makes a plan matter.** At 5 events on MovieLens-1M a slice of one's own beats a
   stranger's by 43 %, a random one by 31 % and the channels used most by 20 %, and uniform
   quantization by 4.9 % (p = .001), with 100.2 % of float32 at 5 events. The vector does the same
   (+4.6 %, p = .0004). Most of the gap to a stranger's is trust: a backbone that was trained with
   plans leans on them, and a wrong one misleads it.
 * **It does not replace the window.** That device is 1.6 % above uniform quantization of 20 events
-  (not significant), and 2.7 % below float32 of 20 events, with 15,360 bytes less of keys and values.
+  (not significant), and 2.7 % below float32 of 20 events, with 15,360 bytes less of keys and
+  values.
 * **Elsewhere 5 events gain nothing**: CDs +1.4 % and Beauty -1.5 % over uniform quantization (both
   within noise), MovieLens-100K -2.5 % (vector).
 
