@@ -66,7 +66,8 @@ A plan is personal only if it beats `:shuffled`; it is worth its bytes only if i
 shared one."""
 _PAIRED_NOTE = """\
 Differences of NDCG@10, user by user, means over the seeds that both have; 95 % intervals and p of a
-two-sided test over users. Above zero: the plan of one's own is better."""
+two-sided test over users, not corrected for how many tests there are. Above zero: the plan of one's
+own is better."""
 _SPREAD_NOTE = """\
 `channels that differ`: share of pool channels in which two users' slices differ. `sd`: of a
 channel being on, over users. `correlation`: of the distance of two users' slices with the distance
