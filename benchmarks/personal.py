@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.personal_page import draw, page, plots
 from benchmarks.personal_run import PersonalSettings, collect, run
 from benchmarks.personal_settings import SETUPS
+from benchmarks.personal_unit import BACKBONES
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError, PocketRecError
 from pocketrec.files import write_atomically
@@ -44,6 +45,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--stop-after", type=click.FloatRange(0), help="Seconds; begin nothing afterwards.")
 @click.option("--max-epochs", type=click.IntRange(0), default=0, help="For trials.")
+@click.option(
+    "--window", type=click.IntRange(0), default=0, help="Events the re-ranker reads; 0 = usual."
+)
+@click.option("--backbone", type=click.Choice(BACKBONES), default="sasrec", show_default=True)
 @click.option("--report", type=_PATH, help="Write the page there, and its plots beside it.")
 @click.option("--from", "source", type=_FILE, help="Train nothing: draw what --json wrote.")
 @json_option
@@ -56,6 +61,8 @@ def main(
     threads: int,
     stop_after: float | None,
     max_epochs: int,
+    window: int,
+    backbone: str,
     report: Path | None,
     source: Path | None,
     json_path: str | None,
@@ -75,6 +82,8 @@ def main(
                 work=work,
                 stop_after_s=stop_after,
                 max_epochs=max_epochs,
+                window=window,
+                backbone=backbone,
             )
             columns = (
                 BarColumn(),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pocketrec_quantization.backbone import coded_layers
 from pocketrec_quantization.bitpack import packed_size
 from pocketrec_quantization.budget import coded_bytes
 from pocketrec_quantization.layers import (
@@ -59,24 +60,26 @@ def folded_bytes(plan: Plan) -> int:
 
 def sizes(trained: Trained) -> dict[str, Any]:
     """Return the sizes that go with what was trained."""
-    setup, model = trained.setup, trained.sliced.backbone
+    setup, model, n_blocks = trained.setup, trained.sliced.backbone, trained.sliced.n_blocks
     config = model.config
-    width = trained.sliced.width if setup.plan == "none" else trained.n_kept
-    layers = resident_layers(config.embedding_dim, config.n_blocks, width)
+    whole = coded_layers(config.architecture())
+    is_sliced = setup.plan != "none"
+    kept = resident_layers(config.embedding_dim, n_blocks, trained.n_kept)
+    layers = kept if is_sliced else tuple(whole)
     n_weights = total_weights(layers)
     if setup.bits:
         codes = np.full(total_channels(layers), setup.bits, np.uint8)
         weights = coded_bytes(layers, codes)
     else:
         weights = 4 * n_weights
-    whole = resident_layers(config.embedding_dim, config.n_blocks, trained.sliced.width)
     plan = 0
     if setup.rival == "codes":
-        plan = packed_size(config.n_blocks * config.embedding_dim)
+        plan = packed_size(n_blocks * config.embedding_dim)
     elif setup.rival:
-        plan = config.n_blocks * (config.embedding_dim + 4)
-    elif setup.plan != "none":
-        plan = packed_size(total_channels(whole))
+        n_vectors = 2 if setup.rival == "adapter" else 1
+        plan = 0 if setup.is_blind else n_blocks * n_vectors * (config.embedding_dim + 4)
+    elif is_sliced:
+        plan = packed_size(total_channels(tuple(whole)))
     coded = {f"{name}.weight" for name in model.coded_names()}
     dense = sum(
         value.numel()

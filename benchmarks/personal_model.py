@@ -17,12 +17,15 @@ from torch.nn.utils import parametrize
 from benchmarks.personal_slices import (
     HALF_LIVES,
     Router,
+    ShiftedCaser,
     SlicedSASRec,
     decayed_means,
     quantized,
     take_slice,
     ternary,
 )
+from pocketrec_cloud.backbones.caser import Caser
+from pocketrec_cloud.backbones.sasrec import SASRec
 from pocketrec_cloud.batches import pad
 from pocketrec_cloud.losses import sampled_softmax_loss
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.personal_settings import Setup
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
 
 __all__ = ["PAST", "Batch", "Trained"]
 
@@ -70,23 +73,26 @@ class Trained(nn.Module):
         setup: What may change by user, and what is trained.
     """
 
-    def __init__(self, model: SASRec, setup: Setup) -> None:
+    def __init__(self, model: Backbone, setup: Setup) -> None:
         super().__init__()
         self.setup = setup
-        self.sliced = SlicedSASRec(model)
+        self.sliced = _opened(model)
         dim, blocks = model.config.embedding_dim, self.sliced.n_blocks
         self.n_kept = min(self.sliced.width, max(1, round(setup.kept * dim)))
         self.shift = nn.Parameter(_standardised(self.sliced.importance().log()))
         is_offset = bool(setup.rival)
+        n_generated = 2 * dim if setup.rival == "adapter" else dim
         self.steps = nn.Parameter(torch.full((blocks, dim), _FIRST_STEP))
         self.router = Router(
             len(HALF_LIVES) * dim,
-            (blocks, dim if is_offset else self.sliced.width),
+            (blocks, n_generated if is_offset else self.sliced.width),
             hidden=setup.hidden,
             dropout=setup.router_dropout,
             is_standardised=not is_offset,
             uses_batch=setup.is_batch_standardised,
         )
+        if setup.rival == "adapter":  # a product of two zeros does not learn
+            nn.init.normal_(self.router.outer.bias.view(blocks, 2, dim)[:, 1])
         self.future = nn.Linear(setup.hidden, dim)
         if setup.bits:
             self._quantize()
@@ -94,7 +100,7 @@ class Trained(nn.Module):
     @property
     def is_personal(self) -> bool:
         """Whether users differ in anything but their window."""
-        return self.setup.plan == "personal" or bool(self.setup.rival)
+        return self.setup.plan == "personal" or (bool(self.setup.rival) and not self.setup.is_blind)
 
     @cached_property
     def coded(self) -> list[nn.Module]:
@@ -145,6 +151,11 @@ class Trained(nn.Module):
     def describe(self, past: Tensor, lengths: Tensor) -> Tensor:
         """Return what the router reads of users, (B, n) float32."""
         backbone = self.sliced.backbone
+        if not self.is_personal:
+            return past.new_zeros(
+                (past.shape[0], len(HALF_LIVES) * backbone.config.embedding_dim),
+                dtype=torch.float32,
+            )
         with torch.no_grad():
             rows = backbone.item_embedding.weight * backbone.input_scale
             return decayed_means(rows, past, lengths)
@@ -168,11 +179,11 @@ class Trained(nn.Module):
         return own + everybody
 
     def offsets(self, z: Tensor) -> Tensor | None:
-        """Return (B, n_blocks, D), each user's vectors; None where there are none."""
+        """Return (B, n_blocks, D) or (B, n_blocks, 2 D), each user's vectors; None without any."""
         if not self.setup.rival:
             return None
         raw: Tensor = self.router(z)
-        return raw if self.setup.rival == "offset" else ternary(raw) * self.steps
+        return ternary(raw) * self.steps if self.setup.rival == "codes" else raw
 
     def apply_to(self, z: Tensor, temperature: float = 1.0) -> None:
         """Make the next batch compute as these users' devices would."""
@@ -266,6 +277,14 @@ class _OnGrid(nn.Module):
         step = self.scale.clamp(min=torch.finfo(torch.float32).tiny)
         codes = torch.round(weights.detach() / step).clamp(-self.largest, self.largest)
         return codes * self.scale + (weights - weights.detach())
+
+
+def _opened(model: Backbone) -> SlicedSASRec | ShiftedCaser:
+    if isinstance(model, SASRec):
+        return SlicedSASRec(model)
+    if isinstance(model, Caser):
+        return ShiftedCaser(model)
+    raise TypeError(f"expected a SASRec or a Caser, found {type(model).__name__}")
 
 
 def _standardised(values: Tensor) -> Tensor:

@@ -11,32 +11,39 @@ from rich.console import Console
 
 from benchmarks.personal_attempts import FINDINGS
 from benchmarks.personal_plots import draw_all
-from benchmarks.personal_targets import attempts_sheet, targets_sheet
+from benchmarks.personal_targets import attempts_sheet, targets_sheet, title_of
 from benchmarks.planner_run import summary
 from benchmarks.sheets import Sheet
 
 __all__ = ["draw", "page", "plots", "sheets"]
 
 _HEAD = """\
-# Personal slices: does a plan of one's own beat a shared one?
+# Personal plans: does a plan of one's own beat a shared one?
 
 A SASRec (D = 64, two blocks) whose feed-forward layers hold a **pool** of 256 channels each. A
 plan switches on a **slice** of 64; the others have tier 0: they compute nothing and need not be
-resident. The re-ranker reads the last 20 events; a plan is made from up to 200, as three decayed
-means of item embeddings (half-lives of 8, 32 and 128 events) through a small network, whose scores
-are standardised per channel against the population.
+resident. The rivals of a slice are generated **vectors**, added to what each block's feed-forward
+layer says, and rank-1 adapters. All of them are made by a small network from up to 200 events, as
+three decayed means of item embeddings (half-lives of 8, 32 and 128 events); scores of slices are
+standardised per channel against the population.
+
+The re-ranker reads the last 20 events, or the last 5 (`-w5`): then a plan is all that a device
+knows of the rest. A Caser has no pool; its user's vector is added to its state, where its authors
+add what they learned of a user.
 
 NDCG@10 by full ranking of the test target among all items the user has not seen, ties broken at
 random. The epoch of every training was chosen on validation. A first round on MovieLens-100K, one
 seed, was thrown away: without averaged weights the chosen epoch was luck. No number was tuned after
-that. Every training starts from a float backbone that was stopped early on validation, and goes on
-under the same recipe: the same batches, epochs at most, and rule to stop.
+that. Every training starts from a float backbone (a SASRec's is trained at 20 events, and cut to 5)
+and goes on under the same recipe: the same batches, epochs at most, and rule to stop. On Amazon and
+Yelp backbones have 20 to 40 epochs and methods 8 to 16, which is short of convergence for all.
 
 *Resident* is what a device multiplies by while it ranks, scales included: with the rows of channels
 that are off, the columns that would read them are away too, since what such a channel leaves is
-a constant that goes into the next bias. All methods but the float ones hold 15,360 bytes of coded
-weights, which is what the backbone without a pool (`narrow`) holds at 2 bits: 2.5 bits per resident
-weight. Embeddings and norms come on top, the same for all.
+a constant that goes into the next bias. All methods of a SASRec but the float ones hold 15,360
+bytes of coded weights, which is what the backbone without a pool (`narrow`) holds at 2 bits: 2.5
+bits per resident weight; a Caser has 2.1. Embeddings and norms come on top, the same for all. Keys
+and values of 20 events are another 20,480 bytes in float32, those of 5 events 5,120.
 
 | name | what it is |
 | --- | --- |
@@ -46,25 +53,38 @@ weight. Embeddings and norms come on top, the same for all.
 | `narrow-qat-2` | the same, trained under quantization, coded matrices too |
 | `global`, `global-trained` | the best slice for everybody: learned, matrices frozen or trained |
 | `personal`... | a slice for each user, see the attempts |
-| `:shuffled` | the same trained model with a stranger's slice |
-| `:random`, `:mean` | with a random slice of the same size; with the channels used most |
-| `offset`... | the rival: one generated vector per user and block instead of a slice |
-| `offset-slice-trained` | that vector, and the best slice for everybody |
-| `codes-slice-trained` | the same in 2 bits per number: a plan for bias rows |
+| `offset`... | a vector for each user; with `-slice` or `-after` beside the best shared slice |
+| `codes`... | that vector in 2 bits per number: a plan for bias rows |
+| `adapter-trained` | a rank-1 adapter for each user |
+| `shared-after` | `offset-after` that is told nothing of the user: one learned vector |
+| `:shuffled` | the same trained model with a stranger's slice or vector |
+| `:random` | with a random slice of the same size, or a vector mixed from those of all users |
+| `:mean` | with the channels used most, or the vector of the average user |
+| `+window` | a rival that reads 20 events where a plan's device reads 5 |
 
-A slice is personal only if it beats `:shuffled`; it is worth its bytes only if it beats the best
+A plan is personal only if it beats `:shuffled`; it is worth its bytes only if it beats the best
 shared one."""
 _PAIRED_NOTE = """\
-Differences of NDCG@10, user by user, means over seeds first; 95 % intervals and p of a two-sided
-test over users. Above zero: the plan of one's own is better."""
+Differences of NDCG@10, user by user, means over the seeds that both have; 95 % intervals and p of a
+two-sided test over users, not corrected for how many tests there are. Above zero: the plan of one's
+own is better."""
 _SPREAD_NOTE = """\
 `channels that differ`: share of pool channels in which two users' slices differ. `sd`: of a
 channel being on, over users. `correlation`: of the distance of two users' slices with the distance
 (1 - cosine) of what their slices were made from."""
+_SHOWN_BY_HISTORY = ("offset-trained", "personal-batch-trained")
+_HISTORY_NOTE = """\
+NDCG@10 of `narrow-qat-2` for users with so many events before the target, and what one's own plan
+gains on it."""
 _DEVICE_NOTE = """\
 ONNX Runtime, one thread, 20 events, 100 candidates, random weights; medians. `needed` is what the
 tables above call resident. Today a device leaves out the rows of channels that are off, but not the
 columns that read them, so a slice holds more than no pool does, and `fp32` holds everything."""
+
+_REGIME_NOTE = """\
+SASRec, pretrained, one seed: NDCG@10 of float32, and what is lost when its coded matrices are
+rounded to 8, 4 or 2 bits and nothing is trained afterwards; W2A8 also rounds what they read to 8
+bits. More, with Caser, neural-compressor and training under quantization: [planner](planner.md)."""
 
 
 def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
@@ -76,12 +96,18 @@ def sheets(result: Mapping[str, Any]) -> Iterator[Sheet]:
     if result["paired"]:
         yield attempts_sheet(result["paired"])
         yield targets_sheet(result)
-    for dataset in _datasets(result):
-        yield _quality(dataset, [r for r in result["records"] if r["dataset"] == dataset])
+    keys = [(r["dataset"], r["window"], r["backbone"]) for r in result["records"]]
+    for key in sorted(set(keys)):
+        pairs = zip(result["records"], keys, strict=True)
+        yield _quality([record for record, own in pairs if own == key])
     if result["paired"]:
         yield _paired(result["paired"])
+    if result.get("by_history"):
+        yield _by_history(result["by_history"])
     if result.get("device"):
         yield _device(result["device"])
+    if result.get("regimes"):
+        yield _regimes(result["regimes"])
     if result["spread"]:
         yield _spread(result["spread"])
 
@@ -130,11 +156,8 @@ def page(result: Mapping[str, Any], pictures: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _datasets(result: Mapping[str, Any]) -> list[str]:
-    return sorted({record["dataset"] for record in result["records"]})
-
-
-def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
+def _quality(records: Sequence[Mapping[str, Any]]) -> Sheet:
+    dataset, backbone, window = (records[0][key] for key in ("dataset", "backbone", "window"))
     rows = []
     for method in sorted({record["method"] for record in records}):
         own = [record for record in records if record["method"] == method]
@@ -154,7 +177,7 @@ def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
         )
     columns = ("method", "effective bits", "NDCG@10", "HR@10", "NDCG@10, 1:99", "plan, B")
     return Sheet(
-        title=f"{dataset}, sasrec, window {records[0]['window']}",
+        title=f"{dataset}, {backbone}, window {window}",
         columns=(*columns, "resident, B", "model, kB", "seeds"),
         rows=tuple(rows),
         n_text=1,
@@ -164,7 +187,7 @@ def _quality(dataset: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
 def _paired(tests: Sequence[Mapping[str, Any]]) -> Sheet:
     rows = tuple(
         (
-            test["dataset"],
+            title_of(test),
             test["method"],
             test["rival"],
             f"{test['difference']:+.4f}",
@@ -181,6 +204,25 @@ def _paired(tests: Sequence[Mapping[str, Any]]) -> Sheet:
         n_text=3,
         note=_PAIRED_NOTE,
     )
+
+
+def _by_history(tests: Sequence[Mapping[str, Any]]) -> Sheet:
+    rows = tuple(
+        (
+            title_of(test),
+            test["method"],
+            f"{test['from']}–{test['to']}" if test["to"] else f"{test['from']}+",
+            f"{test['n_users']:,}",
+            f"{test['other']:.4f}",
+            f"{test['difference'] / test['other']:+.1%}" if test["other"] else "–",
+            f"{test['p']:.2g}",
+            str(test["n_seeds"]),
+        )
+        for test in tests
+        if test["method"] in _SHOWN_BY_HISTORY
+    )
+    columns = ("dataset", "method", "events", "users", "narrow-qat-2", "own", "p", "seeds")
+    return Sheet(title="Who gains", columns=columns, rows=rows, n_text=2, note=_HISTORY_NOTE)
 
 
 def _device(costs: Sequence[Mapping[str, Any]]) -> Sheet:
@@ -204,10 +246,32 @@ def _device(costs: Sequence[Mapping[str, Any]]) -> Sheet:
     )
 
 
+def _regimes(found: Sequence[Mapping[str, Any]]) -> Sheet:
+    widths = ("w8", "w4", "w2", "w2a8")
+    sizes = ("embedding_dim", "n_blocks", "window", "ffn_multiplier")
+    rows = tuple(
+        (
+            row["dataset"],
+            *(str(row[size]) for size in sizes),
+            f"{row['fp32']:.4f}",
+            *(f"{row[width] / row['fp32'] - 1:+.1%}" for width in widths),
+        )
+        for row in sorted(found, key=lambda row: (row["dataset"], *(row[size] for size in sizes)))
+    )
+    return Sheet(
+        title="Where precision binds",
+        columns=("dataset", "D", "blocks", "window", "FFN / D", "float32", *map(str.upper, widths)),
+        rows=rows,
+        n_text=1,
+        note=_REGIME_NOTE,
+    )
+
+
 def _spread(spreads: Sequence[Mapping[str, Any]]) -> Sheet:
     rows = []
-    for key in sorted({(spread["dataset"], spread["method"]) for spread in spreads}):
-        own = [spread for spread in spreads if (spread["dataset"], spread["method"]) == key]
+    named = [(title_of(spread), spread["method"]) for spread in spreads]
+    for key in sorted(set(named)):
+        own = [spread for spread, name in zip(spreads, named, strict=True) if name == key]
         rows.append(
             (
                 *key,

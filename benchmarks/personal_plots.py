@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.personal_attempts import ATTEMPTS
+from benchmarks.personal_attempts import ATTEMPTS, Attempt
+from benchmarks.personal_targets import tests_of, title_of
 from benchmarks.reports import prepare_plots
 
 __all__ = ["draw_all"]
@@ -36,45 +37,32 @@ def draw_all(result: Mapping[str, Any], folder: Path) -> list[str]:
     prepare_plots()
     names = []
     if result["paired"]:
-        names.append(_differences(result["paired"], folder))
+        for window in sorted({attempt.window for attempt in ATTEMPTS}):
+            names += _differences(result["paired"], folder, window)
     if result["spread"]:
         names += [_frequencies(result["spread"], folder), _distances(result["spread"], folder)]
     return names
 
 
-def _differences(tests: Sequence[Mapping[str, Any]], folder: Path) -> str:
+def _differences(tests: Sequence[Mapping[str, Any]], folder: Path, window: int) -> list[str]:
     """Draw what one's own plan gains over each rival, in per cent, with intervals."""
     import matplotlib.pyplot as plt
 
-    datasets = sorted({test["dataset"] for test in tests})
-    size = (3.4 * len(datasets) + 1.6, 4.6)
+    found = [(attempt, tests_of(attempt, tests)) for attempt in ATTEMPTS]
+    attempts = [(attempt, own) for attempt, own in found if attempt.window == window and own]
+    titles = sorted({title_of(test) for _, own in attempts for test in own})
+    if not titles:
+        return []
+    size = (3.4 * len(titles) + 1.6, 1.6 + 0.42 * len(attempts))
     figure, axes = plt.subplots(
-        1, len(datasets), figsize=size, squeeze=False, sharey=True, layout="constrained"
+        1, len(titles), figsize=size, squeeze=False, sharey=True, layout="constrained"
     )
-    known = {test["method"] for test in tests}
-    attempts = [attempt for attempt in ATTEMPTS if attempt.group in known]
-    for axis, dataset in zip(axes.flat, datasets, strict=True):
+    for axis, title in zip(axes.flat, titles, strict=True):
         axis.axvline(0, color="black", lw=0.8)
-        for row, attempt in enumerate(attempts):
-            for place, (label, name, colour, marker) in enumerate(_RIVALS):
-                rival = name or attempt.shared
-                rival = f"{attempt.group}{rival}" if name.startswith(":") else rival
-                for test in tests:
-                    key = (test["dataset"], test["method"], test["rival"])
-                    if key == (dataset, attempt.group, rival):
-                        scale = 100 / test["other"]
-                        axis.errorbar(
-                            test["difference"] * scale,
-                            row + 0.18 * (place - 1.5),
-                            xerr=1.96 * _error(test) * scale,
-                            fmt=marker,
-                            color=colour,
-                            markersize=5,
-                            capsize=2,
-                            label=label,
-                        )
-        axis.set(title=dataset, xlabel="NDCG@10 of one's own plan\nagainst the rival, %")
-        axis.set_yticks(range(len(attempts)), [attempt.group for attempt in attempts])
+        for row, (attempt, own) in enumerate(attempts):
+            _points(axis, row, attempt, [test for test in own if title_of(test) == title])
+        axis.set(title=title, xlabel="NDCG@10 of one's own plan\nagainst the rival, %")
+        axis.set_yticks(range(len(attempts)), [attempt.group for attempt, _ in attempts])
         axis.grid(axis="x", alpha=0.3)
     axes.flat[0].invert_yaxis()
     named: dict[str, Any] = {}
@@ -82,7 +70,27 @@ def _differences(tests: Sequence[Mapping[str, Any]], folder: Path) -> str:
         handles, labels = axis.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    return _save(figure, folder, "personal-gain-over-rivals.png")
+    suffix = f"-at-{window}-events" if window else ""
+    return [_save(figure, folder, f"personal-gain-over-rivals{suffix}.png")]
+
+
+def _points(axis: Any, row: int, attempt: Attempt, tests: Sequence[Mapping[str, Any]]) -> None:
+    for place, (label, name, colour, marker) in enumerate(_RIVALS):
+        rival = name or attempt.shared
+        rival = f"{attempt.group}{rival}" if name.startswith(":") else rival
+        for test in tests:
+            if test["rival"] == rival:
+                scale = 100 / test["other"]
+                axis.errorbar(
+                    test["difference"] * scale,
+                    row + 0.18 * (place - 1.5),
+                    xerr=1.96 * _error(test) * scale,
+                    fmt=marker,
+                    color=colour,
+                    markersize=5,
+                    capsize=2,
+                    label=label,
+                )
 
 
 def _error(test: Mapping[str, Any]) -> float:
@@ -120,7 +128,7 @@ def _first_seeds(spreads: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def _title(spread: Mapping[str, Any]) -> str:
-    return f"{spread['dataset']}, {spread['method']}"
+    return f"{title_of(spread)}, {spread['method']}"
 
 
 def _panels(n_panels: int, size: tuple[float, float]) -> Any:

@@ -7,37 +7,26 @@ import json
 import math
 import shlex
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.progress import Progress
 
 from benchmarks.environment import read_environment
 from benchmarks.personal_device import DEVICE_FILE
-from benchmarks.personal_settings import SETUPS
-from benchmarks.personal_unit import Unit, run_unit
+from benchmarks.personal_regimes import REGIMES_FILE
+from benchmarks.personal_settings import SETUPS, recipe_of
+from benchmarks.personal_tests import by_history, paired_tests
+from benchmarks.personal_unit import BACKBONES, Unit, run_unit
 from benchmarks.planner_settings import dataset_name
 from pocketrec.errors import ConfigError
 from pocketrec.files import write_atomically
 
-__all__ = ["PersonalSettings", "collect", "paired_tests", "run"]
+__all__ = ["PersonalSettings", "collect", "run"]
 
 _ANSWERS = "answers"
-_BEST_SHARED = "global-trained"
-_SHARED = (
-    "narrow-float",
-    "narrow-float-start",
-    "wide-float",
-    "narrow-2",
-    "narrow-qat-2",
-    "global",
-    "global-trained",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +40,12 @@ class PersonalSettings:
         work: Folder for checkpoints and answers; the next run goes on there.
         stop_after_s: No unit is begun after so many seconds; None = no limit.
         max_epochs: Of every training, for trials; 0 = each recipe's.
+        window: Events that the re-ranker reads; 0 = each recipe's.
+        backbone: Of ``BACKBONES``.
 
     Raises:
-        ConfigError: A group is unknown, or there is nothing to do.
+        ConfigError: A group is unknown or none of a Caser, a window too long, or there is
+            nothing to do.
     """
 
     data: tuple[Path, ...]
@@ -62,6 +54,8 @@ class PersonalSettings:
     work: Path = Path("work/personal")
     stop_after_s: float | None = None
     max_epochs: int = 0
+    window: int = 0
+    backbone: str = "sasrec"
 
     def __post_init__(self) -> None:
         unknown = set(self.groups) - set(SETUPS)
@@ -71,8 +65,12 @@ class PersonalSettings:
             base = SETUPS[group].base
             if base and base not in self.groups[: self.groups.index(group)]:
                 raise ConfigError(f"groups: expected {base} before {group}, which keeps its model")
-        if not self.data or self.seeds < 1:
+            if self.backbone == "caser" and SETUPS[group].multiplier > 1:
+                raise ConfigError(f"groups: expected none with a pool for a Caser, got {group}")
+        if not self.data or self.seeds < 1 or self.backbone not in BACKBONES:
             raise ConfigError(f"expected data and seeds, got {self}")
+        for path in self.data:
+            recipe_of(dataset_name(path), self.window)
 
     @property
     def folder(self) -> Path:
@@ -90,6 +88,10 @@ class PersonalSettings:
             words += ["--groups", ",".join(self.groups)]
         if self.max_epochs:
             words += ["--max-epochs", str(self.max_epochs)]
+        if self.window:
+            words += ["--window", str(self.window)]
+        if self.backbone != "sasrec":
+            words += ["--backbone", self.backbone]
         return shlex.join(words)
 
     def units(self) -> list[Unit]:
@@ -102,6 +104,8 @@ class PersonalSettings:
                 group=group,
                 work=str(self.folder),
                 max_epochs=self.max_epochs,
+                window=self.window,
+                backbone=self.backbone,
             )
             for path in self.data
             for seed in range(self.seeds)
@@ -142,10 +146,11 @@ def collect(work: Path) -> dict[str, Any]:
 
     Returns:
         ``records``, one per dataset, seed and method; ``paired``, tests of personal plans
-        against each rival; ``sweeps``, the course of every training; ``spread``;
-        ``device``, what ``personal_device`` measured.
+        against each rival; ``by_history``, who gains; ``sweeps``, the course of every training;
+        ``spread``; ``device`` and ``regimes``, what ``personal_device`` and
+        ``personal_regimes`` measured.
     """
-    device = work / DEVICE_FILE
+    device, regimes = work / DEVICE_FILE, work / REGIMES_FILE
     paths = sorted((work / _ANSWERS).glob("*.json"))
     answers = [json.loads(path.read_text()) for path in paths]
     return {
@@ -154,6 +159,7 @@ def collect(work: Path) -> dict[str, Any]:
         "environment": read_environment(),
         "records": [record for answer in answers for record in answer["records"]],
         "paired": list(paired_tests(answers)),
+        "by_history": list(by_history(answers)),
         "sweeps": [
             {"unit": answer["unit"], **evaluation}
             for answer in answers
@@ -162,71 +168,5 @@ def collect(work: Path) -> dict[str, Any]:
         "spread": [spread for answer in answers for spread in answer["spread"]],
         "training_seconds": sum(answer["seconds"] for answer in answers),
         "device": json.loads(device.read_text()) if device.exists() else [],
-    }
-
-
-def paired_tests(answers: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Compare personal plans, and the best shared one, with each rival, user by user.
-
-    A user's difference is the mean over the seeds that have both; the test is whether its
-    mean over users is zero.
-
-    Args:
-        answers: Of ``run_unit``.
-
-    Yields:
-        ``dataset``, ``backbone``, ``method``, ``rival``, ``n_seeds``, ``n_users``;
-        ``difference`` of NDCG@10, its 95 % interval ``low`` and ``high``, ``p``, and
-        ``own`` and ``other``, the two means.
-    """
-    found: dict[tuple[str, str], dict[str, dict[int, list[float]]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
-    for answer in answers:
-        for record in answer["records"]:
-            key = (record["dataset"], record["backbone"])
-            found[key][record["method"]][record["seed"]] = answer["ndcg"][record["method"]]
-    for (dataset, backbone), methods in sorted(found.items()):
-        own = {name.partition(":")[0] for name in methods if ":" in name}
-        for method in sorted(own | (methods.keys() & {_BEST_SHARED})):
-            controls = [name for name in methods if name.startswith(f"{method}:")]
-            shared = [name for name in _SHARED if name != method]
-            rivals = (*controls, *shared, *_cousins(method, methods))
-            for rival in dict.fromkeys(rivals):
-                seeds = sorted(methods[method].keys() & methods.get(rival, {}).keys())
-                if seeds:
-                    yield {
-                        "dataset": dataset,
-                        "backbone": backbone,
-                        "method": method,
-                        "rival": rival,
-                        "n_seeds": len(seeds),
-                        **_test(
-                            np.mean([methods[method][seed] for seed in seeds], axis=0),
-                            np.mean([methods[rival][seed] for seed in seeds], axis=0),
-                        ),
-                    }
-
-
-def _cousins(method: str, methods: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the other ways to personalise, which a slice is compared with as well."""
-    if method.startswith("offset") or method == _BEST_SHARED:
-        return ()
-    others = {"offset", "offset-trained", "personal"} - {method}
-    return tuple(name for name in methods if name in others)
-
-
-def _test(own: np.ndarray[Any, Any], rival: np.ndarray[Any, Any]) -> dict[str, float]:
-    differences = own - rival
-    mean, n_users = float(differences.mean()), differences.size
-    error = float(differences.std(ddof=1)) / math.sqrt(n_users)
-    z = abs(mean) / error if error else 0.0
-    return {
-        "n_users": n_users,
-        "own": float(own.mean()),
-        "other": float(rival.mean()),
-        "difference": mean,
-        "low": mean - 1.96 * error,
-        "high": mean + 1.96 * error,
-        "p": math.erfc(z / math.sqrt(2)),
+        "regimes": json.loads(regimes.read_text()) if regimes.exists() else [],
     }

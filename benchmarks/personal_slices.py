@@ -9,6 +9,7 @@ That is what a tier of 0 bits means in a plan.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,20 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pocketrec_cloud.backbones.sasrec import Block
+from pocketrec_cloud.backbones.sasrec import Block, SASRec
 from pocketrec_quantization.quantizer import STORED_WIDTHS, freeze_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.caser import Caser
 
 __all__ = [
     "HALF_LIVES",
     "Router",
+    "ShiftedCaser",
     "SlicedSASRec",
     "decayed_means",
     "quantized",
+    "shortened",
     "take_slice",
     "ternary",
 ]
@@ -78,7 +81,8 @@ class SlicedSASRec(nn.Module):
         Args:
             slices: (B, n_blocks, W) float32, 1 where a channel is on; None = all are.
             offsets: (B, n_blocks, D) float32, added to the output of each block's
-                feed-forward layer: the rival of a slice; None = nothing.
+                feed-forward layer: the rival of a slice. With 2 D numbers, the two vectors of
+                a rank-1 adapter of that layer. None = nothing.
         """
         self.slices, self.offsets = slices, offsets
 
@@ -103,9 +107,53 @@ class SlicedSASRec(nn.Module):
 
     def _shift(self, number: int) -> Any:
         def shift(_module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
-            return None if self.offsets is None else output + self.offsets[:, number, None, :]
+            return None if self.offsets is None else _shifted(output, self.offsets[:, number])
 
         return shift
+
+
+class ShiftedCaser(nn.Module):
+    """A copy of a Caser to whose states every user adds a vector of their own.
+
+    Where its authors add what they learned of a user, who is then no stranger. There is no
+    pool.
+
+    Args:
+        model: The backbone; unchanged.
+    """
+
+    n_blocks = 1
+
+    def __init__(self, model: Caser) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(model)
+        self.slices: Tensor | None = None
+        self.offsets: Tensor | None = None
+        self.backbone.fc.register_forward_hook(self._shift)
+
+    @property
+    def width(self) -> int:
+        """States have as many channels, none of which can be switched off."""
+        return self.backbone.config.embedding_dim
+
+    def use(self, slices: Tensor | None, offsets: Tensor | None = None) -> None:
+        """See ``SlicedSASRec.use``; there are no slices."""
+        self.slices, self.offsets = slices, offsets
+
+    def importance(self) -> Tensor:
+        """Return the same for all channels, (1, W)."""
+        return torch.ones(1, self.width)
+
+    def _shift(self, _module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+        return None if self.offsets is None else _shifted(output, self.offsets[:, 0])
+
+
+def _shifted(output: Tensor, own: Tensor) -> Tensor:
+    """Add a user's vector, or what a user's rank-1 adapter says, to (B, T, D)."""
+    if own.shape[-1] == output.shape[-1]:
+        return output + own[:, None]
+    left, right = own[:, None].chunk(2, dim=-1)
+    return output + left * (output * right).sum(-1, keepdim=True)
 
 
 class Router(nn.Module):
@@ -174,6 +222,17 @@ class Router(nn.Module):
         variance, mean = torch.var_mean(raw, dim=0, correction=0)
         self.mean.copy_(mean)
         self.variance.copy_(variance)
+
+
+def shortened(model: SASRec, window: int) -> SASRec:
+    """Return a copy of a model that reads fewer events: its distances are learned one by one."""
+    state = {
+        name: value[:, :window] if name.endswith("relative_bias") else value
+        for name, value in model.state_dict().items()
+    }
+    short = SASRec(replace(model.config, window=window))
+    short.load_state_dict(state)
+    return short.eval()
 
 
 def decayed_means(rows: Tensor, past: Tensor, lengths: Tensor) -> Tensor:

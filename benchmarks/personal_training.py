@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.personal_settings import Recipe, Setup
-    from pocketrec_cloud.backbones.sasrec import SASRec
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.planning.contest import Contest
 
@@ -40,7 +40,7 @@ _TEMPERATURE = (1.0, 0.3)
 
 def train_setup(
     split: LeaveOneOut,
-    model: SASRec,
+    model: Backbone,
     setup: Setup,
     recipe: Recipe,
     *,
@@ -171,6 +171,7 @@ class _Run:
 def _batches(
     sequences: Sequence[NDArray[np.int32]], window: int, recipe: Recipe, rng: np.random.Generator
 ) -> Iterator[Batch]:
+    sequences = [events for events in sequences for _ in range(recipe.cuts)]
     cuts = [int(rng.integers(1, events.shape[0])) for events in sequences]
     pairs = [
         cut_history(events, cut, window=window, n_targets=window)

@@ -16,25 +16,23 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.personal_measures import sizes, spread
 from benchmarks.personal_model import Trained
-from benchmarks.personal_settings import SETUPS, Recipe, Setup, recipe_of
+from benchmarks.personal_pretraining import start_of
+from benchmarks.personal_settings import SETUPS, Recipe, Setup, case, recipe_of
 from benchmarks.personal_training import train_setup
-from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
-from pocketrec_cloud.checkpoint import load_backbone
 from pocketrec_cloud.data.readers import read_interactions
 from pocketrec_cloud.data.split import leave_one_out
 from pocketrec_cloud.planning.contest import Contest
-from pocketrec_cloud.training import train
-from pocketrec_cloud.training_run import TrainingConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pocketrec_cloud.backbones.base import Backbone
     from pocketrec_cloud.data.split import LeaveOneOut
     from pocketrec_cloud.evaluation import Ranks
 
-__all__ = ["BACKBONE", "Unit", "run_unit"]
+__all__ = ["BACKBONES", "Unit", "run_unit"]
 
-BACKBONE = "sasrec"
+BACKBONES = ("sasrec", "caser")
 _INIT = {False: "pretrained_frozen", True: "pretrained_trained"}
 
 
@@ -49,6 +47,8 @@ class Unit:
         group: Of ``SETUPS``.
         work: Folder for checkpoints.
         max_epochs: Instead of the recipe's, for trials; 0 = the recipe's.
+        window: Of the re-ranker; 0 = the recipe's.
+        backbone: Of ``BACKBONES``.
     """
 
     data: str
@@ -57,11 +57,18 @@ class Unit:
     group: str
     work: str
     max_epochs: int = 0
+    window: int = 0
+    backbone: str = "sasrec"
+
+    @property
+    def stem(self) -> str:
+        """What its name and those of the other groups begin with."""
+        return f"{case(self.dataset, self.window)}-{self.backbone}-{self.seed}"
 
     @property
     def name(self) -> str:
         """Of its answer."""
-        return f"{self.dataset}-{BACKBONE}-{self.seed}-{self.group}"
+        return f"{self.stem}-{self.group}"
 
     @property
     def setup(self) -> Setup:
@@ -71,18 +78,13 @@ class Unit:
     @property
     def recipe(self) -> Recipe:
         """How it is trained."""
+        return self.full_recipe.with_window(self.window)
+
+    @property
+    def full_recipe(self) -> Recipe:
+        """The same at the full window of its dataset."""
         recipe = recipe_of(self.dataset)
         return recipe.shortened(self.max_epochs) if self.max_epochs else recipe
-
-
-class _Silent:
-    """Watches a training without a word."""
-
-    def batch(self, *, epoch: int, done: float, loss: float) -> None:
-        """Say nothing."""
-
-    def epoch(self, record: object) -> None:
-        """Say nothing."""
 
 
 def run_unit(unit: Unit) -> dict[str, Any]:
@@ -92,12 +94,13 @@ def run_unit(unit: Unit) -> dict[str, Any]:
         unit: What to train.
 
     Returns:
-        ``records``, one per method; ``ndcg``, NDCG@10 per user and method; ``spread``; and
-        ``course``, the evaluations while training.
+        ``records``, one per method; ``ndcg``, NDCG@10 per user and method; ``spread``;
+        ``course``, the evaluations while training; and ``n_events``, of each user before the
+        target.
     """
     started = time.monotonic()
     split = _split(unit.data)
-    model = _pretrained(unit)
+    model = start_of(unit, split, Path(unit.work))
     validation = _contest(unit.data, "validation", unit.recipe.n_validation_users, unit.seed)
     trained, course = train_setup(
         split,
@@ -123,15 +126,17 @@ def run_unit(unit: Unit) -> dict[str, Any]:
         found["spread"].append(
             {**_identity(unit), "method": unit.group, **spread(_own(trained, z), z.numpy())}
         )
+    histories = _contest(unit.data, "test", None, unit.seed).histories
+    found["n_events"] = [len(history) for history in histories]
     return {**found, "unit": unit.name, "seconds": time.monotonic() - started}
 
 
 def _kept(unit: Unit, group: str) -> Path:
     """Return where the trained model of a group lies, for those that keep it as it is."""
-    return Path(unit.work) / f"{unit.dataset}-{BACKBONE}-{unit.seed}-{group}.safetensors"
+    return Path(unit.work) / f"{unit.stem}-{group}.safetensors"
 
 
-def _methods(unit: Unit, model: SASRec, trained: Trained) -> Iterator[tuple[str, Ranks]]:
+def _methods(unit: Unit, model: Backbone, trained: Trained) -> Iterator[tuple[str, Ranks]]:
     """Yield each way to plan with what was trained, and its ranks on test."""
     contest = _contest(unit.data, "test", None, unit.seed)
     z = trained.describe_all(contest.histories)
@@ -215,40 +220,13 @@ def _contest(data: str, stage: Any, n_users: int | None, seed: int) -> Contest:
     return Contest.of(_split(data), stage, n_users=n_users, seed=seed)
 
 
-def _pretrained(unit: Unit) -> SASRec:
-    """Return the float backbone of a unit; whoever comes first trains it."""
-    recipe, multiplier = unit.recipe, unit.setup.multiplier
-    folder = Path(unit.work) / f"{unit.dataset}-{BACKBONE}-{unit.seed}-x{multiplier}"
-    split = _split(unit.data)
-    if not (folder / "done").exists():
-        shape = SASRecConfig(
-            n_items=split.dataset.n_items,
-            embedding_dim=recipe.dim,
-            window=recipe.window,
-            ffn_multiplier=multiplier,
-            dropout=recipe.dropout,
-        )
-        config = TrainingConfig(
-            max_epochs=recipe.pretraining_epochs,
-            evaluate_every=recipe.evaluate_every,
-            patience=recipe.patience,
-            tokens_per_batch=recipe.tokens_per_batch,
-            seed=unit.seed,
-        )
-        train(split, shape, config, folder=folder, progress=_Silent(), resume=True)
-        (folder / "done").touch()
-    model, _, _ = load_backbone(folder / "best.safetensors")
-    if not isinstance(model, SASRec):
-        raise TypeError(f"{folder}: expected a SASRec, found {type(model).__name__}")
-    return model
-
-
 def _identity(unit: Unit) -> dict[str, Any]:
     return {
         "dataset": unit.dataset,
-        "backbone": BACKBONE,
+        "backbone": unit.backbone,
         "init": _INIT[unit.setup.is_pool_trained],
         "seed": unit.seed,
+        "window": unit.recipe.window,
     }
 
 

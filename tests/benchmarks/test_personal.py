@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from benchmarks import personal
 from benchmarks.personal_attempts import ATTEMPTS
-from benchmarks.personal_run import PersonalSettings, paired_tests, run
-from benchmarks.personal_settings import SETUPS, Setup
+from benchmarks.personal_run import PersonalSettings, run
+from benchmarks.personal_settings import SETUPS, Setup, case, recipe_of
+from benchmarks.personal_tests import LONGER, by_history, paired_tests
 from click.testing import CliRunner
 from rich.progress import Progress
 
@@ -213,9 +214,11 @@ class TestSizes:
 class TestSettings:
     def test_attempts_are_set_up(self) -> None:
         """And so is what they have to beat; each is there once."""
-        names = [attempt.group for attempt in ATTEMPTS]
+        names = [(attempt.group, attempt.window) for attempt in ATTEMPTS]
 
-        assert set(names) | {attempt.shared for attempt in ATTEMPTS} <= set(SETUPS)
+        assert {group for group, _ in names} | {attempt.shared for attempt in ATTEMPTS} <= set(
+            SETUPS
+        )
         assert len(set(names)) == len(names)
 
     def test_the_command_repeats_the_run(self) -> None:
@@ -232,7 +235,14 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         "wrong",
-        [{"data": ()}, {"groups": ("magic",)}, {"seeds": 0}, {"groups": ("offset-after",)}],
+        [
+            {"data": ()},
+            {"groups": ("magic",)},
+            {"seeds": 0},
+            {"groups": ("offset-after",)},
+            {"window": 1_000},
+            {"backbone": "caser", "groups": ("personal",)},
+        ],
         ids=str,
     )
     def test_nonsense_is_refused(self, wrong: dict[str, Any]) -> None:
@@ -247,6 +257,104 @@ class TestSettings:
         """Whatever is wrong with it."""
         with pytest.raises(ConfigError, match="expected"):
             Setup(**wrong)
+
+
+class TestWindows:
+    def test_a_shorter_window_sees_what_a_short_history_is(self) -> None:
+        """A backbone that reads fewer events is the same one to whoever has no more."""
+        from benchmarks.personal_slices import shortened
+
+        from pocketrec_cloud.backbones.sasrec import SASRec, SASRecConfig
+
+        torch.manual_seed(0)
+        model = SASRec(SASRecConfig(n_items=9, embedding_dim=8, window=6)).eval()
+        items = torch.tensor([[1, 2, 3]])
+
+        short = shortened(model, 3)
+
+        assert short.config.window == 3
+        assert torch.equal(short(items), model(items))
+
+    def test_a_case_is_named_by_its_window_where_that_is_unusual(self) -> None:
+        """So that answers lie beside each other."""
+        usual = recipe_of("yelp").window
+
+        assert case("yelp", 0) == case("yelp", usual) == "yelp"
+        assert case("yelp", usual - 1) == f"yelp-w{usual - 1}"
+
+    def test_a_short_window_is_compared_with_the_full_one(self) -> None:
+        """As what a device would gain by reading on."""
+        usual = recipe_of("d").window
+        answers = [
+            _answer(0, {"narrow-float": [0.5, 0.3]}),
+            _answer(
+                0, {"offset-trained": [0.2, 0.2], "offset-trained:mean": [0.1, 0.1]}, usual - 1
+            ),
+        ]
+
+        found = {test["rival"]: test for test in paired_tests(answers)}
+
+        assert set(found) == {"offset-trained:mean", f"narrow-float{LONGER}"}
+        assert found[f"narrow-float{LONGER}"]["difference"] == pytest.approx(-0.2)
+        assert {test["window"] for test in found.values()} == {usual - 1}
+
+
+class TestRivals:
+    def test_an_adapter_turns_what_a_layer_says(self, model: SASRec) -> None:
+        """It adds one vector as far as the output has the other."""
+        from benchmarks.personal_slices import SlicedSASRec
+
+        sliced = SlicedSASRec(model).eval()
+        block = sliced.blocks[1]
+        x = torch.randn(1, 3, 8)
+        expected = block.feed_forward(x)
+        pair = torch.randn(1, 2, 16)
+        sliced.use(None, pair)
+        left, right = pair[0, 1].chunk(2)
+
+        found = block.feed_forward(x)
+
+        assert torch.allclose(found, expected + (expected @ right)[..., None] * left, atol=1e-5)
+
+    def test_an_adapter_starts_as_none_and_learns(self, model: SASRec) -> None:
+        """Of the two vectors one begins at zero, not both."""
+        from benchmarks.personal_model import Trained
+
+        trained = Trained(model, SETUPS["adapter-trained"])
+        pair = trained.offsets(torch.randn(2, 24))
+
+        assert pair is not None
+        left, right = pair.chunk(2, dim=-1)
+        assert not left.any()
+        assert right.all()
+
+    def test_a_caser_adds_vectors_to_its_states(self) -> None:
+        """Each user their own, whether a state is the last one or not."""
+        from benchmarks.personal_slices import ShiftedCaser
+
+        from pocketrec_cloud.backbones.caser import Caser, CaserConfig
+
+        torch.manual_seed(0)
+        model = Caser(CaserConfig(n_items=9, embedding_dim=8, window=3, max_height=2)).eval()
+        items, own = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.randn(2, 1, 8)
+        lengths = torch.tensor([3, 2])
+        shifted = ShiftedCaser(model).eval()
+        shifted.use(None, own)
+
+        assert torch.allclose(shifted.backbone(items), model(items) + own, atol=1e-6)
+        found = shifted.backbone.last_states(items, lengths)
+        assert torch.allclose(found, model.last_states(items, lengths) + own[:, 0], atol=1e-6)
+
+    def test_the_blind_are_told_nothing(self, model: SASRec) -> None:
+        """Whoever the user is, the vector is the same."""
+        from benchmarks.personal_model import Trained
+
+        trained = Trained(model, SETUPS["shared-after"])
+
+        described = trained.describe(torch.tensor([[1, 2], [3, 4]]), torch.tensor([2, 2]))
+
+        assert not described.any()
+        assert not trained.is_personal
 
 
 class TestKeepAs:
@@ -299,6 +407,42 @@ class TestFoldedBytes:
         assert folded_bytes(_plan(plan, 0)) == 15_360 + 2 * 192 * (64 * 2 // 8 + 4 + 64 * 2 // 8)
 
 
+class TestRegimes:
+    def test_a_backbone_is_rounded_to_every_width(self, data: Path, tmp_path: Path) -> None:
+        """It is trained once, and the page says what each width costs."""
+        from benchmarks.personal_page import sheets
+        from benchmarks.personal_regimes import REGIMES_FILE
+        from benchmarks.personal_regimes import main as measure
+
+        options = ["--data", str(data), "--work", str(tmp_path), "--dims", "8"]
+        for _ in range(2):
+            done = CliRunner().invoke(measure, options)
+            assert done.exit_code == 0, done.output
+
+        found = json.loads((tmp_path / REGIMES_FILE).read_text())
+        assert [row["embedding_dim"] for row in found] == [recipe_of("tiny").dim, 8]
+        assert all(0 <= row[width] <= 1 for row in found for width in ("fp32", "w2", "w2a8"))
+        nothing: dict[str, Any] = {"records": [], "paired": [], "spread": []}
+        (sheet,) = sheets({**nothing, "regimes": found})
+        assert len(sheet.rows) == len(found)
+
+    def test_activations_are_rounded_event_by_event(self, model: SASRec) -> None:
+        """The largest number of each stays, and there are 255 steps at most."""
+        from benchmarks.personal_model import Trained
+        from benchmarks.personal_regimes import round_activations
+
+        trained = Trained(model, Setup(multiplier=2, bits=0, plan="none")).eval()
+        round_activations(trained)
+        seen: list[Any] = []
+        trained.coded[0].register_forward_hook(lambda _layer, inputs, _output: seen.append(inputs))
+        x = torch.randn(2, 3, 8)
+        trained.coded[0](x)
+
+        steps = seen[0][0] * 127 / x.abs().amax(-1, keepdim=True)
+        assert torch.allclose(steps, steps.round(), atol=1e-3)
+        assert steps.abs().max().item() == pytest.approx(127)
+
+
 class TestPairedTests:
     def test_by_hand(self) -> None:
         """Seeds are averaged user by user, and nobody is compared with themselves."""
@@ -315,9 +459,29 @@ class TestPairedTests:
         assert found["own"] == pytest.approx(0.35)
 
 
-def _answer(seed: int, ndcg: dict[str, list[float]]) -> dict[str, Any]:
+class TestByHistory:
+    def test_users_are_told_apart_by_their_events(self) -> None:
+        """Those with short histories first; groups too small to say anything are left out."""
+        ndcg = {
+            "personal": [0.4] * 60 + [0.2] * 60,
+            "personal:shuffled": [0.0] * 120,
+            "narrow-qat-2": [0.2] * 120,
+        }
+        answer = {**_answer(0, ndcg), "n_events": [3] * 60 + [50] * 59 + [500]}
+
+        short, long = by_history([answer])
+
+        assert (short["from"], short["to"], short["n_users"]) == (1, 5, 60)
+        assert short["difference"] == pytest.approx(0.2)
+        assert (long["from"], long["to"], long["n_users"]) == (21, 100, 59)
+        assert long["difference"] == pytest.approx(0.0)
+
+
+def _answer(seed: int, ndcg: dict[str, list[float]], window: int = 0) -> dict[str, Any]:
+    window = window or recipe_of("d").window
     records = [
-        {"dataset": "d", "backbone": "sasrec", "seed": seed, "method": name} for name in ndcg
+        {"dataset": "d", "window": window, "backbone": "sasrec", "seed": seed, "method": name}
+        for name in ndcg
     ]
     return {"records": records, "ndcg": ndcg}
 
@@ -365,6 +529,24 @@ class TestRun:
         assert {"init", "effective_bits", "plan_bytes", "model_bytes", "hr@10_1:99"} <= set(
             result["records"][0]
         )
+
+    def test_a_caser_has_vectors_and_their_controls(self, data: Path, tmp_path: Path) -> None:
+        """Through a window of its own, and beside the same without vectors."""
+        settings = PersonalSettings(
+            data=(data,),
+            groups=("narrow-qat-2", "offset-trained"),
+            work=tmp_path,
+            max_epochs=1,
+            window=4,
+            backbone="caser",
+        )
+
+        found = run(settings, Progress(disable=True))
+
+        rivals = {test["rival"] for test in found["paired"]}
+        assert {"offset-trained:shuffled", "offset-trained:random", "narrow-qat-2"} <= rivals
+        assert {(r["backbone"], r["window"]) for r in found["records"]} == {("caser", 4)}
+        assert all(record["effective_bits"] <= 3 for record in found["records"])
 
     def test_what_is_done_is_not_done_again(
         self, settings: PersonalSettings, result: dict[str, Any]
