@@ -78,8 +78,9 @@ NDCG@10 of `narrow-qat-2` for users with so many events before the target, and w
 gains on it."""
 _DEVICE_NOTE = """\
 ONNX Runtime, one thread, 20 events, 100 candidates, random weights; medians. `needed` is what the
-tables above call resident. Today a device leaves out the rows of channels that are off, but not the
-columns that read them, so a slice holds more than no pool does, and `fp32` holds everything."""
+tables above call resident. A device leaves out the rows of channels that are off and the columns
+that read them: a slice holds, and takes, what no pool does. `fp32` kernels hold what is on in 32
+bits."""
 
 _REGIME_NOTE = """\
 SASRec, pretrained, one seed: NDCG@10 of float32, and what is lost when its coded matrices are
@@ -237,9 +238,9 @@ def _device(costs: Sequence[Mapping[str, Any]]) -> Sheet:
         )
         for cost in costs
     )
-    columns = ("case", "kernels", "needed, B", "resident today, B", "rerank, us", "observe, us")
+    columns = ("case", "kernels", "needed, B", "resident, B", "rerank, us", "observe, us")
     return Sheet(
-        title="What a slice costs on a device today",
+        title="What a slice costs on a device",
         columns=columns,
         rows=rows,
         note=_DEVICE_NOTE,
