@@ -120,13 +120,15 @@ class TestWindows:
 
 
 class TestRegimes:
-    def test_a_backbone_is_rounded_to_every_width(self, data: Path, tmp_path: Path) -> None:
+    def test_a_backbone_is_rounded_to_every_width(
+        self, tiny_interactions: Path, tmp_path: Path
+    ) -> None:
         """It is trained once, and the page says what each width costs."""
         from benchmarks.personal_page import sheets
         from benchmarks.personal_regimes import REGIMES_FILE
         from benchmarks.personal_regimes import main as measure
 
-        options = ["--data", str(data), "--work", str(tmp_path), "--dims", "8"]
+        options = ["--data", str(tiny_interactions), "--work", str(tmp_path), "--dims", "8"]
         for _ in range(2):
             done = CliRunner().invoke(measure, options)
             assert done.exit_code == 0, done.output
@@ -183,27 +185,10 @@ def _answer(seed: int, ndcg: dict[str, list[float]], window: int = 0) -> dict[st
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifty users of a small generated catalogue."""
-    from pocketrec_cloud.data.synthetic import SyntheticConfig, synthetic_interactions
-
-    config = SyntheticConfig(n_users=50, n_items=40, n_groups=4, mean_events=10, n_interests=2)
-    dataset = synthetic_interactions(config).dataset
-    lines = (
-        " ".join([dataset.user_ids[u], *(dataset.item_ids[i - 1] for i in dataset.sequence(u))])
-        for u in range(dataset.n_users)
-    )
-    path = tmp_path_factory.mktemp("data") / "tiny" / "interactions.txt"
-    path.parent.mkdir()
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def settings(data: Path, tmp_path_factory: pytest.TempPathFactory) -> PersonalSettings:
+def settings(tiny_interactions: Path, tmp_path_factory: pytest.TempPathFactory) -> PersonalSettings:
     """One seed of five groups."""
     return PersonalSettings(
-        data=(data,), groups=GROUPS, work=tmp_path_factory.mktemp("work"), max_epochs=1
+        data=(tiny_interactions,), groups=GROUPS, work=tmp_path_factory.mktemp("work"), max_epochs=1
     )
 
 
@@ -226,10 +211,12 @@ class TestRun:
             result["records"][0]
         )
 
-    def test_a_caser_has_vectors_and_their_controls(self, data: Path, tmp_path: Path) -> None:
+    def test_a_caser_has_vectors_and_their_controls(
+        self, tiny_interactions: Path, tmp_path: Path
+    ) -> None:
         """Through a window of its own, and beside the same without vectors."""
         settings = PersonalSettings(
-            data=(data,),
+            data=(tiny_interactions,),
             groups=("narrow-qat-2", "offset-trained"),
             work=tmp_path,
             max_epochs=1,

@@ -35,27 +35,10 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty users of a small generated catalogue."""
-    from pocketrec_cloud.data.synthetic import SyntheticConfig, synthetic_interactions
-
-    config = SyntheticConfig(n_users=60, n_items=40, n_groups=4, mean_events=10, n_interests=2)
-    dataset = synthetic_interactions(config).dataset
-    lines = (
-        " ".join([dataset.user_ids[u], *(dataset.item_ids[i - 1] for i in dataset.sequence(u))])
-        for u in range(dataset.n_users)
-    )
-    path = tmp_path_factory.mktemp("data") / "tiny" / "interactions.txt"
-    path.parent.mkdir()
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def settings(data: Path, tmp_path_factory: pytest.TempPathFactory) -> PlannerSettings:
+def settings(tiny_interactions: Path, tmp_path_factory: pytest.TempPathFactory) -> PlannerSettings:
     """Two seeds of three groups, one epoch each."""
     return PlannerSettings(
-        data=(data,),
+        data=(tiny_interactions,),
         backbones=("sasrec",),
         inits=("pretrained_frozen",),
         groups=("float", "global", "personal"),
@@ -215,9 +198,11 @@ class TestPage:
 
         assert captured.get().strip() == "peers: need x"
 
-    def test_a_wrong_option_is_one_line(self, data: Path) -> None:
+    def test_a_wrong_option_is_one_line(self, tiny_interactions: Path) -> None:
         """No traceback."""
-        result = CliRunner().invoke(planner.main, ["--data", str(data), "--groups", "magic"])
+        result = CliRunner().invoke(
+            planner.main, ["--data", str(tiny_interactions), "--groups", "magic"]
+        )
 
         assert result.exit_code == 1
         assert "groups: expected some of float" in result.output
