@@ -269,10 +269,10 @@ class TestWorker:
         assert weighed["trimmed_bytes"] <= weighed["peak_bytes"]
 
     def test_bytes_given_to_a_session_are_counted(self, job: dict[str, Any]) -> None:
-        """Scales and orders included, which weigh much in so small a model."""
+        """Scales, orders and the biases of two layers included: what a plan prunes is in them."""
         given = run_task({**job, "task": "count"})["given_bytes"]
 
-        assert given["fp32"] == 4 * 6 * 16 * 16
+        assert given["fp32"] == 4 * (6 * 16 * 16 + 2 * 16)
         assert 6 * 16 * 16 < given["int8"] < given["fp32"]
         assert given["packed"] < given["fp32"]
 
