@@ -30,6 +30,8 @@ from pocketrec_quantization.layers import total_channels
 from pocketrec_quantization.planners import sensitivity_to_bytes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.device.conftest import Deployment
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -232,16 +234,24 @@ class TestPush:
 
 class TestDownload:
     def test_device_goes_on_where_the_killed_server_stopped(
-        self, site: Site, deployment: Deployment, make_bundle: MakeBundle, make_device: MakeDevice
+        self,
+        site: Site,
+        deployment: Deployment,
+        make_bundle: MakeBundle,
+        make_device: MakeDevice,
+        tmp_path: Path,
     ) -> None:
-        """Killed after the first chunk of a part: the next sync asks for the rest of it only."""
+        """Killed once a chunk of a part is stored: the next sync asks for the rest of it only."""
         content = np.random.default_rng(0).bytes(3 * 2**20)
         deployment.publish(make_bundle(version=2, parts={CARD: content}))
         device = make_device()
+        part = tmp_path / "device" / "downloads" / f"{hashlib.sha256(content).hexdigest()}.part"
 
         def die(request: pb.FetchChunkRequest, answer: pb.FetchChunkResponse) -> None:
-            if len(answer.content) >= 2**18:
+            if answer.offset_bytes and len(answer.content) >= 2**18:
+                until(part.exists)
                 site.kill()
+                raise TimeoutError  # what the server had sent before does not arrive either
 
         with ManInTheMiddle(site.target) as middle:
             middle.meddle["FetchChunk"] = die
