@@ -89,10 +89,11 @@ def _plan(plan: Plan, n_kept: int) -> Plan:
 
 
 def _measure(bundle: BundleFolder, plan: Plan, compute: str, job: dict[str, Any]) -> dict[str, Any]:
-    from benchmarks.personal_measures import folded_bytes
     from benchmarks.swappable_runtime import SwappableRuntime
     from pocketrec_device.bench.sizes import resident_weight_bytes
     from pocketrec_device.settings import EngineSettings
+    from pocketrec_quantization.backbone import layer_feeds
+    from pocketrec_quantization.folding import resident_bytes
     from pocketrec_quantization.plan import encode_plan
 
     runtime = SwappableRuntime(bundle, EngineSettings(compute=compute, swap="rebuild"))
@@ -115,7 +116,9 @@ def _measure(bundle: BundleFolder, plan: Plan, compute: str, job: dict[str, Any]
     ]
     return {
         "resident_bytes": resident_weight_bytes(plan.layers, kept),
-        "folded_bytes": folded_bytes(plan),
+        "folded_bytes": resident_bytes(
+            layer_feeds(bundle.manifest.backbone), plan.layers, plan.widths
+        ),
         "rerank_us": sample(lambda: runtime.rerank(ids[:100], 10), job)["p50_us"],
         "observe_us": sample(lambda: runtime.observe(ids[0]), job)["p50_us"],
         "history_us": sample(start, {**job, "min_runs": 1})["p50_us"],

@@ -12,7 +12,6 @@ from pocketrec_quantization.bitpack import packed_size
 from pocketrec_quantization.budget import coded_bytes
 from pocketrec_quantization.layers import (
     LayerShape,
-    split_by_layer,
     total_channels,
     total_weights,
 )
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
 
     from benchmarks.personal_model import Trained
     from pocketrec_quantization.layers import LayerTable
-    from pocketrec_quantization.plan import Plan
 
-__all__ = ["folded_bytes", "resident_layers", "sizes", "spread"]
+__all__ = ["resident_layers", "sizes", "spread"]
 
 _MAX_CLOUD = 400  # pairs of users in a plot
 
@@ -40,22 +38,6 @@ def resident_layers(dim: int, n_blocks: int, width: int) -> LayerTable:
         layers.append(LayerShape(f"blocks.{block}.ffn1", width, dim))
         layers.append(LayerShape(f"blocks.{block}.ffn2", dim, width))
     return tuple(layers)
-
-
-def folded_bytes(plan: Plan) -> int:
-    """Return the bytes of a SASRec's coded weights without those that multiply a constant.
-
-    Those are the columns of the second feed-forward matrix that read a channel that is off.
-    """
-    by_layer = split_by_layer(plan.widths, plan.layers)
-    layers, widths = [], []
-    for layer in plan.layers:
-        own, n_elements = by_layer[layer.name], layer.n_elements
-        if layer.name.endswith("ffn2"):
-            n_elements = int((by_layer[layer.name.removesuffix("2") + "1"] > 0).sum())
-        layers.append(LayerShape(layer.name, int((own > 0).sum()), n_elements))
-        widths.append(own[own > 0])
-    return coded_bytes(tuple(layers), np.concatenate(widths))
 
 
 def sizes(trained: Trained) -> dict[str, Any]:

@@ -282,9 +282,9 @@ class TestFoldedBytes:
     def test_by_hand(self) -> None:
         """Of a pool of 256 the columns of 64 are needed: as much as without a pool."""
         from benchmarks.personal_device import SHAPE, _plan
-        from benchmarks.personal_measures import folded_bytes
 
-        from pocketrec_quantization.backbone import BackboneConfig, coded_layers
+        from pocketrec_quantization.backbone import BackboneConfig, coded_layers, layer_feeds
+        from pocketrec_quantization.folding import resident_bytes
         from pocketrec_quantization.testing import tiny_plan
 
         config = BackboneConfig(
@@ -295,10 +295,14 @@ class TestFoldedBytes:
             window=SHAPE.window,
             ffn_multiplier=4,
         )
-        plan = tiny_plan(tuple(coded_layers(config)), bytes(32))
+        whole = tiny_plan(tuple(coded_layers(config)), bytes(32))
 
-        assert folded_bytes(_plan(plan, 64)) == 15_360
-        assert folded_bytes(_plan(plan, 0)) == 15_360 + 2 * 192 * (64 * 2 // 8 + 4 + 64 * 2 // 8)
+        def needed(n_kept: int) -> int:
+            plan = _plan(whole, n_kept)
+            return resident_bytes(layer_feeds(config), plan.layers, plan.widths)
+
+        assert needed(64) == 15_360
+        assert needed(0) == 15_360 + 2 * 192 * (64 * 2 // 8 + 4 + 64 * 2 // 8)
 
 
 class TestRoundActivations:
