@@ -22,15 +22,11 @@ from benchmarks.personal_page import draw, page, plots
 from benchmarks.personal_run import PersonalSettings, collect, run
 from benchmarks.personal_settings import SETUPS
 from benchmarks.personal_unit import BACKBONES
+from benchmarks.reports import split_list, write_page
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import ConfigError, PocketRecError
-from pocketrec.files import write_atomically
 
 __all__ = ["main"]
-
-
-def _list(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 _PATH = click.Path(path_type=Path)
@@ -39,7 +35,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.option("--data", type=_FILE, multiple=True, help="File of interactions; may be repeated.")
-@click.option("--groups", default=",".join(SETUPS), callback=_list)
+@click.option("--groups", default=",".join(SETUPS), callback=split_list)
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--work", type=_PATH, default=Path("work/personal"), show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
@@ -100,7 +96,7 @@ def main(
         if report is not None:
             report.parent.mkdir(parents=True, exist_ok=True)
             pictures = plots(result, report.parent)
-            write_atomically(report, page(result, pictures).encode())
+            write_page(report, page(result, pictures))
     except PocketRecError as error:
         raise click.ClickException(str(error)) from error
     emit(result, render=lambda console: draw(console, result), json_path=json_path)

@@ -21,15 +21,11 @@ from benchmarks.planner_page import draw, page, plots
 from benchmarks.planner_run import PlannerSettings, run
 from benchmarks.planner_settings import BACKBONES, INITS
 from benchmarks.planner_unit import GROUPS, PEER_GROUP
+from benchmarks.reports import split_list, write_page
 from pocketrec.console import emit, json_option, stderr_console
 from pocketrec.errors import PocketRecError
-from pocketrec.files import write_atomically
 
 __all__ = ["main"]
-
-
-def _list(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 _PATH = click.Path(path_type=Path)
@@ -38,9 +34,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.option("--data", type=_FILE, multiple=True, help="File of interactions; may be repeated.")
-@click.option("--backbone", "backbones", default=",".join(BACKBONES), callback=_list)
-@click.option("--init", "inits", default=",".join(INITS), callback=_list)
-@click.option("--groups", default=",".join((*GROUPS, PEER_GROUP)), callback=_list)
+@click.option("--backbone", "backbones", default=",".join(BACKBONES), callback=split_list)
+@click.option("--init", "inits", default=",".join(INITS), callback=split_list)
+@click.option("--groups", default=",".join((*GROUPS, PEER_GROUP)), callback=split_list)
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--work", type=_PATH, default=Path("work/planner"), show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
@@ -97,7 +93,7 @@ def main(
         if report is not None:
             report.parent.mkdir(parents=True, exist_ok=True)
             pictures = plots(result, report.parent)
-            write_atomically(report, page(result, pictures).encode())
+            write_page(report, page(result, pictures))
     except PocketRecError as error:
         raise click.ClickException(str(error)) from error
     emit(result, render=lambda console: draw(console, result), json_path=json_path)

@@ -10,7 +10,7 @@ import click
 from pocketrec.errors import MissingExtraError
 from pocketrec.files import write_atomically
 
-__all__ = ["prepare_plots", "source_option", "write_page"]
+__all__ = ["prepare_plots", "source_option", "split_list", "write_page"]
 
 source_option = click.option(
     "--from",
@@ -19,6 +19,11 @@ source_option = click.option(
     help="Measure nothing: draw what was written with --json before.",
 )
 """Adds ``--from``, a result file to draw again; passed as ``source``."""
+
+
+def split_list(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    """Return the names in a text with commas between them: the callback of such an option."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def write_page(path: Path, page: str) -> None:

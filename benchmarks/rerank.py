@@ -21,7 +21,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.reports import source_option, write_page
+from benchmarks.reports import source_option, split_list, write_page
 from benchmarks.rerank_page import draw, page
 from benchmarks.rerank_run import CONFIGS, METHODS, Benchmark, Settings
 from pocketrec.console import emit, json_option, stderr_console
@@ -30,16 +30,16 @@ from pocketrec.errors import PocketRecError
 __all__ = ["main"]
 
 
-def _list(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 _PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--methods", default=",".join(METHODS), callback=_list, help="Separated by commas.")
-@click.option("--configs", default=",".join(CONFIGS), callback=_list, help="D x L x blocks each.")
+@click.option(
+    "--methods", default=",".join(METHODS), callback=split_list, help="Separated by commas."
+)
+@click.option(
+    "--configs", default=",".join(CONFIGS), callback=split_list, help="D x L x blocks each."
+)
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Rounds.")
 @click.option("--min-seconds", type=click.FloatRange(0), default=0.5, show_default=True)
 @click.option("--min-runs", type=click.IntRange(1), default=200, show_default=True)

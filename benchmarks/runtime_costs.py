@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.reports import source_option, write_page
+from benchmarks.reports import source_option, split_list, write_page
 from benchmarks.runtime_costs_page import draw, page
 from benchmarks.runtime_costs_run import CONFIGS, LARGE, Costs, CostSettings
 from pocketrec.console import emit, json_option, stderr_console
@@ -25,15 +25,13 @@ from pocketrec.errors import PocketRecError
 __all__ = ["main"]
 
 
-def _list(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 _PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--configs", default=",".join(CONFIGS), callback=_list, help="D x L x blocks each.")
+@click.option(
+    "--configs", default=",".join(CONFIGS), callback=split_list, help="D x L x blocks each."
+)
 @click.option("--large", default=LARGE, show_default=True, help="Whose weights are looked for.")
 @click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="Rounds.")
 @click.option("--min-seconds", type=click.FloatRange(0), default=0.5, show_default=True)
